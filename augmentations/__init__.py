@@ -1,0 +1,1 @@
+"""Batched augmentations of images and graphs, on the device of the batch."""

@@ -1,0 +1,80 @@
+"""Random numbers that belong to a sample, not to a process.
+
+A resumed run, another number of workers or another number of processes must draw what the first run drew.
+So no generator carries state: a number is a hash of (seed, epoch, view), the sample's index and a counter.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 2^64 / golden ratio as int64: the increment of splitmix64
+_MIX_1 = -4658895280553007687
+_MIX_2 = -7723592293110705685
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Shift right logically: int64's own shift copies the sign bit."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def hash64(x: Tensor) -> Tensor:
+    """Mix int64 values so that every output bit depends on every input bit (splitmix64, Steele et al. 2014)."""
+    x = x + _GOLDEN
+    x = (x ^ _shift(x, 30)) * _MIX_1
+    x = (x ^ _shift(x, 27)) * _MIX_2
+    return x ^ _shift(x, 31)
+
+
+class SampleRandom:
+    """Draws for the samples of one batch that depend on (seed, epoch, view) and each sample's index alone.
+
+    Args:
+        index: ``(N,)`` int64, the samples' places in the data set; the draws are made on its device.
+        seed: the run's seed.
+        epoch: the epoch, or the step where there are no epochs.
+        view: which view of the sample is drawn.
+
+    Successive calls give independent numbers; an equal sequence of calls on an equal key gives equal numbers,
+    whatever the other samples in the batch are.
+    """
+
+    def __init__(self, index: Tensor, *, seed: int = 0, epoch: int = 0, view: int = 0) -> None:
+        key = torch.zeros((), dtype=torch.int64)
+        for part in (seed, epoch, view):
+            key = hash64(key ^ part)
+        self._key = hash64(index.to(torch.int64) ^ key.to(index.device))
+        self._calls = 0
+
+    @classmethod
+    def fresh(cls, num_samples: int, device: torch.device | str = "cpu") -> SampleRandom:
+        """Draws keyed by torch's global generator: another key at every call, fixed by ``torch.manual_seed``."""
+        seed = int(torch.randint(2**62, ()))
+        return cls(torch.arange(num_samples, device=device), seed=seed)
+
+    def bits(self, *shape: int) -> Tensor:
+        """Independent int64 hashes, ``(N, *shape)``."""
+        self._calls += 1
+        count = 1
+        for size in shape:
+            count *= size
+        offset = (self._calls << 32) + torch.arange(count, device=self._key.device)
+        return hash64(self._key[:, None] ^ hash64(offset)).view(-1, *shape)
+
+    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Float32 numbers uniform in [low, high), ``(N, *shape)``."""
+        return _shift(self.bits(*shape), 40).to(torch.float32).mul_((high - low) / 2**24).add_(low)
+
+    def bernoulli(self, p: float, *shape: int) -> Tensor:
+        """Booleans that are true with probability ``p``, ``(N, *shape)``."""
+        return self.uniform(*shape) < p
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal float32 numbers, ``(N, *shape)`` (Box and Muller 1958)."""
+        radius = torch.sqrt(-2 * torch.log1p(-self.uniform(*shape)))
+        return radius * torch.cos(2 * torch.pi * self.uniform(*shape))
+
+    def permutation(self, n: int) -> Tensor:
+        """A random order of ``0 … n-1`` for every sample, ``(N, n)`` int64."""
+        return self.uniform(n).argsort(dim=1)

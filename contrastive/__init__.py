@@ -1,0 +1,1 @@
+"""Contrastive pretraining of images and graphs, and transfer to small target sets."""
