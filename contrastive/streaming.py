@@ -1,0 +1,231 @@
+"""Log-sum-exps over a matrix of similarities that is never held: one tile of it at a time.
+
+Every contrastive loss here needs, for each row i of a batch, log Σ_j e^{x_ij} over its negatives j, with
+x_ij = scale · q_i·k_j. Hard negatives (Robinson et al. 2021) need log Σ_j e^{(1+β)x_ij} and log Σ_j e^{βx_ij}.
+The forward pass keeps these numbers alone, so memory grows as N; the backward pass makes each tile again.
+
+A tile serves twice: its rows' sums belong to q and its columns' sums to k. Where q and k are the same rows the
+matrix is symmetric, and the tiles above the diagonal do for those below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+TILE = 512  # rows and columns of a tile: 1 MiB in float32, which stays in a core's cache
+# e^{±50}, summed over 10^9 entries and divided by as many, stays among float32's normal numbers, so no maximum
+# need be subtracted. q and k have unit length: |x| ≤ scale tells beforehand whether a call stays below it.
+LARGEST_EXPONENT = 50.0
+
+Offsets = tuple[int, ...]  # the pairs (i, j) with j − i among these are left out
+
+
+class RowStatistics(NamedTuple):
+    """What the gradient needs of one side: its ``(E, N)`` log-sum-exps and the ``(E, N)`` gradients by them."""
+
+    logsumexp: Tensor
+    gradient: Tensor
+
+    def at(self, rows: slice) -> RowStatistics:
+        """The statistics of these rows alone."""
+        return RowStatistics(self.logsumexp[:, rows], self.gradient[:, rows])
+
+
+def self_logsumexp(z: Tensor, scale: Tensor, *, beta: float = 0.0, excluded: Offsets = (0,)) -> Tensor:
+    """Log-sum-exps of each row's similarities to the other rows of ``z``.
+
+    Args:
+        z: ``(N, D)`` float32 or float64, rows of length at most 1.
+        scale: ``()``, the inverse temperature, positive; gradients reach it.
+        beta: the concentration β ≥ 0 of hard negatives.
+        excluded: row i leaves out the columns i + o and i − o for each offset o ≥ 0.
+
+    Returns:
+        ``(1, N)`` log Σ_j e^{x_ij} where β = 0, otherwise ``(2, N)``: log Σ_j e^{(1+β)x_ij} and log Σ_j e^{βx_ij}.
+    """
+    both_ways = (*excluded, *(-offset for offset in excluded if offset))
+    return _apply(z, None, scale, beta, both_ways, True)[0]
+
+
+def cross_logsumexp(q: Tensor, k: Tensor, scale: Tensor, *, beta: float = 0.0) -> Tensor:
+    """Log-sum-exps of each row of ``q``, ``(M, D)``, over all rows of ``k``, ``(N, D)``: as `self_logsumexp`."""
+    return _apply(q, k, scale, beta, (), False)[0]
+
+
+def paired_logsumexp(q: Tensor, k: Tensor, scale: Tensor, *, excluded: Offsets = ()) -> tuple[Tensor, Tensor]:
+    """Log-sum-exps both ways: each row of ``q`` over ``k``, ``(1, M)``, and each row of ``k`` over ``q``, ``(1, N)``.
+
+    Pairs (i, j) with j − i in ``excluded`` are left out of both.
+    """
+    return _apply(q, k, scale, 0.0, excluded, True)
+
+
+@torch.compiler.disable  # in a compiled model the tile loop runs eagerly, between two graphs
+def _apply(*arguments: Any) -> Any:
+    return _LogSumExp.apply(*arguments)
+
+
+class _LogSumExp(torch.autograd.Function):
+    """`tile_logsumexp` with `tile_gradient` as its derivative; no k stands for k = q."""
+
+    @staticmethod
+    def forward(ctx, q, k, scale, beta, excluded, both):  # type: ignore[no-untyped-def]
+        rows, columns = tile_logsumexp(q, q if k is None else k, float(scale), beta, excluded, both=both)
+        ctx.save_for_backward(q, k, scale, rows, columns)
+        ctx.beta, ctx.excluded, ctx.symmetric = beta, excluded, k is None
+        return (rows, columns) if both and k is not None else (rows,)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, rows_gradient, columns_gradient=None):  # type: ignore[no-untyped-def]
+        q, k, scale, rows, columns = ctx.saved_tensors
+        row_statistics = RowStatistics(rows, rows_gradient)
+        column_statistics = None if columns_gradient is None else RowStatistics(columns, columns_gradient)
+        dq, dk = tile_gradient(
+            q,
+            q if ctx.symmetric else k,
+            float(scale),
+            ctx.beta,
+            ctx.excluded,
+            row_statistics,
+            row_statistics if ctx.symmetric else column_statistics,
+            need_dk=ctx.needs_input_grad[1],
+        )
+        # x is linear in the scale, and Σ_ij G_ij x_ij = Σ_i q_i·dq_i, where every pair counts twice if q is k
+        dscale = (q * dq).sum() / (2 * scale if ctx.symmetric else scale) if ctx.needs_input_grad[2] else None
+        return dq, dk, dscale, None, None, None
+
+
+def tile_logsumexp(
+    q: Tensor, k: Tensor, scale: float, beta: float, excluded: Offsets, *, both: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Log-sum-exps of the rows of scale · q kᵀ and, with ``both``, of its columns; autograd sees none of it.
+
+    ``k is q`` marks the symmetric case, whose rows are its columns. ``excluded`` holds the offsets j − i left out.
+    """
+    if (1 + beta) * scale <= LARGEST_EXPONENT:
+        return _plain_logsumexp(q, k, scale, beta, excluded, both=both)
+    rows = _running_logsumexp(q, k, scale, beta, excluded)
+    if k is q or not both:
+        return rows, rows if both else None
+    return rows, _running_logsumexp(k, q, scale, beta, tuple(-offset for offset in excluded))
+
+
+def tile_gradient(
+    q: Tensor,
+    k: Tensor,
+    scale: float,
+    beta: float,
+    excluded: Offsets,
+    rows: RowStatistics,
+    columns: RowStatistics | None,
+    *,
+    need_dk: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Gradient by ``q`` and, with ``need_dk``, by ``k`` of the log-sum-exps of rows and columns.
+
+    With ``k is q`` the first result is the whole gradient.
+    """
+    symmetric = k is q
+    dq = torch.zeros_like(q)
+    dk = dq if symmetric else torch.zeros_like(k) if need_dk else None
+    weigh = _weigh_plain if (1 + beta) * scale <= LARGEST_EXPONENT else _weigh_shifted
+    for i, j, x, spare in _similarity_tiles(q, k, scale, excluded, triangle=symmetric):
+        g = weigh(x, spare, beta, rows.at(i), columns.at(j) if columns else None)
+        dq[i].addmm_(g, k[j], alpha=scale)
+        if dk is not None and not (symmetric and i == j):
+            dk[j].addmm_(g.T, q[i], alpha=scale)
+    return dq, None if symmetric else dk
+
+
+def _similarity_tiles(
+    q: Tensor, k: Tensor, scale: float, excluded: Offsets, *, triangle: bool
+) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+    """Yield rows, columns, their similarities (−∞ where excluded) and a spare tile; both tiles are overwritten next."""
+    buffers = q.new_empty(2, min(TILE, len(q)) * min(TILE, len(k)))
+    for top in range(0, len(q), TILE):
+        scaled = q[top : top + TILE] * scale
+        for left in range(top if triangle else 0, len(k), TILE):
+            block = k[left : left + TILE]
+            x, spare = buffers[:, : len(scaled) * len(block)].unflatten(1, (len(scaled), len(block)))
+            torch.mm(scaled, block.T, out=x)
+            for offset in excluded:
+                if -len(scaled) < offset + top - left < len(block):
+                    x.diagonal(offset + top - left).fill_(-torch.inf)
+            yield slice(top, top + len(scaled)), slice(left, left + len(block)), x, spare
+
+
+def _exponentials(x: Tensor, spare: Tensor, beta: float) -> tuple[Tensor, ...]:
+    """Turn ``x`` into e^x, or at β > 0 into e^{(1+β)x} and e^{βx}; overwrites both tiles."""
+    if beta == 0:
+        return (x.exp_(),)
+    if beta == 1:  # the usual choice needs one exponential, not two
+        return torch.mul(x.exp_(), x, out=spare), x
+    torch.mul(x, beta, out=spare).exp_()
+    return x.exp_().mul_(spare), spare
+
+
+def _plain_logsumexp(
+    q: Tensor, k: Tensor, scale: float, beta: float, excluded: Offsets, *, both: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Logarithms of plain sums of exponentials, for exponents that cannot overflow."""
+    symmetric = k is q
+    row_sums = q.new_zeros(1 if beta == 0 else 2, len(q))
+    column_sums = row_sums if symmetric else q.new_zeros(len(row_sums), len(k)) if both else None
+    for i, j, x, spare in _similarity_tiles(q, k, scale, excluded, triangle=symmetric):
+        for e, power in enumerate(_exponentials(x, spare, beta)):
+            row_sums[e, i] += power.sum(1)
+            if column_sums is not None and not (symmetric and i == j):
+                column_sums[e, j] += power.sum(0)
+    rows = row_sums.log()
+    return rows, rows if symmetric else None if column_sums is None else column_sums.log()
+
+
+def _running_logsumexp(q: Tensor, k: Tensor, scale: float, beta: float, excluded: Offsets) -> Tensor:
+    """Log-sum-exps of the rows relative to each row's largest similarity so far, for exponents of any size."""
+    exponents = _exponents(beta)
+    sums = q.new_zeros(len(exponents), len(q))
+    largest = q.new_full((len(q),), -scale)  # no similarity is smaller; −∞ would give NaN where all are excluded
+    for i, _, x, spare in _similarity_tiles(q, k, scale, excluded, triangle=False):
+        new = torch.maximum(largest[i], x.amax(1))
+        x -= new[:, None]
+        for e, exponent in enumerate(exponents):
+            sums[e, i] *= (exponent * (largest[i] - new)).exp()
+            sums[e, i] += torch.mul(x, exponent, out=spare).exp_().sum(1)
+        largest[i] = new
+    return sums.log() + torch.tensor(exponents).to(q)[:, None] * largest
+
+
+def _weigh_plain(x: Tensor, spare: Tensor, beta: float, rows: RowStatistics, columns: RowStatistics | None) -> Tensor:
+    """G_ij = Σ_e α_e e^{α_e x_ij} (r_ei + c_ej) with r = gradient · e^{−lse}, α the exponents."""
+    total: Tensor | None = None
+    for e, (power, exponent) in enumerate(zip(_exponentials(x, spare, beta), _exponents(beta))):
+        weight = (rows.gradient[e] * exponent * (-rows.logsumexp[e]).exp())[:, None]
+        if columns is not None:
+            weight = weight + columns.gradient[e] * exponent * (-columns.logsumexp[e]).exp()
+        power.mul_(weight)
+        total = power if total is None else total.add_(power)
+    assert total is not None
+    return total
+
+
+def _weigh_shifted(x: Tensor, spare: Tensor, beta: float, rows: RowStatistics, columns: RowStatistics | None) -> Tensor:
+    """The same G with each exponential taken relative to its log-sum-exp: none exceeds 1."""
+    total = torch.zeros_like(x)
+    for e, exponent in enumerate(_exponents(beta)):
+        sides = [(rows.logsumexp[e][:, None], rows.gradient[e][:, None])]
+        if columns is not None:
+            sides.append((columns.logsumexp[e], columns.gradient[e]))
+        for lse, gradient in sides:
+            share = torch.mul(x, exponent, out=spare).sub_(lse).exp_()
+            total += share.mul_(exponent * gradient)
+    return total
+
+
+def _exponents(beta: float) -> tuple[float, ...]:
+    return (1.0,) if beta == 0 else (1 + beta, beta)
