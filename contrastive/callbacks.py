@@ -1,0 +1,109 @@
+"""What watches a pretraining run: online kNN, collapse meters, a guard against a loss that is not finite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from contrastive.data import Batch
+from contrastive.errors import ContrastiveError
+from contrastive.evaluation.knn import knn_accuracy
+from contrastive.evaluation.quality import dimension_std, effective_rank
+from contrastive.features import extract_features
+
+
+class OnlineKNN(Callback):
+    """Log ``knn_accuracy``: validation samples classified by their nearest pretraining samples.
+
+    No test sample is read. Without labels nothing is logged.
+
+    Args:
+        every_n_epochs: how often; the last epoch is always evaluated.
+        k: neighbours.
+        max_bank: at most so many pretraining samples, the same at every epoch.
+    """
+
+    def __init__(self, *, every_n_epochs: int = 5, k: int = 20, max_bank: int = 5000) -> None:
+        self.every_n_epochs, self.k, self.max_bank = every_n_epochs, k, max_bank
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate the untrained encoder, so that the curve starts where training starts."""
+        if trainer.global_step == 0:
+            self._evaluate(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate after every ``every_n_epochs`` epochs and after the last."""
+        epoch = trainer.current_epoch + 1
+        if epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs:
+            self._evaluate(trainer, pl_module)
+
+    @torch.no_grad()
+    def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if data.val is None or data.val.labels is None or not trainer.is_global_zero:
+            return
+        step = max(1, len(data.train) // self.max_bank)
+        bank = data.train.subset(torch.arange(0, len(data.train), step).numpy())
+        was_training = pl_module.encoder.training
+        pl_module.encoder.eval()
+        h = {
+            name: extract_features(pl_module.encoder, pl_module.preprocess, part, device=pl_module.device)
+            for name, part in (("bank", bank), ("val", data.val))
+        }
+        pl_module.encoder.train(was_training)
+        accuracy = knn_accuracy(h["bank"], bank.labels, h["val"], data.val.labels, k=self.k)
+        trainer.callback_metrics["knn_accuracy"] = torch.tensor(accuracy)
+        for logger in trainer.loggers:
+            logger.log_metrics({"knn_accuracy": accuracy, "epoch": trainer.current_epoch}, trainer.global_step)
+
+
+class CollapseMeter(Callback):
+    """Log what falls when representations collapse: the spread and the rank of ``h`` and ``z`` in a batch.
+
+    ``z_std`` is the mean standard deviation of a dimension of the normalised projections times √D: 1 where
+    they fill the sphere, 0 where they are one point (Chen and He 2020, arXiv 2011.10566). ``h_rank`` is the
+    effective rank of the features (Roy and Vetterli 2007), between 1 and ``num_features``.
+
+    Args:
+        every_n_steps: how often.
+    """
+
+    def __init__(self, *, every_n_steps: int = 50) -> None:
+        self.every_n_steps = every_n_steps
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure the batch that was just trained on."""
+        if trainer.global_step % self.every_n_steps == 0:
+            pl_module.log("z_std", dimension_std(outputs["z"]), prog_bar=True)
+            pl_module.log("h_rank", effective_rank(outputs["h"]))
+
+
+class NonFiniteGuard(Callback):
+    """Stop at the first loss that is not finite, before it reaches the weights."""
+
+    _index: Tensor | None = None
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Remember which samples the step is about."""
+        self._index = batch.index
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Raise ``ContrastiveError`` naming the step and the samples.
+
+        The check waits for the device once a step; a run of days on NaNs costs more.
+        """
+        if not torch.isfinite(loss):
+            samples = self._index.tolist() if self._index is not None else []
+            shown = ", ".join(map(str, samples[:8])) + (", …" if len(samples) > 8 else "")
+            raise ContrastiveError(
+                f"the loss is {loss.item()} at step {trainer.global_step} (epoch {trainer.current_epoch}, samples "
+                f"{shown}); the weights are untouched and the last checkpoint is good. Lower the learning rate, "
+                "lengthen the warm-up or raise the temperature, and resume with --ckpt_path last"
+            )

@@ -1,0 +1,98 @@
+"""Pretraining: views → encoder → projector → loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from augmentations.colour import Normalize
+from augmentations.random import SampleRandom
+from contrastive.data import Batch
+from contrastive.losses import InfoNCE
+from contrastive.optimizers import decay_groups, warmup_cosine
+from encoders.heads import MLPHead
+
+
+class ContrastiveModule(LightningModule):
+    """Two random views of every sample attract each other; the rest of the batch repels (arXiv 2002.05709).
+
+    Nothing here knows whether the samples are images or graphs.
+
+    Args:
+        encoder: maps a view to features ``h`` of ``(N, encoder.num_features)``. This is what is kept.
+        views: the augmentations of the two views, called as ``view(input, random)``; one serves for both.
+        projector: called with ``encoder.num_features``, gives the head whose output ``z`` the loss sees.
+        loss: called as ``loss(z0, z1)`` with two ``(N, D)`` projections; InfoNCE where none is given.
+        preprocess: what an input needs before the encoder when nothing is augmented. It is kept with the encoder.
+        optimizer: called with the parameter groups; biases and norms come in a group without weight decay.
+        warmup_epochs: epochs in which the learning rate rises from 0; then it falls along a cosine.
+        channels_last: lay convolutions out with the channels last, which is faster on CPU and with tensor cores.
+        compile: run encoder and projector through ``torch.compile``.
+        seed: of the augmentations; taken from ``seed_everything``.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        views: list[nn.Module],
+        *,
+        projector: Callable[[int], nn.Module] = MLPHead,
+        loss: nn.Module | None = None,
+        preprocess: nn.Module | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        warmup_epochs: float = 5,
+        channels_last: bool = True,
+        compile: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if len(views) not in (1, 2):
+            raise ValueError(f"views has {len(views)} augmentations; give one for both views, or two")
+        self.encoder = encoder
+        self.projector = projector(encoder.num_features)  # type: ignore[arg-type]
+        self.views = nn.ModuleList(views)
+        self.loss = loss or InfoNCE()
+        self.preprocess = preprocess or Normalize()
+        self.optimizer, self.warmup_epochs, self.seed = optimizer, warmup_epochs, seed
+        if channels_last:
+            self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if compile:
+            self.encoder.compile()
+            self.projector.compile()
+
+    def augment(self, batch: Batch) -> list[Any]:
+        """Draw two views of every sample, which follow from (seed, epoch, index, view) alone."""
+        drawn = []
+        for i in range(2):
+            random = SampleRandom(batch.index, seed=self.seed, epoch=self.current_epoch, view=i)
+            drawn.append(self.views[i % len(self.views)](batch.input, random))
+        return drawn
+
+    def encode(self, views: list[Any]) -> list[Tensor]:
+        """Encode each view as ``(N, num_features)``; views that are tensors go through in one pass."""
+        if isinstance(views[0], Tensor) and views[0].shape == views[1].shape:
+            return list(self.encoder(torch.cat(views)).chunk(len(views)))
+        return [self.encoder(view) for view in views]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Return the loss, and the features and projections of the views for the callbacks."""
+        h = torch.cat(self.encode(self.augment(batch)))
+        z = self.projector(h)
+        loss = self.loss(*z.chunk(2))
+        self.log("loss", loss, prog_bar=True)
+        self.log_dict(dict(getattr(self.loss, "metrics", {})))
+        return {"loss": loss, "h": h.detach(), "z": z.detach()}
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Build the optimizer and a schedule that moves every step."""
+        optimizer = self.optimizer(decay_groups(self))
+        total = int(self.trainer.estimated_stepping_batches)
+        epochs = self.trainer.max_epochs if self.trainer.max_epochs and self.trainer.max_epochs > 0 else 1
+        warmup = min(round(self.warmup_epochs * total / epochs), total // 2)
+        schedule = warmup_cosine(optimizer, warmup_steps=warmup, total_steps=total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,77 @@
+"""What torch does not have: LARS, parameter groups without weight decay, warm-up before a cosine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class LARS(Optimizer):
+    """SGD with momentum whose step is scaled to each layer's norm (You et al. 2017, arXiv 1708.03888).
+
+    Parameters of one dimension (biases, norms) take plain SGD steps, as in SimCLR's code.
+
+    Args:
+        params: parameters or groups.
+        lr: learning rate; SimCLR takes 0.3 × batch / 256.
+        momentum: of the velocity.
+        weight_decay: added to the gradient.
+        trust_coefficient: η of the paper.
+    """
+
+    def __init__(
+        self,
+        params: Iterable,
+        *,
+        lr: float = 0.3,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-6,
+        trust_coefficient: float = 1e-3,
+    ) -> None:
+        super().__init__(
+            params,
+            dict(lr=lr, momentum=momentum, weight_decay=weight_decay, trust_coefficient=trust_coefficient),
+        )
+
+    @torch.no_grad()
+    def step(self, closure=None):  # type: ignore[override]
+        """Take one step; ``closure`` is evaluated first where it is given."""
+        with torch.enable_grad():
+            loss = closure() if closure else None
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p.grad is not None):
+                update = p.grad.add(p, alpha=group["weight_decay"])
+                if p.ndim > 1:
+                    norm = update.norm()
+                    trust = group["trust_coefficient"] * p.norm() / norm
+                    update.mul_(torch.where((norm > 0) & (p.norm() > 0), trust, 1.0))
+                velocity = self.state[p].setdefault("velocity", torch.zeros_like(p))
+                velocity.mul_(group["momentum"]).add_(update)
+                p.sub_(velocity, alpha=group["lr"])
+        return loss
+
+
+def decay_groups(module: nn.Module) -> list[dict]:
+    """Split the parameters in two groups: those that decay, and biases and norms, which do not."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1]},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def warmup_cosine(optimizer: Optimizer, *, warmup_steps: int, total_steps: int) -> LambdaLR:
+    """Rise linearly for ``warmup_steps``, then fall along a half cosine to 0 (arXiv 1608.03983), step by step."""
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    return LambdaLR(optimizer, factor)
