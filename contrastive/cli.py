@@ -1,0 +1,59 @@
+"""The console command ``contrastive``: parses and hands on, nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = {
+    "quickstart": ("contrastive.quickstart", "pretrain on digits without labels and compare, in a minute"),
+    "pretrain": ("contrastive.pretrain", "pretrain an encoder as a configuration says"),
+    "probe": ("contrastive.evaluation.probe", "train a linear classifier on frozen features"),
+    "embed": ("contrastive.embed", "write the features of a data set to a file"),
+    "export": ("contrastive.export", "write the encoder alone, for use elsewhere"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; print what a user can mend as one message and return a non-zero status."""
+    name, *args = sys.argv[1:] if argv is None else argv or [""]
+    if name not in COMMANDS:
+        return _usage(name)
+    from contrastive.errors import ContrastiveError
+
+    command = getattr(importlib.import_module(COMMANDS[name][0]), name)
+    try:
+        if name == "pretrain":
+            command(args)
+        else:
+            from jsonargparse import auto_cli
+
+            auto_cli(command, args=[_underscored(arg) for arg in args], prog=f"contrastive {name}")
+    except ContrastiveError as error:
+        print(f"contrastive {name}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"contrastive {name}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _usage(name: str) -> int:
+    asked = name in ("-h", "--help")
+    lines = ["usage: contrastive COMMAND [OPTIONS]", ""]
+    lines += [f"  {command:<12}{what}" for command, (_, what) in COMMANDS.items()]
+    lines += ["", "contrastive COMMAND --help tells a command's options."]
+    if name and not asked:
+        lines.insert(0, f"contrastive: error: there is no command {name!r}\n")
+    print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else 2
+
+
+def _underscored(arg: str) -> str:
+    """``--labels-per-class`` is ``--labels_per_class``."""
+    option, equals, value = arg.partition("=")
+    return option.replace("-", "_").replace("__", "--", 1) + equals + value if option.startswith("--") else arg
+
+
+if __name__ == "__main__":
+    sys.exit(main())

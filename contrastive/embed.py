@@ -1,0 +1,58 @@
+"""``contrastive embed``: the features of a data set, in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from contrastive.data.images import Split, read_images
+from contrastive.errors import ContrastiveError
+from contrastive.features import extract_features, load_encoder
+
+
+def embed(
+    run: str,
+    *,
+    data: str,
+    out: str = "features.npz",
+    split: Split = "train",
+    batch_size: int = 512,
+    download: bool = False,
+    skip_corrupt: bool = False,
+) -> None:
+    """Encode a data set and write an .npz file with ``h`` (N, num_features), ``y`` (N,) if labelled, and ``classes``.
+
+    Args:
+        run: a run folder, a checkpoint or an export.
+        data: a folder, a torchvision data set or ``digits``.
+        out: the file to write.
+        split: which split of the data.
+        batch_size: images encoded at a time.
+        download: whether torchvision may download the data.
+        skip_corrupt: leave out files that do not decode, and count them, instead of stopping.
+    """
+    file = Path(out)
+    if not file.parent.is_dir():
+        raise ContrastiveError(f"cannot write {file}: there is no folder {file.parent}")
+    encoder = load_encoder(run)
+    recorded = ((encoder.config or {}).get("data") or {}).get("init_args", {})
+    shape = {key: recorded.get(key) for key in ("image_size", "channels")}
+    dataset = read_images(data, split, **shape, download=download, skip_corrupt=skip_corrupt)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoder.to(device)
+    h = extract_features(
+        encoder.encoder, encoder.preprocess, dataset, batch_size=batch_size, device=device, progress="Encoding"
+    )
+    arrays = {"h": h.numpy(), "classes": np.array(dataset.classes)}
+    if dataset.labels is not None:
+        arrays["y"] = dataset.labels.numpy()
+    part = file.with_name(file.name + ".part")
+    try:
+        with part.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)
+        part.replace(file)
+    except OSError as error:
+        raise ContrastiveError(f"cannot write {file}: {error.strerror}") from error
+    print(f"{len(h)} × {h.shape[1]} features: {file}")

@@ -1,0 +1,183 @@
+"""Frozen encoders: open one from a run, a checkpoint or an export, and compute features with it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from rich.progress import track
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from augmentations.colour import Normalize
+from contrastive.errors import ContrastiveError
+
+EXPORT_WEIGHTS, EXPORT_CONFIG = "encoder.safetensors", "config.json"
+
+
+class FrozenEncoder(nn.Module):
+    """An encoder with the preprocessing it was trained behind, in eval mode and without gradients.
+
+    Args:
+        encoder: has ``num_features`` and maps preprocessed inputs to ``(N, num_features)``.
+        preprocess: maps raw inputs to what the encoder takes.
+        config: the run's configuration, ``{"model": {"encoder": …}, "data": …}``; None if it is not known.
+    """
+
+    def __init__(self, encoder: nn.Module, preprocess: nn.Module, config: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.encoder, self.preprocess, self.config = encoder, preprocess, config
+        self.num_features: int = encoder.num_features  # type: ignore[assignment]
+        self.eval().requires_grad_(False)
+
+    def forward(self, x: Any) -> Tensor:
+        """Encode raw inputs: images are ``(N, C, H, W)``, uint8 or float in [0, 1]. Returns ``(N, num_features)``."""
+        return self.encoder(self.preprocess(x))
+
+
+def load_encoder(path: str | Path, *, encoder: nn.Module | None = None) -> FrozenEncoder:
+    """Open a pretrained encoder.
+
+    Files are read as weights alone: a pickle that carries code is refused.
+
+    Args:
+        path: a run folder (its last checkpoint), a ``.ckpt`` file, or an export folder.
+        encoder: the network to fill, for a checkpoint whose run did not record one (a module trained from
+            Python, not by ``contrastive pretrain``).
+
+    Raises:
+        ContrastiveError: nothing there, not a checkpoint, or keys that do not fit; the message lists them.
+    """
+    path = Path(path).expanduser()
+    if (path / EXPORT_WEIGHTS).exists():
+        config, weights = _read_export(path)
+    else:
+        config, weights = _read_checkpoint(checkpoint_of(path))
+    if encoder is not None:
+        preprocess: nn.Module = Normalize()
+        if config and config["model"].get("preprocess"):
+            preprocess = _build(config["model"]["preprocess"])
+    elif config is None:
+        raise ContrastiveError(f"{path} does not say how its encoder is built; pass load_encoder(path, encoder=…)")
+    else:
+        encoder, preprocess = build_encoder(config)
+    _fill(encoder, weights, path)
+    return FrozenEncoder(encoder, preprocess, config)
+
+
+def build_encoder(config: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
+    """Build the untrained encoder and its preprocessing from a run's configuration."""
+    model = config["model"]
+    preprocess = _build(model["preprocess"]) if model.get("preprocess") else Normalize()
+    return _build(model["encoder"]), preprocess
+
+
+def _build(spec: dict[str, Any]) -> nn.Module:
+    # The type restricts what a stranger's file can name to modules that are installed here.
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--module", type=nn.Module)
+    try:
+        return parser.instantiate_classes(parser.parse_object({"module": spec})).module
+    except Exception as error:
+        raise ContrastiveError(f"cannot build {spec.get('class_path')}: {error}") from error
+
+
+def checkpoint_of(path: Path) -> Path:
+    """The checkpoint file that ``path`` stands for: itself, or the last one of a run folder."""
+    if path.is_dir():
+        last = path / "checkpoints" / "last.ckpt"
+        if not last.exists():
+            raise ContrastiveError(
+                f"{path} is neither a run folder (no checkpoints/last.ckpt) nor an export (no {EXPORT_WEIGHTS})"
+            )
+        return last
+    if not path.exists():
+        raise ContrastiveError(f"there is no {path}; give a run folder, a .ckpt file or an export folder")
+    return path
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        state = checkpoint["state_dict"]
+    except pickle.UnpicklingError as error:
+        raise ContrastiveError(
+            f"{path} holds more than weights, or is not a checkpoint, and was not opened: {str(error).splitlines()[0]}"
+        ) from error
+    except (RuntimeError, EOFError, OSError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ContrastiveError(f"{path} is not a checkpoint of a pretraining run: {error}") from error
+    prefix = "encoder."
+    weights = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+    return checkpoint.get("config"), weights
+
+
+def _read_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        config = json.loads((folder / EXPORT_CONFIG).read_text())
+        return config, load_file(folder / EXPORT_WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ContrastiveError(f"{folder} is not a complete export: {error}") from error
+
+
+def _fill(encoder: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Load strictly: keys and shapes must be the encoder's own."""
+    own = encoder.state_dict()
+    problems = {
+        "missing": sorted(own.keys() - weights.keys()),
+        "unexpected": sorted(weights.keys() - own.keys()),
+        "of another shape": [
+            f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}"
+            for key in sorted(own.keys() & weights.keys())
+            if own[key].shape != weights[key].shape
+        ],
+    }
+    if any(problems.values()):
+        lines = [
+            f"{len(keys)} {what}: {', '.join(keys[:6])}{', …' if len(keys) > 6 else ''}"
+            for what, keys in problems.items()
+            if keys
+        ]
+        raise ContrastiveError(f"{path} does not fit {type(encoder).__name__}; keys " + "; ".join(lines))
+    encoder.load_state_dict(weights)
+
+
+def run_config(path: Path) -> dict[str, Any]:
+    """The configuration of the run in a folder."""
+    try:
+        return yaml.safe_load((path / "config.yaml").read_text())
+    except OSError as error:
+        raise ContrastiveError(f"{path} is not a run folder: it has no config.yaml") from error
+
+
+@torch.inference_mode()
+def extract_features(
+    encoder: nn.Module,
+    preprocess: nn.Module,
+    dataset: Dataset,
+    *,
+    batch_size: int = 512,
+    device: torch.device | str = "cpu",
+    num_workers: int = 0,
+    progress: str | None = None,
+) -> Tensor:
+    """Encode a data set, in its order, as float32 ``(N, num_features)`` on the CPU.
+
+    Args:
+        encoder: in eval mode and on ``device``.
+        preprocess: applied to each batch first.
+        dataset: yields a ``Batch`` for a list of indices.
+        batch_size: samples at a time.
+        device: where the encoder is.
+        num_workers: processes that read.
+        progress: what the progress bar says; None shows no bar.
+    """
+    loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=lambda batch: batch)
+    batches = track(loader, description=progress, transient=True) if progress else loader
+    return torch.cat([encoder(preprocess(batch.input.to(device))).float().cpu() for batch in batches])
