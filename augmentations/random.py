@@ -53,6 +53,20 @@ class SampleRandom:
         seed = int(torch.randint(2**62, ()))
         return cls(torch.arange(num_samples, device=device), seed=seed)
 
+    def expand(self, sample: Tensor, position: Tensor) -> SampleRandom:
+        """Draws for elements of the samples, as the edges of graphs: one row an element.
+
+        Args:
+            sample: ``(M,)`` int64, the row of the sample that each element belongs to.
+            position: ``(M,)`` int64, the element's place inside its sample; equal places draw equal numbers.
+        """
+        self._calls += 1
+        call = hash64(torch.tensor(self._calls << 32, device=self._key.device))
+        expanded = object.__new__(SampleRandom)
+        expanded._key = hash64(hash64(self._key ^ call)[sample] ^ position)
+        expanded._calls = 0
+        return expanded
+
     def bits(self, *shape: int) -> Tensor:
         """Independent int64 hashes, ``(N, *shape)``."""
         self._calls += 1

@@ -52,9 +52,8 @@ def from_edges(
     """
     src, dst = _endpoints(edges)
     if x is None and num_nodes is None:
-        num_nodes = (
-            int(ptr[-1]) if ptr is not None else int(torch.cat([src, dst, src.new_full((1,), -1)]).max()) + 1
-        )
+        ends = torch.cat([src, dst, src.new_full((1,), -1)])
+        num_nodes = int(ptr[-1]) if ptr is not None else int(ends.max()) + 1
     x = torch.ones(num_nodes or 0, 1) if x is None else _features(x)
     if num_nodes is not None and len(x) != num_nodes:
         raise ValueError(f"x has {len(x)} rows, expected num_nodes = {num_nodes}")

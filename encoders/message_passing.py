@@ -98,11 +98,28 @@ class Adjacency:
             return dgl.graph(("csc", columns), num_nodes=self.num_dst)
         return dgl.create_block(("csc", columns), num_src_nodes=self.num_src, num_dst_nodes=self.num_dst)
 
-    def edge_subset(self, edges: Tensor) -> Adjacency:
-        """The edges of ``edges`` (``(K,)`` int64, ascending) between the same nodes."""
-        names = ("weight", "attr", "type")
-        attributes = {name: None if (v := getattr(self, name)) is None else v[edges] for name in names}
-        return Adjacency(self.src[edges], self.dst[edges], self.num_src, self.num_dst, **attributes)
+    @cached_property
+    def relations(self) -> dict[int, tuple[Tensor, Adjacency]]:
+        """For each edge type, the destinations that it reaches and its edges to these, numbered 0, 1, …"""
+        if self.type is None:
+            raise ValueError("the edges have no type")
+        types, order = self.type.sort(stable=True)
+        found, counts = types.unique_consecutive(return_counts=True)
+        parts = {}
+        for relation, edges in zip(found.tolist(), order.split(counts.tolist())):
+            nodes, dst = self.dst[edges].unique_consecutive(return_inverse=True)
+            weight = None if self.weight is None else self.weight[edges]
+            parts[relation] = nodes, Adjacency(self.src[edges], dst, self.num_src, len(nodes), weight=weight)
+        return parts
+
+    @cached_property
+    def edges_of_same_type(self) -> Tensor:
+        """``(E,)`` int64: for edge u →_r v, how many edges of type r go into v."""
+        if self.type is None:
+            raise ValueError("the edges have no type")
+        key = self.dst * (self.type.max() + 1 if self.num_edges else 1) + self.type
+        _, place, counts = key.unique(return_inverse=True, return_counts=True)
+        return counts[place]
 
 
 def _offsets(index: Tensor, size: int) -> Tensor:

@@ -1,0 +1,149 @@
+"""GraphEncoder: layers of message passing, jumping knowledge and a readout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from encoders.graph_batch import GraphBatch
+from encoders.graph_convolutions import GAT, GCN, PNA, GATv2
+from encoders.graph_layers import GIN, GINE, FeatureEncoder, GraphLayer, GraphSAGE
+from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
+from encoders.readout import ReadoutName, VirtualNode, make_readout
+from encoders.relational import RGCN
+
+LayerName = Literal["gin", "gine", "gcn", "sage", "gat", "gatv2", "rgcn", "pna", "custom"]
+Activation = Literal["relu", "prelu", "elu"]
+
+_LAYERS: dict[str, type[nn.Module]] = {
+    "gin": GIN,
+    "gine": GINE,
+    "gcn": GCN,
+    "sage": GraphSAGE,
+    "gat": GAT,
+    "gatv2": GATv2,
+    "rgcn": RGCN,
+    "pna": PNA,
+    "custom": GraphLayer,
+}
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "prelu": nn.PReLU, "elu": nn.ELU}
+
+
+class GraphEncoder(nn.Module):
+    """Encode a batch of graphs: ``encoder(batch)`` is one row a graph, ``encoder.nodes(batch)`` one row a node.
+
+    h⁰ = embedding of x; hˡ = dropout(activation(norm(LAYER(hˡ⁻¹)))); h = JK(h¹ … hᴸ); g = READOUT(h).
+
+    Args:
+        node_features: the width of float ``x``, or the categories of each column of integer ``x``; ``atoms`` is
+            what ``GraphBatch.from_smiles`` gives.
+        edge_features: the same for ``edge_attr``; ``bonds`` is what ``from_smiles`` gives; None ignores it.
+        num_hidden: width of every layer.
+        num_layers: L.
+        layer: ``custom`` is :class:`~encoders.graph_layers.GraphLayer`, any AGGREGATE with any COMBINE.
+        layer_args: further arguments of the layer, as ``{num_heads: 8}``.
+        input_layer: map float ``x`` to ``num_hidden`` linearly first; categories always are.
+        norm: batch norm after every layer.
+        activation: after the norm.
+        last_activation: whether the last layer has one too.
+        dropout: probability, after the activation.
+        residual: add hˡ⁻¹ to hˡ where the widths agree.
+        jumping_knowledge: ``last`` layer, or ``concat``, ``max`` or ``sum`` of all (Xu et al. 2018, arXiv 1806.03536).
+        readout: ``virtual_node`` adds a node joined to all others and reads it out; it needs h⁰ of width
+            ``num_hidden``, so categories or ``input_layer``.
+
+    Attributes:
+        num_features: width of the rows of ``encoder(batch)``.
+        num_node_features: width of the rows of ``encoder.nodes(batch)``.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_features: int | list[int] | Literal["atoms"],
+        edge_features: int | list[int] | Literal["bonds"] | None = None,
+        num_hidden: int = 256,
+        num_layers: int = 3,
+        layer: LayerName = "gin",
+        layer_args: dict[str, Any] | None = None,
+        input_layer: bool = False,
+        norm: bool = True,
+        activation: Activation = "relu",
+        last_activation: bool = True,
+        dropout: float = 0.0,
+        residual: bool = False,
+        jumping_knowledge: Literal["last", "concat", "max", "sum"] = "last",
+        readout: ReadoutName = "sum",
+    ) -> None:
+        super().__init__()
+        inputs = list(ATOM_FEATURES.values()) if node_features == "atoms" else node_features
+        self.embed, width = _embedding(inputs, num_hidden, input_layer)  # type: ignore[arg-type]
+        arguments = dict(layer_args or {})
+        if edge_features is not None:
+            bonds = edge_features == "bonds"
+            arguments["edge_features"] = list(BOND_FEATURES.values()) if bonds else edge_features
+        widths = [width] + [num_hidden] * num_layers
+        make = _LAYERS[layer]
+        self.layers = nn.ModuleList(make(i, o, **arguments) for i, o in pairwise(widths))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(num_hidden) if norm else nn.Identity() for _ in self.layers)
+        self.activations = nn.ModuleList(_ACTIVATIONS[activation]() for _ in self.layers)
+        if not last_activation:
+            self.activations[-1] = nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.residual, self.jumping_knowledge = residual, jumping_knowledge
+        self.num_node_features = num_hidden * (num_layers if jumping_knowledge == "concat" else 1)
+        self.readout, self.num_features = make_readout(readout, self.num_node_features)
+        self.virtual = nn.ModuleList()
+        if readout == "virtual_node":
+            if width != num_hidden or jumping_knowledge == "concat":
+                raise ValueError(
+                    "readout virtual_node needs nodes of width num_hidden throughout: set input_layer to true and "
+                    "jumping_knowledge to another than concat"
+                )
+            self.virtual = nn.ModuleList(VirtualNode(num_hidden) for _ in self.layers)
+
+    def forward(self, batch: GraphBatch) -> Tensor:
+        """Features of the graphs, ``(num_graphs, num_features)``."""
+        return self.nodes_and_graphs(batch)[1]
+
+    def nodes(self, batch: GraphBatch) -> Tensor:
+        """Features of the nodes, ``(num_nodes, num_node_features)``."""
+        return self._encode(batch)[0]
+
+    def nodes_and_graphs(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
+        """Both from one pass, for losses between nodes and graphs."""
+        nodes, virtual = self._encode(batch)
+        return nodes, self.readout(batch, nodes) if virtual is None else virtual
+
+    def _encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor | None]:
+        h = batch.x if self.embed is None else self.embed(batch.x)
+        virtual = cast("list[VirtualNode]", self.virtual)  # a ModuleList forgets what it holds
+        g = virtual[0].start.expand(batch.num_graphs, -1) if virtual else None
+        outputs = []
+        for i, layer in enumerate(self.layers):
+            if g is not None:
+                h = virtual[i].spread(batch, g, h)
+            out = self.dropout(self.activations[i](self.norms[i](layer(batch.adjacency, h))))
+            h = out + h if self.residual and out.shape == h.shape else out
+            if g is not None:
+                g = virtual[i].collect(batch, g, h)
+            outputs.append(h)
+        return self._jump(outputs), g
+
+    def _jump(self, outputs: Sequence[Tensor]) -> Tensor:
+        if self.jumping_knowledge == "last":
+            return outputs[-1]
+        if self.jumping_knowledge == "concat":
+            return torch.cat(list(outputs), dim=1)
+        stacked = torch.stack(list(outputs))
+        return stacked.amax(0) if self.jumping_knowledge == "max" else stacked.sum(0)
+
+
+def _embedding(inputs: int | list[int], num_hidden: int, input_layer: bool) -> tuple[nn.Module | None, int]:
+    if isinstance(inputs, int) and not input_layer:
+        return None, inputs
+    return FeatureEncoder(inputs, num_hidden), num_hidden

@@ -1,0 +1,190 @@
+"""Layers with a formula of their own: GCN, GAT, GATv2, PNA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu
+
+from encoders.graph_layers import FeatureEncoder, Features, reduce_messages, scale, split
+from encoders.message_passing import Adjacency, aggregate, edge_softmax, gather_dst, gather_src
+
+
+class GCN(nn.Module):
+    r"""h'_v = W (Σ_{u→v} w_uv h_u / √(d_u d_v) + h_v / d_v) + b, d = 1 + Σ w (Kipf and Welling 2017, arXiv 1609.02907).
+
+    d_u counts the edges out of u, d_v those into v, so that a directed graph is scaled by rows and columns; in an
+    undirected one they are equal and this is the paper's.
+
+    Args:
+        num_in: width of h.
+        num_out: width of h'.
+    """
+
+    def __init__(self, num_in: int, num_out: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(num_in, num_out, bias=False)
+        self.bias = nn.Parameter(torch.zeros(num_out))
+        nn.init.xavier_uniform_(self.linear.weight)
+
+    def forward(self, adjacency: Adjacency, x: Tensor) -> Tensor:
+        """One convolution over a square adjacency."""
+        narrow_first = self.linear.out_features <= self.linear.in_features
+        h = self.linear(x) if narrow_first else x
+        out_scale, in_scale = (d.rsqrt().to(h.dtype).unsqueeze(1) for d in _degrees(adjacency))
+        scaled = h * out_scale
+        h = (aggregate(adjacency, scaled, "sum", adjacency.weight) + scaled) * in_scale
+        return (h if narrow_first else self.linear(h)) + self.bias
+
+
+def _degrees(adjacency: Adjacency) -> tuple[Tensor, Tensor]:
+    """1 + the weight out of every source, 1 + the weight into every destination."""
+    if adjacency.weight is None:
+        return adjacency.by_src[0].diff() + 1, adjacency.degree + 1
+    ones = adjacency.weight.new_ones(adjacency.num_src)
+    into = adjacency.weight.new_ones(adjacency.num_dst).index_add(0, adjacency.dst, adjacency.weight)
+    return ones.index_add(0, adjacency.src, adjacency.weight), into
+
+
+class GAT(nn.Module):
+    r"""h'_v = ‖_k Σ_u α_uv W h_u + b, α = softmax_u(LeakyReLU(a_sᵀ W h_u + a_dᵀ W h_v)) (Veličković et al. 2018).
+
+    arXiv 1710.10903. No self-loops are added. A node without neighbours gets b.
+
+    Args:
+        num_in: width of h.
+        num_out: width of h', the heads side by side; divisible by ``num_heads``.
+        num_heads: K.
+        slope: of LeakyReLU.
+    """
+
+    def __init__(self, num_in: int, num_out: int, *, num_heads: int = 4, slope: float = 0.2) -> None:
+        super().__init__()
+        self.num_heads, self.slope = num_heads, slope
+        self.linear = nn.Linear(num_in, _divisible(num_out, num_heads), bias=False)
+        self.source_score = nn.Parameter(torch.empty(num_heads, num_out // num_heads))
+        self.target_score = nn.Parameter(torch.empty(num_heads, num_out // num_heads))
+        self.bias = nn.Parameter(torch.zeros(num_out))
+        for weight in (self.linear.weight, self.source_score, self.target_score):
+            nn.init.xavier_normal_(weight)
+
+    def forward(self, adjacency: Adjacency, x: Features) -> Tensor:
+        """One round of attention."""
+        source, target = (self.linear(h).view(len(h), self.num_heads, -1) for h in split(x))
+        scores = gather_src(adjacency, (source * self.source_score).sum(-1))
+        scores = scores + gather_dst(adjacency, (target * self.target_score).sum(-1))
+        attention = edge_softmax(adjacency, leaky_relu(scores, self.slope))
+        return aggregate(adjacency, source, "sum", scale(attention, adjacency.weight)).flatten(1) + self.bias
+
+
+class GATv2(nn.Module):
+    r"""h'_v = ‖_k Σ_u α_uv W_s h_u + b, α = softmax_u(aᵀ LeakyReLU(W_s h_u + W_d h_v [+ W_e e_uv])) (Brody et al. 2022).
+
+    arXiv 2105.14491. No self-loops are added.
+
+    Args:
+        num_in: width of h.
+        num_out: width of h', the heads side by side; divisible by ``num_heads``.
+        num_heads: K.
+        slope: of LeakyReLU.
+        edge_features: the width of float edge features or the categories of each column; None ignores them.
+    """
+
+    def __init__(
+        self,
+        num_in: int,
+        num_out: int,
+        *,
+        num_heads: int = 4,
+        slope: float = 0.2,
+        edge_features: int | Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.slope = num_heads, slope
+        self.source = nn.Linear(num_in, _divisible(num_out, num_heads))
+        self.target = nn.Linear(num_in, num_out)
+        self.edge = None if edge_features is None else FeatureEncoder(edge_features, num_out)
+        self.score = nn.Parameter(torch.empty(num_heads, num_out // num_heads))
+        self.bias = nn.Parameter(torch.zeros(num_out))
+        for weight in (self.source.weight, self.target.weight, self.score):
+            nn.init.xavier_normal_(weight)
+
+    def forward(self, adjacency: Adjacency, x: Features) -> Tensor:
+        """One round of attention."""
+        source, target = self.source(split(x)[0]), self.target(split(x)[1])
+        keys = gather_src(adjacency, source) + gather_dst(adjacency, target)
+        if self.edge is not None:
+            keys = keys + self.edge(_required(adjacency.attr, "edge_attr"))
+        keys = leaky_relu(keys, self.slope).view(len(keys), self.num_heads, -1)
+        attention = edge_softmax(adjacency, (keys * self.score).sum(-1))
+        values = source.view(len(source), self.num_heads, -1)
+        return aggregate(adjacency, values, "sum", scale(attention, adjacency.weight)).flatten(1) + self.bias
+
+
+def _divisible(num_out: int, num_heads: int) -> int:
+    if num_out % num_heads:
+        raise ValueError(
+            f"num_out = {num_out} is not divisible by num_heads = {num_heads}; choose a multiple"
+        )
+    return num_out
+
+
+def _required(values: Tensor | None, name: str) -> Tensor:
+    if values is None:
+        raise ValueError(
+            f"the layer needs {name} and the batch's {name} is None; give it, or choose another layer"
+        )
+    return values
+
+
+class PNA(nn.Module):
+    r"""h'_v = U [h_v ‖ s(d_v) · agg{ M [h_u ‖ h_v ‖ e_uv] }] for every scaler s and aggregator (Corso et al. 2020).
+
+    arXiv 2004.05718. s(d) ∈ 1, log(d+1)/δ, δ/log(d+1). M is one linear map, so M [h_u ‖ h_v] = M₁ h_u + M₂ h_v and
+    the second term moves out of the aggregators: no message is held edge by edge unless edges have features.
+
+    Args:
+        num_in: width of h.
+        num_out: width of h'.
+        aggregators: of ``mean``, ``max``, ``min``, ``std``.
+        delta: mean of log(d + 1) over the training nodes, d ≈ 2.1 for molecules.
+        edge_features: the width of float edge features or the categories of each column; None ignores them.
+    """
+
+    def __init__(
+        self,
+        num_in: int,
+        num_out: int,
+        *,
+        aggregators: Sequence[str] = ("mean", "max", "min", "std"),
+        delta: float = 1.1,
+        edge_features: int | Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.aggregators, self.delta = list(aggregators), delta
+        if wrong := set(self.aggregators) - {"mean", "max", "min", "std"}:
+            raise ValueError(f"aggregators has {sorted(wrong)}, expected names of mean, max, min and std")
+        self.source = nn.Linear(num_in, num_in, bias=False)
+        self.target = nn.Linear(num_in, num_in)
+        self.edge = None if edge_features is None else FeatureEncoder(edge_features, num_in)
+        self.combine = nn.Linear((3 * len(self.aggregators) + 1) * num_in, num_out)
+
+    def forward(self, adjacency: Adjacency, x: Features) -> Tensor:
+        """One round of messages."""
+        source, target = self.source(split(x)[0]), split(x)[1]
+        reached = (adjacency.degree > 0).unsqueeze(1)
+        shift = self.target(target) * reached  # a node without neighbours has no messages: 0, not the bias
+        results = self._aggregate(adjacency, source)
+        shifted = [r if name == "std" else r + shift for name, r in zip(self.aggregators, results)]
+        m = torch.cat(shifted, dim=1) * reached
+        amplify = (adjacency.degree + 1.0).log().unsqueeze(1).to(m.dtype) / self.delta
+        attenuate = amplify.clamp(min=1e-12).reciprocal() * reached
+        return self.combine(torch.cat([target, m, m * amplify, m * attenuate], dim=1))
+
+    def _aggregate(self, adjacency: Adjacency, source: Tensor) -> list[Tensor]:
+        messages = None
+        if self.edge is not None:
+            messages = gather_src(adjacency, source) + self.edge(_required(adjacency.attr, "edge_attr"))
+        return [reduce_messages(adjacency, source, messages, name) for name in self.aggregators]
