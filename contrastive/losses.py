@@ -1,9 +1,13 @@
 """Contrastive losses, exact at any batch size and on any number of processes.
 
 Notation, as in the papers: t is the temperature, z_i one of the N = 2B projections of a batch divided by its
-length, x_ij = z_i·z_j/t, p(i) the other view of i, 𝒩(i) all rows but i and p(i), and n = N − 2 their number.
-With torch.distributed initialised, B counts the pairs of all processes: every process returns the losses of its
-own rows, whose negatives come from everywhere.
+length, x_ij = z_i·z_j/t, p(i) the other view of i, 𝒩(i) all rows but i and p(i), n = N − 2 their number.
+With torch.distributed initialised, B counts the pairs of all processes: each returns the losses of its own
+rows, whose negatives come from everywhere, so that the mean over processes is the loss of the whole batch.
+
+Every loss takes raw projections of any floating dtype, computes in float32 at least, and gives a scalar mean,
+or with ``reduction="none"`` the loss of each row, ``(2B,)``, first view first. A temperature that is a tensor
+``()`` receives a gradient. Shapes, dtypes and hyper-parameters that do not fit raise ValueError.
 """
 
 from __future__ import annotations
@@ -16,8 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from contrastive.streaming import cross_logsumexp, self_logsumexp
+from contrastive import distributed
+from contrastive.streaming import cross_logsumexp, paired_logsumexp, self_logsumexp
 
+Temperature = float | Tensor
 Reduction = Literal["mean", "none"]
 
 
@@ -25,87 +31,269 @@ def info_nce(
     z0: Tensor,
     z1: Tensor,
     *,
-    temperature: float | Tensor = 0.5,
+    temperature: Temperature = 0.5,
     negatives: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
     """InfoNCE of two views (NT-Xent): L_i = −x_ip + log(e^{x_ip} + Σ_{j∈𝒩(i)} e^{x_ij}).
 
     Args:
-        z0: ``(B, D)`` raw projections of the first view, any floating dtype; B ≥ 2.
-        z1: ``(B, D)`` raw projections of the second view.
-        temperature: t > 0; a tensor ``()`` receives a gradient.
-        negatives: ``(K, D)`` further negatives of every row, such as a queue; constants.
-        reduction: "mean", or "none" for the loss of each row, first view first.
+        z0: ``(B, D)`` projections of the first view, B ≥ 2.
+        z1: ``(B, D)`` projections of the second view.
+        temperature: t > 0.
+        negatives: ``(K, D)`` further negatives of every row, the same on every process; constants.
+        reduction: "mean" or "none".
 
-    Returns:
-        ``()``, or ``(2B,)`` with ``reduction="none"``; float32, or float64 where the inputs are.
-
-    Raises:
-        ValueError: the shapes, dtypes or hyper-parameters do not fit.
-
-    SimCLR (Chen et al. 2020, arXiv:2002.05709). The same is GRACE's loss of nodes with intra-view negatives
-    (Zhu et al. 2020, arXiv:2006.04131).
+    SimCLR (Chen et al. 2020, arXiv:2002.05709). It is GRACE's loss of nodes too, with negatives between and
+    within the views (Zhu et al. 2020, arXiv:2006.04131); `cross_modal_info_nce` has those between only.
     """
-    positive, log_negatives, _ = _similarities(z0, z1, temperature, negatives=negatives)
-    return _reduce(-F.logsigmoid(positive - log_negatives[0]), reduction)
+    positive, log_sums, _ = _similarities(z0, z1, temperature, negatives=negatives)
+    return _reduce(-F.logsigmoid(positive - log_sums[0]), reduction)
 
 
 def debiased_info_nce(
     z0: Tensor,
     z1: Tensor,
     *,
-    temperature: float | Tensor = 0.5,
+    temperature: Temperature = 0.5,
     tau_plus: float = 0.1,
     negatives: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
     """Debiased InfoNCE (Chuang et al. 2020, arXiv:2007.00224): some negatives share the class.
 
-    L_i = −x_ip + log(e^{x_ip} + Ng), Ng = max((Σ_𝒩 e^{x_ij} − τ⁺ n e^{x_ip}) / (1 − τ⁺), n e^{−1/t}). See
-    `hard_negative_info_nce`, of which this is β = 0, for the arguments and for when the floor n e^{−1/t} binds.
+    L_i = −x_ip + log(e^{x_ip} + Ng), Ng = max((Σ_𝒩 e^{x_ij} − τ⁺ n e^{x_ip}) / (1 − τ⁺), n e^{−1/t}). It is
+    `hard_negative_info_nce` at β = 0: see there for the arguments, and for when the floor n e^{−1/t} binds.
     """
-    return hard_negative_info_nce(
-        z0, z1, temperature=temperature, tau_plus=tau_plus, beta=0.0, negatives=negatives, reduction=reduction
-    )
+    rows, _ = _hard_negative_rows(z0, z1, temperature, tau_plus, 0.0, negatives)
+    return _reduce(rows, reduction)
 
 
 def hard_negative_info_nce(
     z0: Tensor,
     z1: Tensor,
     *,
-    temperature: float | Tensor = 0.5,
+    temperature: Temperature = 0.5,
     tau_plus: float = 0.1,
     beta: float = 1.0,
     negatives: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Hard-negative InfoNCE (Robinson et al. 2021, arXiv:2010.04592): debiased, near negatives weighing more.
+    """Hard-negative InfoNCE (Robinson et al. 2021, arXiv:2010.04592): near negatives weigh more.
 
-    As `debiased_info_nce` with Σ_𝒩 e^{x_ij} replaced by n Σ_𝒩 e^{(1+β)x_ij} / Σ_𝒩 e^{βx_ij}. As in the authors'
+    `debiased_info_nce` with Σ_𝒩 e^{x_ij} replaced by n Σ_𝒩 e^{(1+β)x_ij} / Σ_𝒩 e^{βx_ij}. As in the authors'
     code gradients flow through the weights e^{βx_ij}.
 
-    A row is *floored*, and has no gradient by its negatives, where the positive is so near that
-    τ⁺ e^{x_ip} + (1 − τ⁺) e^{−1/t} exceeds the mean negative. At t ≤ 0.1 with τ⁺ = 0.1 that is every row of a
-    trained encoder, since e^{1/t} outgrows any such mean. Raise the temperature or lower τ⁺ then.
+    A row is *floored*, and has no gradient by its negatives, where its positive is so near that
+    τ⁺ e^{x_ip} + (1 − τ⁺) e^{−1/t} exceeds the (weighted) mean of e^{x_ij} over its negatives. At t ≤ 0.1
+    with τ⁺ = 0.1 that is every row whose positive is near, since e^{1/t} outgrows any such mean: raise the
+    temperature or lower τ⁺. The modules log and warn about the fraction of floored rows.
 
     Args:
-        z0: ``(B, D)`` raw projections of the first view, any floating dtype; B ≥ 2.
-        z1: ``(B, D)`` raw projections of the second view.
-        temperature: t > 0; a tensor ``()`` receives a gradient.
+        z0: ``(B, D)`` projections of the first view, B ≥ 2.
+        z1: ``(B, D)`` projections of the second view.
+        temperature: t > 0.
         tau_plus: 0 ≤ τ⁺ < 1, the probability that a negative shares the row's class.
         beta: β ≥ 0, how much near negatives weigh.
-        negatives: ``(K, D)`` further negatives of every row; constants.
-        reduction: "mean", or "none" for the loss of each row, first view first.
-
-    Returns:
-        ``()``, or ``(2B,)`` with ``reduction="none"``; float32, or float64 where the inputs are.
-
-    Raises:
-        ValueError: the shapes, dtypes or hyper-parameters do not fit.
+        negatives: ``(K, D)`` further negatives of every row, the same on every process; constants.
+        reduction: "mean" or "none".
     """
     rows, _ = _hard_negative_rows(z0, z1, temperature, tau_plus, beta, negatives)
     return _reduce(rows, reduction)
+
+
+def decoupled_info_nce(
+    z0: Tensor, z1: Tensor, *, temperature: Temperature = 0.1, reduction: Reduction = "mean"
+) -> Tensor:
+    """Decoupled contrastive loss (Yeh et al. 2021, arXiv:2110.06848): L_i = −x_ip + log Σ_{j∈𝒩(i)} e^{x_ij}.
+
+    `info_nce` without the positive in the denominator, for small batches. It is not the *debiased* loss.
+    """
+    positive, log_sums, _ = _similarities(z0, z1, temperature)
+    return _reduce(log_sums[0] - positive, reduction)
+
+
+def supervised_info_nce(
+    z0: Tensor,
+    z1: Tensor,
+    labels: Tensor,
+    *,
+    temperature: Temperature = 0.1,
+    positives: Literal["all", "across"] = "all",
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Supervised contrastive loss (Khosla et al. 2020, arXiv:2004.11362): all rows of a class are positives.
+
+    L_i = −1/|P(i)| Σ_{p∈P(i)} x_ip + log Σ_{j≠i} e^{x_ij}, the paper's L_out without its factor t/t_base. The
+    mean positive is a product with the class's sum, so many positives cost no more than one.
+
+    Args:
+        z0: ``(B, D)`` projections of the first view, B ≥ 2.
+        z1: ``(B, D)`` projections of the second view.
+        labels: ``(B,)`` integer classes.
+        temperature: t > 0.
+        positives: "all" rows of the class but i itself, or only those "across", in the other view.
+        reduction: "mean" or "none".
+    """
+    _require_views(z0, z1, temperature)
+    if labels.shape != z0.shape[:1] or labels.is_floating_point():
+        raise ValueError(
+            f"expected an integer label a sample, ({len(z0)},), not {tuple(labels.shape)} {labels.dtype}"
+        )
+    if positives not in ("all", "across"):
+        raise ValueError(f'positives must be "all" or "across", but is {positives!r}')
+    views = _unit(torch.cat([z0, z1])).unflatten(0, (2, -1))
+    classes = distributed.gather(labels).unique()
+    label = torch.searchsorted(classes, labels)
+    # the last column of ones counts the members of each class
+    members = torch.cat([views, views.new_ones(2, len(z0), 1)], dim=2)
+    sums = distributed.sum_over_ranks(
+        views.new_zeros(2, len(classes), members.shape[2]).index_add(1, label, members)
+    )
+    targets = sums.flip(0)[:, label] if positives == "across" else sums.sum(0)[label] - members
+    scale = _scale(temperature, views)
+    positive = (views * targets[..., :-1]).sum(2) / targets[..., -1] * scale
+    return _reduce(_log_sums(views.flatten(0, 1), scale, 0.0, (0,), None)[0] - positive.flatten(), reduction)
+
+
+def queue_info_nce(
+    q: Tensor, k: Tensor, queue: Tensor, *, temperature: Temperature = 0.07, reduction: Reduction = "mean"
+) -> Tensor:
+    """MoCo's InfoNCE (He et al. 2020, arXiv:1911.05722): one positive key, all negatives from a queue.
+
+    L_i = −x_i + log(e^{x_i} + Σ_j e^{q_i·queue_j/t}) with x_i = q_i·k_i/t. The queue is a constant and is not
+    gathered: every process holds its own, or all the same.
+
+    Args:
+        q: ``(B, D)`` queries.
+        k: ``(B, D)`` keys, the positives; usually without gradient.
+        queue: ``(K, D)`` keys of earlier batches, K ≥ 1.
+        temperature: t > 0.
+        reduction: "mean", or "none" for ``(B,)``.
+    """
+    _require_views(q, k, temperature, at_least=1)
+    q, k = _unit(q), _unit(k)
+    scale = _scale(temperature, q)
+    positive = (q * k).sum(1) * scale
+    return _reduce(-F.logsigmoid(positive - _queue_log_sums(q, queue, scale, 0.0)[0]), reduction)
+
+
+def cross_modal_info_nce(
+    z0: Tensor, z1: Tensor, *, temperature: Temperature = 0.07, reduction: Reduction = "mean"
+) -> Tensor:
+    """CLIP's InfoNCE (Radford et al. 2021, arXiv:2103.00020): a row's negatives are the other modality's rows.
+
+    L_i = −x_ip + log Σ_j e^{x_ij} over the other side's rows j, both ways. For two views of one kind it is
+    InfoNCE without negatives from within the view.
+
+    Args:
+        z0: ``(B, D)`` projections of the one modality, B ≥ 2.
+        z1: ``(B, D)`` projections of the other.
+        temperature: t > 0.
+        reduction: "mean" or "none".
+    """
+    _require_views(z0, z1, temperature)
+    sides = torch.stack([_unit(z0), _unit(z1)])
+    scale = _scale(temperature, sides)
+    positive = sides.prod(0).sum(1) * scale
+    log_sums = torch.cat(paired_logsumexp(sides[0], sides[1], scale, excluded=(0,)))
+    if distributed.num_processes() > 1:
+        log_sums = torch.logaddexp(log_sums, distributed.other_ranks_logsumexp(sides, scale)[:, 0])
+    return _reduce(-F.logsigmoid(positive - log_sums).flatten(), reduction)
+
+
+def _hard_negative_rows(
+    z0: Tensor, z1: Tensor, temperature: Temperature, tau_plus: float, beta: float, negatives: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Loss of every row, ``(2B,)``, and whether it is floored, ``(2B,)`` bool."""
+    if not 0 <= tau_plus < 1:
+        raise ValueError(f"tau_plus is a probability below 1, but is {tau_plus}; 0 turns debiasing off")
+    if beta < 0:
+        raise ValueError(f"beta must be at least 0, but is {beta}; 0 weighs all negatives alike")
+    positive, log_sums, n = _similarities(z0, z1, temperature, beta=beta, negatives=negatives)
+    log_r = log_sums[0] if beta == 0 else math.log(n) + log_sums[0] - log_sums[1]
+    log_ng, floored = _debias(positive, log_r, n, 1 / temperature, tau_plus)
+    return -F.logsigmoid(positive - log_ng), floored
+
+
+def _debias(
+    positive: Tensor, log_r: Tensor, n: int, scale: Temperature, tau_plus: float
+) -> tuple[Tensor, Tensor]:
+    """log max((R − τ⁺ n e^{x_ip}) / (1 − τ⁺), n e^{−1/t}) from log R, and where the maximum is the floor."""
+    if tau_plus == 0:  # R is at least n e^{−1/t} by itself
+        return log_r, torch.zeros_like(log_r, dtype=torch.bool)
+    log_floor = math.log(n) - scale
+    log_share = math.log(tau_plus * n) + positive - log_r
+    with torch.no_grad():
+        # the logarithm of a negative difference is NaN, and NaN > x is False
+        floored = ~(log_r + torch.log1p(-log_share.exp()) - math.log1p(-tau_plus) > log_floor)
+    # masked before log1p, not after: the gradient of an infinity that is thrown away is NaN
+    log_debiased = log_r + torch.log1p(-log_share.masked_fill(floored, -1.0).exp()) - math.log1p(-tau_plus)
+    return torch.where(floored, log_floor, log_debiased), floored
+
+
+def _similarities(
+    z0: Tensor, z1: Tensor, temperature: Temperature, *, beta: float = 0.0, negatives: Tensor | None = None
+) -> tuple[Tensor, Tensor, int]:
+    """Positive similarities ``(2B,)``, log-sum-exps over negatives ``(E, 2B)``, and the number n of negatives."""
+    _require_views(z0, z1, temperature)
+    batch_size = len(z0)
+    z = _unit(torch.cat([z0, z1]))
+    scale = _scale(temperature, z)
+    positive = ((z[:batch_size] * z[batch_size:]).sum(1) * scale).repeat(2)
+    log_sums = _log_sums(z, scale, beta, (0, batch_size), negatives)
+    n = len(z) * distributed.num_processes() - 2 + (0 if negatives is None else len(negatives))
+    return positive, log_sums, n
+
+
+def _log_sums(
+    z: Tensor, scale: Tensor, beta: float, excluded: tuple[int, ...], negatives: Tensor | None
+) -> Tensor:
+    """Log-sum-exps ``(E, N)`` over this process's rows, the other processes' rows and further negatives."""
+    log_sums = self_logsumexp(z, scale, beta=beta, excluded=excluded)
+    if distributed.num_processes() > 1:
+        log_sums = torch.logaddexp(log_sums, distributed.other_ranks_logsumexp(z[None], scale, beta=beta)[0])
+    if negatives is not None:
+        log_sums = torch.logaddexp(log_sums, _queue_log_sums(z, negatives, scale, beta))
+    return log_sums
+
+
+def _queue_log_sums(z: Tensor, queue: Tensor, scale: Tensor, beta: float) -> Tensor:
+    if queue.ndim != 2 or queue.shape[1] != z.shape[1] or len(queue) == 0:
+        raise ValueError(
+            f"expected negatives (K, {z.shape[1]}) with K ≥ 1, but was given {tuple(queue.shape)}"
+        )
+    return cross_logsumexp(z, _unit(queue.detach().to(z)), scale, beta=beta)
+
+
+def _unit(z: Tensor) -> Tensor:
+    """Rows divided by their lengths, in float32 at least; a zero row stays zero and has no gradient."""
+    z = z.to(torch.promote_types(z.dtype, torch.float32))
+    largest = z.detach().abs().amax(1, keepdim=True)
+    z = z / torch.where(largest > 0, largest, 1)  # so that no square overflows or vanishes
+    length = torch.linalg.vector_norm(torch.where(largest > 0, z, 1), dim=1, keepdim=True)
+    return z * torch.where(largest > 0, 1 / length, 0)
+
+
+def _scale(temperature: Temperature, z: Tensor) -> Tensor:
+    """1/t in z's dtype; that of a number stays on the CPU, where reading it waits for no device."""
+    return (1 / torch.as_tensor(temperature, dtype=z.dtype)).reshape(())
+
+
+def _require_views(z0: Tensor, z1: Tensor, temperature: Temperature, *, at_least: int = 2) -> None:
+    if z0.ndim != 2 or z0.shape != z1.shape or not z0.is_floating_point() or len(z0) < at_least:
+        raise ValueError(
+            f"expected the projections of two views, floating point (B, D) and (B, D) with B ≥ {at_least}, but "
+            f"was given {tuple(z0.shape)} {z0.dtype} and {tuple(z1.shape)} {z1.dtype}"
+        )
+    if isinstance(temperature, int | float) and not temperature > 0:
+        raise ValueError(f"temperature must be positive, but is {temperature}; 0.5 suits small batches")
+
+
+def _reduce(rows: Tensor, reduction: Reduction) -> Tensor:
+    if reduction not in ("mean", "none"):
+        raise ValueError(f'reduction must be "mean" or "none", but is {reduction!r}')
+    return rows.mean() if reduction == "mean" else rows
 
 
 class InfoNCE(nn.Module):
@@ -121,12 +309,12 @@ class InfoNCE(nn.Module):
         self.metrics: dict[str, Tensor] = {}
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
-        """Mean loss, ``()``, of the views ``(B, D)`` and ``(B, D)``."""
+        """Mean loss ``()`` of two views, ``(B, D)`` each."""
         return info_nce(z0, z1, temperature=self.temperature)
 
 
 class HardNegativeInfoNCE(nn.Module):
-    """`hard_negative_info_nce` as a module; ``metrics["floored_fraction"]`` tells how many rows were floored.
+    """`hard_negative_info_nce` as a module; ``metrics["floored_fraction"]`` is the share of floored rows.
 
     Args:
         temperature: t > 0.
@@ -140,31 +328,33 @@ class HardNegativeInfoNCE(nn.Module):
         self.tau_plus = tau_plus
         self.beta = beta
         self.metrics: dict[str, Tensor] = {}
-        self._calls = 0
+        self._num_calls = 0
+        self._warned = False
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
-        """Mean loss, ``()``, of the views ``(B, D)`` and ``(B, D)``."""
+        """Mean loss ``()`` of two views, ``(B, D)`` each."""
         rows, floored = _hard_negative_rows(z0, z1, self.temperature, self.tau_plus, self.beta, None)
-        self.metrics["floored_fraction"] = floored.float().mean()
-        self._warn_where_floored()
+        self.metrics = {"floored_fraction": floored.float().mean()}
+        # reading the fraction waits for the device, so not at every step
+        if not self._warned and self._num_calls % 50 == 0:
+            self._warn_if_floored(float(self.metrics["floored_fraction"]))
+        self._num_calls += 1
         return rows.mean()
 
-    def _warn_where_floored(self) -> None:
-        self._calls += 1
-        if self._calls % 100 != 1:  # reading the fraction waits for the device, so not at every step
+    def _warn_if_floored(self, fraction: float) -> None:
+        if fraction <= 0.5:
             return
-        fraction = float(self.metrics["floored_fraction"])
-        if fraction > 0.5:
-            warnings.warn(
-                f"{fraction:.0%} of the rows are floored: their positives are so near that the estimate of the "
-                f"negatives falls below its minimum, and they learn nothing from negatives. Expected under half: "
-                f"raise temperature (now {self.temperature}) or lower tau_plus (now {self.tau_plus}).",
-                stacklevel=3,
-            )
+        self._warned = True
+        warnings.warn(
+            f"{fraction:.0%} of the rows are floored: their positives are so near that the debiased sum of the "
+            f"negatives falls below its minimum, and they learn nothing from negatives. Raise temperature (now "
+            f"{self.temperature}) or lower tau_plus (now {self.tau_plus}) until under half are.",
+            stacklevel=3,
+        )
 
 
 class DebiasedInfoNCE(HardNegativeInfoNCE):
-    """`debiased_info_nce` as a module; ``metrics["floored_fraction"]`` tells how many rows were floored.
+    """`debiased_info_nce` as a module; ``metrics["floored_fraction"]`` is the share of floored rows.
 
     Args:
         temperature: t > 0.
@@ -175,78 +365,56 @@ class DebiasedInfoNCE(HardNegativeInfoNCE):
         super().__init__(temperature=temperature, tau_plus=tau_plus, beta=0.0)
 
 
-def _hard_negative_rows(
-    z0: Tensor,
-    z1: Tensor,
-    temperature: float | Tensor,
-    tau_plus: float,
-    beta: float,
-    negatives: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Loss of every row, ``(2B,)``, and whether it is floored, ``(2B,)`` bool."""
-    if not 0 <= tau_plus < 1:
-        raise ValueError(f"tau_plus is a probability below 1, but is {tau_plus}; 0 turns debiasing off")
-    if beta < 0:
-        raise ValueError(f"beta must be at least 0, but is {beta}; 0 weighs all negatives alike")
-    positive, log_sums, n = _similarities(z0, z1, temperature, beta=beta, negatives=negatives)
-    log_r = log_sums[0] if beta == 0 else math.log(n) + log_sums[0] - log_sums[1]
-    log_ng, floored = _debias(positive, log_r, n, 1 / temperature, tau_plus)
-    return -F.logsigmoid(positive - log_ng), floored
+class DecoupledInfoNCE(nn.Module):
+    """`decoupled_info_nce` as a module.
+
+    Args:
+        temperature: t > 0.
+    """
+
+    def __init__(self, *, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.metrics: dict[str, Tensor] = {}
+
+    def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
+        """Mean loss ``()`` of two views, ``(B, D)`` each."""
+        return decoupled_info_nce(z0, z1, temperature=self.temperature)
 
 
-def _debias(
-    positive: Tensor, log_r: Tensor, n: int, scale: float | Tensor, tau_plus: float
-) -> tuple[Tensor, Tensor]:
-    """log max((R − τ⁺ n e^{x_ip}) / (1 − τ⁺), n e^{−1/t}) from log R, and where the maximum is the floor."""
-    if tau_plus == 0:  # R is at least n e^{−1/t} by itself
-        return log_r, torch.zeros_like(log_r, dtype=torch.bool)
-    floor = math.log(n) - scale
-    log_share = math.log(tau_plus * n) + positive - log_r
-    with torch.no_grad():
-        # NaN, from a difference below zero, compares False
-        floored = ~(log_r + torch.log1p(-log_share.exp()) - math.log1p(-tau_plus) > floor)
-    # masked before log1p, not after: the gradient of a discarded infinity is NaN
-    safe_share = log_share.masked_fill(floored, -1.0)
-    debiased = log_r + torch.log1p(-safe_share.exp()) - math.log1p(-tau_plus)
-    return torch.where(floored, floor, debiased), floored
+class SupervisedInfoNCE(nn.Module):
+    """`supervised_info_nce` as a module.
+
+    Args:
+        temperature: t > 0.
+        positives: "all" rows of the class, or only those "across", in the other view.
+    """
+
+    def __init__(self, *, temperature: float = 0.1, positives: Literal["all", "across"] = "all") -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.positives = positives
+        self.metrics: dict[str, Tensor] = {}
+
+    def forward(self, z0: Tensor, z1: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss ``()`` of two views, ``(B, D)`` each, with integer ``labels``, ``(B,)``."""
+        return supervised_info_nce(z0, z1, labels, temperature=self.temperature, positives=self.positives)
 
 
-def _similarities(
-    z0: Tensor, z1: Tensor, temperature: float | Tensor, *, beta: float = 0.0, negatives: Tensor | None = None
-) -> tuple[Tensor, Tensor, int]:
-    """Positive similarities x_ip ``(2B,)``, log-sum-exps over negatives ``(E, 2B)``, and the number n of negatives."""
-    _check(z0, z1, temperature)
-    batch_size = len(z0)
-    z = _unit(torch.cat([z0, z1]))
-    scale = torch.as_tensor(1 / temperature).to(z)
-    positive = ((z[:batch_size] * z[batch_size:]).sum(1) * scale).repeat(2)
-    log_sums = self_logsumexp(z, scale, beta=beta, excluded=(0, batch_size))
-    if negatives is not None:
-        queue = _unit(negatives.detach().to(z))
-        log_sums = torch.logaddexp(log_sums, cross_logsumexp(z, queue, scale, beta=beta))
-    return positive, log_sums, 2 * batch_size - 2 + (0 if negatives is None else len(negatives))
+class CrossModalInfoNCE(nn.Module):
+    """`cross_modal_info_nce` with a learned temperature, never below 0.01 as in CLIP; ``metrics["temperature"]``.
 
+    Args:
+        temperature: its initial value.
+    """
 
-def _unit(z: Tensor) -> Tensor:
-    """Rows divided by their lengths, in float32 at least; a zero row stays zero and has no gradient."""
-    z = z.to(torch.promote_types(z.dtype, torch.float32))
-    largest = z.detach().abs().amax(1, keepdim=True)
-    z = z / torch.where(largest > 0, largest, 1)  # so that no square overflows or vanishes
-    length = torch.linalg.vector_norm(torch.where(largest > 0, z, 1), dim=1, keepdim=True)
-    return z * torch.where(largest > 0, 1 / length, 0)
+    def __init__(self, *, temperature: float = 0.07) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+        self.metrics: dict[str, Tensor] = {}
 
-
-def _check(z0: Tensor, z1: Tensor, temperature: float | Tensor) -> None:
-    if z0.ndim != 2 or z0.shape != z1.shape or not z0.is_floating_point() or len(z0) < 2:
-        raise ValueError(
-            f"expected two views of at least 2 samples, (B, D) and (B, D) floating point, but was given "
-            f"{tuple(z0.shape)} {z0.dtype} and {tuple(z1.shape)} {z1.dtype}"
-        )
-    if isinstance(temperature, (int, float)) and not temperature > 0:
-        raise ValueError(f"temperature must be positive, but is {temperature}; 0.5 suits small batches")
-
-
-def _reduce(rows: Tensor, reduction: Reduction) -> Tensor:
-    if reduction not in ("mean", "none"):
-        raise ValueError(f'reduction must be "mean" or "none", but is {reduction!r}')
-    return rows.mean() if reduction == "mean" else rows
+    def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
+        """Mean loss ``()`` of two modalities, ``(B, D)`` each."""
+        temperature = (-self.log_scale.clamp(max=math.log(100))).exp()
+        self.metrics = {"temperature": temperature.detach()}
+        return cross_modal_info_nce(z0, z1, temperature=temperature)

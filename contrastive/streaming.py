@@ -190,7 +190,9 @@ def _running_logsumexp(q: Tensor, k: Tensor, scale: float, beta: float, excluded
     """Log-sum-exps of the rows relative to each row's largest similarity so far, for exponents of any size."""
     exponents = _exponents(beta)
     sums = q.new_zeros(len(exponents), len(q))
-    largest = q.new_full((len(q),), -scale)  # no similarity is smaller; −∞ would give NaN where all are excluded
+    largest = q.new_full(
+        (len(q),), -scale
+    )  # no similarity is smaller; −∞ would give NaN where all are excluded
     for i, _, x, spare in _similarity_tiles(q, k, scale, excluded, triangle=False):
         new = torch.maximum(largest[i], x.amax(1))
         x -= new[:, None]
@@ -201,7 +203,9 @@ def _running_logsumexp(q: Tensor, k: Tensor, scale: float, beta: float, excluded
     return sums.log() + torch.tensor(exponents).to(q)[:, None] * largest
 
 
-def _weigh_plain(x: Tensor, spare: Tensor, beta: float, rows: RowStatistics, columns: RowStatistics | None) -> Tensor:
+def _weigh_plain(
+    x: Tensor, spare: Tensor, beta: float, rows: RowStatistics, columns: RowStatistics | None
+) -> Tensor:
     """G_ij = Σ_e α_e e^{α_e x_ij} (r_ei + c_ej) with r = gradient · e^{−lse}, α the exponents."""
     total: Tensor | None = None
     for e, (power, exponent) in enumerate(zip(_exponentials(x, spare, beta), _exponents(beta))):
@@ -214,7 +218,9 @@ def _weigh_plain(x: Tensor, spare: Tensor, beta: float, rows: RowStatistics, col
     return total
 
 
-def _weigh_shifted(x: Tensor, spare: Tensor, beta: float, rows: RowStatistics, columns: RowStatistics | None) -> Tensor:
+def _weigh_shifted(
+    x: Tensor, spare: Tensor, beta: float, rows: RowStatistics, columns: RowStatistics | None
+) -> Tensor:
     """The same G with each exponential taken relative to its log-sum-exp: none exceeds 1."""
     total = torch.zeros_like(x)
     for e, exponent in enumerate(_exponents(beta)):
