@@ -29,7 +29,7 @@ class OnlineKNN(Callback):
     def __init__(self, *, every_n_epochs: int = 5, k: int = 20, max_bank: int = 5000) -> None:
         self.every_n_epochs, self.k, self.max_bank = every_n_epochs, k, max_bank
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the untrained encoder, so that the curve starts where training starts."""
         if trainer.global_step == 0:
             self._evaluate(trainer, pl_module)
@@ -57,7 +57,9 @@ class OnlineKNN(Callback):
         accuracy = knn_accuracy(h["bank"], bank.labels, h["val"], data.val.labels, k=self.k)
         trainer.callback_metrics["knn_accuracy"] = torch.tensor(accuracy)
         for logger in trainer.loggers:
-            logger.log_metrics({"knn_accuracy": accuracy, "epoch": trainer.current_epoch}, trainer.global_step)
+            logger.log_metrics(
+                {"knn_accuracy": accuracy, "epoch": trainer.current_epoch}, trainer.global_step
+            )
 
 
 class CollapseMeter(Callback):

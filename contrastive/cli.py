@@ -16,7 +16,7 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; print what a user can mend as one message and return a non-zero status."""
-    name, *args = sys.argv[1:] if argv is None else argv or [""]
+    name, *args = (sys.argv[1:] if argv is None else argv) or [""]
     if name not in COMMANDS:
         return _usage(name)
     from contrastive.errors import ContrastiveError
@@ -52,7 +52,9 @@ def _usage(name: str) -> int:
 def _underscored(arg: str) -> str:
     """``--labels-per-class`` is ``--labels_per_class``."""
     option, equals, value = arg.partition("=")
-    return option.replace("-", "_").replace("__", "--", 1) + equals + value if option.startswith("--") else arg
+    return (
+        option.replace("-", "_").replace("__", "--", 1) + equals + value if option.startswith("--") else arg
+    )
 
 
 if __name__ == "__main__":

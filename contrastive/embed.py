@@ -43,7 +43,12 @@ def embed(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder.to(device)
     h = extract_features(
-        encoder.encoder, encoder.preprocess, dataset, batch_size=batch_size, device=device, progress="Encoding"
+        encoder.encoder,
+        encoder.preprocess,
+        dataset,
+        batch_size=batch_size,
+        device=device,
+        progress="Encoding",
     )
     arrays = {"h": h.numpy(), "classes": np.array(dataset.classes)}
     if dataset.labels is not None:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import ArgumentParser
-from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from augmentations.colour import Normalize
 from contrastive.errors import ContrastiveError
+from contrastive.report import track
 
 EXPORT_WEIGHTS, EXPORT_CONFIG = "encoder.safetensors", "config.json"
 
@@ -31,7 +31,9 @@ class FrozenEncoder(nn.Module):
         config: the run's configuration, ``{"model": {"encoder": …}, "data": …}``; None if it is not known.
     """
 
-    def __init__(self, encoder: nn.Module, preprocess: nn.Module, config: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, encoder: nn.Module, preprocess: nn.Module, config: dict[str, Any] | None = None
+    ) -> None:
         super().__init__()
         self.encoder, self.preprocess, self.config = encoder, preprocess, config
         self.num_features: int = encoder.num_features  # type: ignore[assignment]
@@ -63,9 +65,11 @@ def load_encoder(path: str | Path, *, encoder: nn.Module | None = None) -> Froze
     if encoder is not None:
         preprocess: nn.Module = Normalize()
         if config and config["model"].get("preprocess"):
-            preprocess = _build(config["model"]["preprocess"])
+            preprocess = build_module(config["model"]["preprocess"])
     elif config is None:
-        raise ContrastiveError(f"{path} does not say how its encoder is built; pass load_encoder(path, encoder=…)")
+        raise ContrastiveError(
+            f"{path} does not say how its encoder is built; pass load_encoder(path, encoder=…)"
+        )
     else:
         encoder, preprocess = build_encoder(config)
     _fill(encoder, weights, path)
@@ -75,11 +79,12 @@ def load_encoder(path: str | Path, *, encoder: nn.Module | None = None) -> Froze
 def build_encoder(config: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     """Build the untrained encoder and its preprocessing from a run's configuration."""
     model = config["model"]
-    preprocess = _build(model["preprocess"]) if model.get("preprocess") else Normalize()
-    return _build(model["encoder"]), preprocess
+    preprocess = build_module(model["preprocess"]) if model.get("preprocess") else Normalize()
+    return build_module(model["encoder"]), preprocess
 
 
-def _build(spec: dict[str, Any]) -> nn.Module:
+def build_module(spec: dict[str, Any]) -> nn.Module:
+    """Build a module from its ``class_path`` and ``init_args``."""
     # The type restricts what a stranger's file can name to modules that are installed here.
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--module", type=nn.Module)
@@ -178,6 +183,8 @@ def extract_features(
         num_workers: processes that read.
         progress: what the progress bar says; None shows no bar.
     """
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=lambda batch: batch)
-    batches = track(loader, description=progress, transient=True) if progress else loader
-    return torch.cat([encoder(preprocess(batch.input.to(device))).float().cpu() for batch in batches])
+    loader = DataLoader(
+        dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=lambda batch: batch
+    )
+    h = [encoder(preprocess(batch.input.to(device))) for batch in track(loader, progress)]
+    return torch.cat(h).float().cpu()

@@ -56,10 +56,16 @@ class PretrainCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's own options, and hand the seed on to model and data."""
         parser.add_argument(
-            "--run_dir", type=str | None, default=None, help="The run's folder (default: runs/<recipe>/<time>)."
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="The run's folder (default: runs/<recipe>/<time>).",
         )
         parser.add_argument(
-            "--ckpt_path", type=str | None, default=None, help="Checkpoint to resume; 'last' is the run's newest."
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="Checkpoint to resume; 'last' is the run's newest.",
         )
         parser.add_argument(
             "--wandb",
@@ -97,7 +103,9 @@ class PretrainCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add loggers, checkpoints and callbacks to the user's own, and write ``config.yaml``."""
         text = self.parser.dump(self.config, skip_none=False)
-        config = {k: v for k, v in yaml.safe_load(text).items() if k not in ("config", "run_dir", "ckpt_path")}
+        config = {
+            k: v for k, v in yaml.safe_load(text).items() if k not in ("config", "run_dir", "ckpt_path")
+        }
         (self.run_dir / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
         trainer_config = self._get(self.config_init, "trainer", default={})
         if trainer_config.get("logger") is None:
@@ -147,13 +155,8 @@ class MetricsCSV(CSVLogger):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*exists and is not empty.*")
             writer = self.experiment  # removes the old file
-        if trainer_is_writer(writer):
+        if hasattr(writer, "metrics_file_path"):  # only rank 0 writes, the others get a dummy
             writer.metrics = [{k: v for k, v in row.items() if v != ""} for row in rows]
-
-
-def trainer_is_writer(writer: Any) -> bool:
-    """Whether this process writes: on the others Lightning hands out a dummy."""
-    return hasattr(writer, "metrics_file_path")
 
 
 def _loggers(run_dir: Path, mode: Wandb, checkpoint: Path | None) -> list:
@@ -234,3 +237,4 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from pytorch_lightning import LightningDataModule
-from rich.progress import track
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
@@ -22,6 +21,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from contrastive.data import Batch
 from contrastive.errors import ContrastiveError
+from contrastive.report import track
 
 Split = Literal["train", "test"]
 log = logging.getLogger("contrastive")
@@ -68,7 +68,9 @@ class ImageDataset(Dataset):
         if isinstance(self.images, Tensor):
             images = self.images[index]
         else:
-            images = torch.stack([read_image(self.images[i], self.image_size, self.channels) for i in indices])
+            images = torch.stack(
+                [read_image(self.images[i], self.image_size, self.channels) for i in indices]
+            )
         return Batch(images, None if self.labels is None else self.labels[index], index)
 
     def subset(self, indices: np.ndarray) -> ImageDataset:
@@ -76,9 +78,7 @@ class ImageDataset(Dataset):
         index = torch.as_tensor(indices, dtype=torch.int64)
         images = self.images[index] if isinstance(self.images, Tensor) else [self.images[i] for i in index]
         labels = None if self.labels is None else self.labels[index]
-        return ImageDataset(
-            images, labels, self.classes, image_size=self.image_size, channels=self.channels
-        )
+        return ImageDataset(images, labels, self.classes, image_size=self.image_size, channels=self.channels)
 
     def cached(self, skip_corrupt: bool) -> ImageDataset:
         """Decode every file once, in threads, into one uint8 tensor.
@@ -97,9 +97,7 @@ class ImageDataset(Dataset):
                 return error
 
         with ThreadPoolExecutor() as pool:
-            decoded = list(
-                track(pool.map(read, self.images), description="Decoding", total=len(self), transient=True)
-            )
+            decoded = list(track(pool.map(read, self.images), "Decoding", len(self)))
         errors = [image for image in decoded if isinstance(image, ContrastiveError)]
         if errors and not skip_corrupt:
             raise errors[0]
@@ -243,7 +241,7 @@ def _torchvision(
     except RuntimeError as error:
         raise ContrastiveError(f"{source}: {error} (pass download=true to download it)") from error
     images, labels = [], []
-    for image, label in track(dataset, description=f"Decoding {name}", total=len(dataset), transient=True):
+    for image, label in track(dataset, f"Decoding {name}", len(dataset)):
         image = TF.pil_to_tensor(image.convert("RGB" if channels == 3 else "L"))
         images.append(_fit(image, image_size or min(image.shape[-2:])))
         labels.append(label)

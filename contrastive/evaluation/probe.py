@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,9 +10,6 @@ from typing import Any
 import numpy as np
 import sklearn
 import torch
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
@@ -25,10 +20,10 @@ from contrastive.data.images import ImageDataset, read_images
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.statistics import mean_interval, proportion_interval
 from contrastive.features import FrozenEncoder, build_encoder, extract_features, load_encoder
+from contrastive.report import percent, print_table, track, write_json
 
 REGULARISATIONS = tuple(10.0**k for k in range(-4, 3))
 _SKLEARN_LIMIT = 20_000_000  # features × samples up to which scikit-learn's solver is the faster one
-log = logging.getLogger("contrastive")
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,9 @@ class Protocol:
     repeats: int = 1
     val_fraction: float = 0.1
     seed: int = 0
-    selection: str = "C with the best validation accuracy, smallest first; no more validation than training labels"
+    selection: str = (
+        "C with the best validation accuracy, smallest first; no more validation than training labels"
+    )
     standardised: str = "all training features, unlabelled"
 
 
@@ -114,7 +111,9 @@ def probe(
     rows = []
     for name, model in encoders.items():
         features = [features_of(model, split, batch_size, f"Encoding ({name})") for split in (train, test)]
-        rows.append({"representation": name, **linear_probe(*features, protocol, progress=f"Probing ({name})")})
+        rows.append(
+            {"representation": name, **linear_probe(*features, protocol, progress=f"Probing ({name})")}
+        )
     _report(rows, run, protocol, len(test), output)
 
 
@@ -139,7 +138,9 @@ def labelled_splits(
     if len(train.labels.unique()) < 2:
         raise ContrastiveError(f"{source} has one class only ({train.classes[0]}); a probe needs two or more")
     if train.classes != test.classes:
-        raise ContrastiveError(f"the classes of {source} differ: {train.classes} in train, {test.classes} in test")
+        raise ContrastiveError(
+            f"the classes of {source} differ: {train.classes} in train, {test.classes} in test"
+        )
     return train, test, source
 
 
@@ -154,7 +155,9 @@ def features_of(encoder: FrozenEncoder, dataset: ImageDataset, batch_size: int, 
     return Features(h.numpy(), dataset.labels.numpy())
 
 
-def linear_probe(train: Features, test: Features, protocol: Protocol, *, progress: str | None = None) -> dict[str, Any]:
+def linear_probe(
+    train: Features, test: Features, protocol: Protocol, *, progress: str | None = None
+) -> dict[str, Any]:
     """Fit a logistic regression on each draw of the training labels and test it.
 
     Args:
@@ -171,7 +174,7 @@ def linear_probe(train: Features, test: Features, protocol: Protocol, *, progres
     train, test = (replace(part, h=scaler.transform(part.h)) for part in (train, test))
     accuracies, chosen = [], []
     draws = list(labelled_draws(train.y, protocol))
-    for fit, val in track(draws, description=progress, transient=True) if progress else draws:
+    for fit, val in track(draws, progress):
         model, c = select_classifier(train.take(fit), train.take(val))
         accuracies.append(float((model(test.h) == test.y).mean()))
         chosen.append(c)
@@ -217,7 +220,9 @@ def draw_per_class(
     for label in np.unique(y[pool]):
         items = pool[y[pool] == label]
         if len(items) < k and not at_most:
-            raise ContrastiveError(f"class {label} has {len(items)} training labels, fewer than the {k} asked for")
+            raise ContrastiveError(
+                f"class {label} has {len(items)} training labels, fewer than the {k} asked for"
+            )
         drawn.append(rng.permutation(items)[:k])
     return np.concatenate(drawn)
 
@@ -266,7 +271,11 @@ def fit_softmax_regression(fit: Features, c: float, *, start: nn.Linear | None =
     else:
         layer.load_state_dict(start.state_dict())
     optimizer = torch.optim.LBFGS(
-        layer.parameters(), max_iter=200, tolerance_grad=1e-5, tolerance_change=1e-7, line_search_fn="strong_wolfe"
+        layer.parameters(),
+        max_iter=200,
+        tolerance_grad=1e-5,
+        tolerance_change=1e-7,
+        line_search_fn="strong_wolfe",
     )
 
     def closure() -> Tensor:
@@ -285,34 +294,24 @@ def _predict(layer: nn.Linear, h: np.ndarray) -> np.ndarray:
 
 
 def _report(rows: list[dict], run: str, protocol: Protocol, num_test: int, output: str | None) -> None:
-    table = Table(title=f"Linear probe on {protocol.data}, {num_test} test images")
-    for column in ("representation", "accuracy %", "95 % interval", "draws"):
-        table.add_column(column, justify="left" if column == "representation" else "right")
-    for row in rows:
-        low, high = row["accuracy_ci95"]
-        table.add_row(
-            row["representation"], f"{100 * row['accuracy_mean']:.1f}", f"{100 * low:.1f} – {100 * high:.1f}",
-            str(row["num_draws"]),
-        )
-    Console().print(table)
-    file = Path(output) if output else _results_folder(Path(run)) / "probe.json"
+    print_table(
+        f"Linear probe on {protocol.data}, {num_test} test images",
+        ("representation", "test accuracy, % [95 %]", "draws"),
+        [(row["representation"], percent(row), str(row["num_draws"])) for row in rows],
+    )
+    file = Path(output) if output else results_folder(Path(run)) / "probe.json"
     versions = {"torch": torch.__version__, "scikit-learn": sklearn.__version__}
-    result = {"run": run, "protocol": asdict(protocol), "num_test": num_test, "rows": rows, "versions": versions}
+    result = {
+        "run": run,
+        "protocol": asdict(protocol),
+        "num_test": num_test,
+        "rows": rows,
+        "versions": versions,
+    }
     write_json(file, result)
     print(f"result: {file}")
 
 
-def _results_folder(run: Path) -> Path:
+def results_folder(run: Path) -> Path:
     """``results`` of a run folder, also where a checkpoint inside it is meant."""
     return (run.parent.parent if run.is_file() else run) / "results"
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Write a result whole or not at all."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(content, indent=2) + "\n")
-        part.replace(file)
-    except OSError as error:
-        raise ContrastiveError(f"cannot write {file}: {error.strerror}; give another with --output") from error

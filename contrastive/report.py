@@ -1,0 +1,117 @@
+"""What a person sees of a run: progress, tables, pictures, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track as rich_track
+from rich.table import Table
+
+from contrastive.errors import ContrastiveError
+
+T = TypeVar("T")
+
+
+def track(items: Iterable[T], description: str | None, total: float | None = None) -> Iterable[T]:
+    """Iterate behind a progress bar on a terminal; without a description, or into a file, without one."""
+    if description is None or not sys.stderr.isatty():
+        return items
+    return rich_track(items, description, total, console=Console(stderr=True), transient=True)
+
+
+def percent(row: dict[str, Any]) -> str:
+    """An accuracy in percent, with its interval."""
+    low, high = row["accuracy_ci95"]
+    return f"{100 * row['accuracy_mean']:.1f}  [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> None:
+    """Print a table, its first column to the left and the others to the right."""
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    for i, column in enumerate(header):
+        table.add_column(column, justify="right" if i else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write a result whole or not at all.
+
+    Raises:
+        ContrastiveError: the file cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(file.name + ".part")
+        part.write_text(json.dumps(content, indent=2) + "\n")
+        part.replace(file)
+    except OSError as error:
+        raise ContrastiveError(
+            f"cannot write {file}: {error.strerror}; give another with --output"
+        ) from error
+
+
+def plot_embedding(panels: dict[str, np.ndarray], y: np.ndarray, classes: Sequence[str], file: Path) -> None:
+    """Draw the two first principal components of features, coloured by class, a panel a representation.
+
+    Args:
+        panels: a title and its features ``(N, D)``.
+        y: ``(N,)`` int, the classes.
+        classes: their names.
+        file: the picture to write.
+    """
+    from sklearn.decomposition import PCA
+
+    plt = _pyplot()
+    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 5), squeeze=False)
+    for axis, (title, h) in zip(axes[0], panels.items()):
+        xy = PCA(2, random_state=0).fit_transform(h)
+        for c, name in enumerate(classes):
+            axis.scatter(*xy[y == c].T, s=9, color=plt.cm.tab10(c % 10), label=name, linewidths=0)
+        axis.set(title=title, xticks=[], yticks=[])
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2, frameon=False)
+    figure.savefig(file, dpi=150, bbox_inches="tight")
+    plt.close(figure)
+
+
+def plot_label_efficiency(rows: Sequence[dict[str, Any]], chance: float, file: Path) -> None:
+    """Draw accuracy over labels a class with its 95 % interval, a line a representation.
+
+    Args:
+        rows: the rows of ``results/quickstart.json``.
+        chance: accuracy of guessing.
+        file: the picture to write.
+    """
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(6, 4.5))
+    for name in dict.fromkeys(row["representation"] for row in rows):
+        own = [row for row in rows if row["representation"] == name]
+        x = [row["labels_per_class"] for row in own]
+        mean = np.array([100 * row["accuracy_mean"] for row in own])
+        low, high = (100 * np.array([row["accuracy_ci95"] for row in own])).T
+        axis.errorbar(x, mean, yerr=(mean - low, high - mean), marker="o", capsize=3, label=name)
+    axis.axhline(100 * chance, color="grey", linestyle=":", label="chance")
+    axis.set(xscale="log", xlabel="labels per class", ylabel="test accuracy, %", ylim=(0, 100))
+    axis.set_xticks(sorted({row["labels_per_class"] for row in rows}))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(file, dpi=150, bbox_inches="tight")
+    plt.close(figure)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
