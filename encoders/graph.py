@@ -104,6 +104,7 @@ class GraphEncoder(nn.Module):
                     "readout virtual_node needs nodes of width num_hidden throughout: set input_layer to true and "
                     "jumping_knowledge to another than concat"
                 )
+            self.virtual_start = nn.Parameter(torch.zeros(num_hidden))
             self.virtual = nn.ModuleList(VirtualNode(num_hidden) for _ in self.layers)
 
     def forward(self, batch: GraphBatch) -> Tensor:
@@ -122,7 +123,7 @@ class GraphEncoder(nn.Module):
     def _encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor | None]:
         h = batch.x if self.embed is None else self.embed(batch.x)
         virtual = cast("list[VirtualNode]", self.virtual)  # a ModuleList forgets what it holds
-        g = virtual[0].start.expand(batch.num_graphs, -1) if virtual else None
+        g = self.virtual_start.expand(batch.num_graphs, -1) if virtual else None
         outputs = []
         for i, layer in enumerate(self.layers):
             if g is not None:

@@ -201,14 +201,15 @@ def _csr_product(
 
     On CPU through ATen's own kernel: the ``@`` of CSR matrices needs MKL, which not every processor has.
     """
-    flat = x.reshape(len(x), -1)
+    flat = x.unsqueeze(1) if x.dim() == 1 else x.flatten(1)
     if flat.dtype in (torch.float16, torch.bfloat16):
         flat = flat.float()
     values = flat.new_ones(len(columns)) if values is None else values.to(flat.dtype)
-    matrix = torch.sparse_csr_tensor(indptr, columns, values, (len(indptr) - 1, len(x)))
+    size = (len(indptr) - 1, len(x))
+    matrix = torch.sparse_csr_tensor(indptr, columns, values, size, check_invariants=False)
     cpu = x.device.type == "cpu"
     out = torch.sparse.mm(matrix, flat.contiguous(), reduce) if cpu else matrix @ flat
-    return out.to(x.dtype).view(-1, *x.shape[1:])
+    return out.to(x.dtype).view(len(out), *x.shape[1:])
 
 
 def _csr_weighted(indptr: Tensor, columns: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:

@@ -93,7 +93,6 @@ class VirtualNode(nn.Module):
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
-        self.start = nn.Parameter(torch.zeros(num_features))
         self.mlp = mlp(num_features, 2 * num_features, num_features)
 
     def spread(self, batch: GraphBatch, g: Tensor, h: Tensor) -> Tensor:

@@ -1,0 +1,275 @@
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, default_collate
+
+from encoders.graph_batch import GraphBatch
+from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
+
+FIELDS = ("src", "dst", "x", "ptr", "edge_attr", "edge_weight", "edge_type", "node_type")
+
+
+@st.composite
+def graphs(draw):
+    """Sizes and edges of a few graphs, some empty, some nodes isolated; every feature given or None."""
+    sizes = draw(st.lists(st.integers(0, 6), min_size=1, max_size=5))
+    starts = np.cumsum([0, *sizes])
+    edges = []
+    for start, size in zip(starts, sizes):
+        if size:
+            node = st.integers(int(start), int(start) + size - 1)
+            edges += draw(st.lists(st.tuples(node, node), max_size=10))
+    edges = draw(st.permutations(edges))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 100)))
+    n, e = int(starts[-1]), len(edges)
+    features = {
+        "x": torch.randn(n, 3, generator=generator),
+        "edge_attr": torch.randint(0, 9, (e, 2), generator=generator),
+        "edge_weight": torch.rand(e, generator=generator),
+        "edge_type": torch.randint(0, 3, (e,), generator=generator),
+        "node_type": torch.randint(0, 3, (n,), generator=generator),
+    }
+    given_features = {k: v for k, v in features.items() if k == "x" or draw(st.booleans())}
+    return GraphBatch.from_edges(edges, ptr=starts, **given_features), edges, given_features
+
+
+def edge_rows(batch):
+    """The edges with their features as a sorted list, for batches equal up to the order of parallel edges."""
+    columns = [batch.src.unsqueeze(1), batch.dst.unsqueeze(1)]
+    columns += [
+        v if v.dim() == 2 else v.unsqueeze(1)
+        for v in (batch.edge_attr, batch.edge_weight, batch.edge_type)
+        if v is not None
+    ]
+    return sorted(map(tuple, torch.cat([c.double() for c in columns], dim=1).tolist()))
+
+
+def assert_same(a, b):
+    for name in ("x", "ptr", "node_type"):
+        u, v = getattr(a, name), getattr(b, name)
+        assert (u is None) == (v is None) and (u is None or torch.equal(u, v)), name
+    assert edge_rows(a) == edge_rows(b)
+
+
+@given(graphs())
+@settings(max_examples=60, deadline=None)
+def test_from_edges_sorts_by_dst_and_keeps_every_edge(case):
+    batch, edges, _ = case
+    assert torch.equal(batch.dst, batch.dst.sort().values)
+    assert sorted(zip(batch.src.tolist(), batch.dst.tolist())) == sorted(edges)
+    for g in range(batch.num_graphs):
+        owned = batch.graph_of_node == g
+        assert torch.equal(owned.nonzero().flatten(), torch.arange(batch.ptr[g], batch.ptr[g + 1]))
+        assert int((batch.graph_of_edge == g).sum()) == int(batch.edge_ptr[g + 1] - batch.edge_ptr[g])
+
+
+@given(graphs())
+@settings(max_examples=40, deadline=None)
+def test_unbatch_and_concatenate_round_trip(case):
+    batch = case[0]
+    parts = batch.unbatch()
+    assert [p.num_graphs for p in parts] == [1] * batch.num_graphs
+    assert sum(p.num_edges for p in parts) == batch.num_edges
+    assert_same(GraphBatch.concatenate(parts), batch)
+    assert_same(pickle.loads(pickle.dumps(batch)), batch)
+
+
+@given(graphs())
+@settings(max_examples=25, deadline=None)
+def test_dgl_round_trip(case):
+    pytest.importorskip("dgl")
+    batch = case[0]
+    graph = batch.to_dgl()
+    assert graph.batch_num_nodes().tolist() == batch.nodes_per_graph.tolist()
+    assert_same(GraphBatch.from_dgl(graph), batch)
+
+
+@given(graphs())
+@settings(max_examples=25, deadline=None)
+def test_pyg_round_trip(case):
+    pytest.importorskip("torch_geometric", reason="PyTorch Geometric is not installed")
+    batch = case[0]
+    assert_same(GraphBatch.from_pyg(batch.to_pyg()), batch)
+    assert_same(GraphBatch.from_pyg(batch.to_pyg().to_data_list()), batch)
+
+
+@given(graphs(), st.data())
+@settings(max_examples=40, deadline=None)
+def test_indexing_selects_graphs(case, data):
+    batch = case[0]
+    index = data.draw(st.lists(st.integers(0, batch.num_graphs - 1), max_size=6))
+    picked = batch[index]
+    assert picked.num_graphs == len(index)
+    for place, graph in enumerate(index):
+        assert_same(picked[place], batch[graph])
+    mask = torch.tensor([g in index for g in range(batch.num_graphs)])
+    assert_same(batch[mask], batch[sorted(set(index))])
+    assert_same(batch[1:], batch[list(range(1, batch.num_graphs))])
+    assert_same(batch[-1], batch[batch.num_graphs - 1])
+
+
+@given(graphs(), st.data())
+@settings(max_examples=40, deadline=None)
+def test_node_subgraph_is_induced(case, data):
+    batch = case[0]
+    keep = torch.tensor(
+        data.draw(st.lists(st.booleans(), min_size=batch.num_nodes, max_size=batch.num_nodes))
+    ).bool()
+    part = batch.node_subgraph(keep)
+    new = {old: i for i, old in enumerate(keep.nonzero().flatten().tolist())}
+    expected = [
+        (new[u], new[v]) for u, v in zip(batch.src.tolist(), batch.dst.tolist()) if u in new and v in new
+    ]
+    assert list(zip(part.src.tolist(), part.dst.tolist())) == expected
+    assert torch.equal(part.x, batch.x[keep])
+    assert torch.equal(
+        part.nodes_per_graph, torch.stack([keep[a:b].sum() for a, b in zip(batch.ptr, batch.ptr[1:])])
+    )
+
+
+def test_empty_and_isolated():
+    batch = GraphBatch.from_edges([], num_nodes=3)
+    assert (batch.num_nodes, batch.num_edges, batch.num_graphs) == (3, 0, 1)
+    nothing = GraphBatch.from_edges([], num_nodes=0, ptr=[0, 0, 0])
+    assert (nothing.num_nodes, nothing.num_graphs) == (0, 2)
+    assert nothing[1].num_nodes == 0
+
+
+def test_undirected_stores_both_directions():
+    batch = GraphBatch.from_edges([(0, 1), (1, 2)], num_nodes=3, edge_attr=[[1], [2]], undirected=True)
+    found = {
+        (u, v): a for u, v, (a,) in zip(batch.src.tolist(), batch.dst.tolist(), batch.edge_attr.tolist())
+    }
+    assert found == {(0, 1): 1, (1, 0): 1, (1, 2): 2, (2, 1): 2}
+
+
+def test_edges_as_two_arrays():
+    pairs = GraphBatch.from_edges(np.array([[0, 1], [2, 1]]))
+    arrays = GraphBatch.from_edges((np.array([0, 2]), np.array([1, 1])))
+    assert_same(pairs, arrays)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"edges": [(0, 3)], "num_nodes": 3}, "edge 0 has destination 3, expected a node in 0 … 2"),
+        ({"edges": [(0, 1), (-1, 0)], "num_nodes": 3}, "edge 1 has source -1"),
+        ({"edges": [(0, 1, 2)]}, r"edges has shape \(1, 3\), expected \(E, 2\)"),
+        ({"edges": [(0.0, 1.0)]}, "expected integers"),
+        ({"edges": ([0, 1], [1])}, "2 sources but 1 destinations"),
+        ({"edges": [(0, 1)], "x": [[1.0], [float("nan")]]}, "x has in row 1 .* NaN"),
+        ({"edges": [(0, 1)], "x": [[1.0]], "num_nodes": 2}, "x has 1 rows, expected num_nodes = 2"),
+        ({"edges": [(0, 1)], "edge_attr": [[1], [2]]}, "edge_attr has 2 rows, expected 1"),
+        ({"edges": [(0, 1)], "edge_type": [-1]}, "edge_type has in row 0 .* negative"),
+        ({"edges": [(0, 2)], "num_nodes": 4, "ptr": [0, 2, 4]}, r"edge 0 = \(0, 2\) joins graphs 0 and 1"),
+        ({"edges": [], "num_nodes": 4, "ptr": [0, 2]}, "ptr must rise from 0 to the number of nodes, 4"),
+        ({"edges": [], "num_nodes": 2, "node_type": [0]}, "node_type has 1"),
+    ],
+)
+def test_bad_input_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        GraphBatch.from_edges(**arguments)
+
+
+def test_concatenate_names_the_missing_feature():
+    a = GraphBatch.from_edges([(0, 1)])
+    b = GraphBatch.from_edges([(0, 1)], edge_weight=[2.0])
+    with pytest.raises(ValueError, match="edge_weight is None in 1 of 2 batches"):
+        GraphBatch.concatenate([a, b])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_dataloader_collates(num_workers):
+    samples = [(GraphBatch.from_edges([(0, 1)], x=[[float(i)], [0.0]]), i % 2, i) for i in range(6)]
+    loader = DataLoader(samples, batch_size=4, num_workers=num_workers)
+    batch, labels, index = next(iter(loader))
+    assert batch.num_graphs == 4 and batch.ptr.tolist() == [0, 2, 4, 6, 8]
+    assert (
+        batch.src.tolist() == [0, 2, 4, 6]
+        and labels.tolist() == [0, 1, 0, 1]
+        and index.tolist() == [0, 1, 2, 3]
+    )
+    assert default_collate([s[0] for s in samples]).num_graphs == 6
+
+
+def test_to_moves_every_tensor_and_leaves_none():
+    batch = GraphBatch.from_edges([(0, 1)], edge_weight=[1.0]).to("meta")
+    assert batch.device.type == "meta" and batch.edge_weight.device.type == "meta" and batch.edge_attr is None
+
+
+def test_with_features_shares_what_depends_on_edges_alone():
+    batch = GraphBatch.from_edges([(0, 1)], edge_weight=[1.0])
+    adjacency = batch.adjacency
+    assert batch.with_features(x=batch.x + 1).adjacency is adjacency
+    assert batch.with_features(edge_weight=batch.edge_weight * 2).adjacency.weight.tolist() == [2.0]
+
+
+def test_heterograph_types():
+    dgl = pytest.importorskip("dgl")
+    graph = dgl.heterograph(
+        {("drug", "binds", "protein"): ([0, 1], [0, 2]), ("drug", "with", "drug"): ([0], [1])}
+    )
+    batch = GraphBatch.from_dgl(graph)
+    assert batch.node_type.tolist() == [0, 0, 1, 1, 1]
+    assert sorted(zip(batch.src.tolist(), batch.dst.tolist(), batch.edge_type.tolist())) == [
+        (0, 1, 1),
+        (0, 2, 0),
+        (1, 4, 0),
+    ]
+
+
+def test_from_dgl_names_what_is_missing():
+    dgl = pytest.importorskip("dgl")
+    graph = dgl.graph(([0], [1]))
+    with pytest.raises(ValueError, match="ndata has no 'colour'"):
+        GraphBatch.from_dgl(graph, x="colour")
+
+
+def test_from_smiles_against_rdkit():
+    chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed")
+    smiles = ["CC(=O)Oc1ccccc1C(=O)O", "[Na+]", "C/C=C\\C", "N[C@@H](C)C(=O)O", "[13CH3]C#N", "C[N+](C)(C)C"]
+    batch = GraphBatch.from_smiles(smiles)
+    assert batch.num_graphs == len(smiles)
+    for graph, text in zip(batch, smiles):
+        molecule = chem.MolFromSmiles(text)
+        assert graph.x[:, 0].tolist() == [a.GetAtomicNum() for a in molecule.GetAtoms()]
+        assert (graph.x[:, 3] - 6).tolist() == [a.GetFormalCharge() for a in molecule.GetAtoms()]
+        assert (graph.x[:, 4] - 1).tolist() == [a.GetTotalNumHs() for a in molecule.GetAtoms()]
+        assert graph.adjacency.degree.tolist() == [a.GetDegree() for a in molecule.GetAtoms()]
+        aromatic = sum(b.GetIsAromatic() for b in molecule.GetBonds())
+        assert int((graph.edge_attr[:, 0] == 4).sum()) == 2 * aromatic
+    limits = torch.tensor(list(ATOM_FEATURES.values())), torch.tensor(list(BOND_FEATURES.values()))
+    assert (batch.x < limits[0]).all() and (batch.edge_attr < limits[1]).all()
+    assert (batch.x[:, 1:] > 0).all()  # category 0 is the mask's
+
+
+def test_a_bad_smiles_is_named():
+    pytest.importorskip("rdkit", reason="RDKit is not installed")
+    with pytest.raises(ValueError, match="SMILES 1 does not parse: 'C1CC'"):
+        GraphBatch.from_smiles(["C", "C1CC"])
+
+
+def test_without_rdkit_the_command_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rdkit", None)
+    with pytest.raises(ImportError, match=r"pip install contrastive-pretraining\[molecules\]"):
+        GraphBatch.from_smiles("C")
+
+
+def test_importing_encoders_loads_no_graph_library(tmp_path):
+    code = (
+        "import sys, encoders.graph, encoders.graph_batch, augmentations.graph\n"
+        "assert not {'dgl', 'torch_geometric', 'rdkit'} & set(sys.modules)\n"
+        "from encoders.message_passing import load_dgl; load_dgl()"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "DGLBACKEND"} | {"HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "backend" not in (done.stdout + done.stderr).lower() and not list(tmp_path.glob(".dgl/*"))

@@ -1,0 +1,172 @@
+import pytest
+import torch
+
+from encoders import message_passing as mp
+from encoders.message_passing import (
+    Adjacency,
+    aggregate,
+    aggregate_edges,
+    edge_softmax,
+    gather_dst,
+    gather_src,
+)
+
+
+def gradcheck(function, inputs):
+    return torch.autograd.gradcheck(function, inputs, fast_mode=True)
+
+
+@pytest.fixture(params=["dgl", "torch"])
+def kernels(request, monkeypatch):
+    """Run with DGL's kernels and, as if DGL were not installed, with torch's."""
+    if request.param == "torch":
+        monkeypatch.setattr(mp, "load_dgl", lambda: None)
+    else:
+        pytest.importorskip("dgl")
+    return request.param
+
+
+def make(num_src=5, num_dst=6, num_edges=14, seed=0, **attributes):
+    """Random edges; destination 2 is isolated; some edges are parallel."""
+    generator = torch.Generator().manual_seed(seed)
+    dst = torch.randint(max(num_dst, 1), (num_edges,), generator=generator)
+    dst = torch.where(dst == 2, 0, dst).sort().values
+    src = torch.randint(max(num_src, 1), (num_edges,), generator=generator)
+    return Adjacency(src, dst, num_src, num_dst, **attributes)
+
+
+def loop(adjacency, messages, reduce):
+    """The definition: collect the messages of each destination, reduce them."""
+    rows = []
+    for v in range(adjacency.num_dst):
+        received = messages[adjacency.dst == v]
+        if not len(received):
+            rows.append(torch.zeros_like(messages[0]))
+        elif reduce in ("sum", "mean"):
+            rows.append(getattr(received, reduce)(0))
+        else:
+            rows.append(getattr(received, f"a{reduce}")(0))
+    return torch.stack(rows)
+
+
+SHAPES = [(5, 6, 14), (6, 6, 14), (4, 3, 1)]
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean", "max", "min"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("width", [(3,), (2, 3)])
+def test_aggregate_is_its_definition(kernels, reduce, shape, width):
+    adjacency = make(*shape)
+    x = torch.randn(shape[0], *width, dtype=torch.float64, requires_grad=True)
+    out = aggregate(adjacency, x, reduce)
+    torch.testing.assert_close(out, loop(adjacency, x[adjacency.src], reduce))
+    assert gradcheck(lambda x: aggregate(adjacency, x, reduce), x)
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("heads", [None, 2])
+def test_weighted(kernels, reduce, shape, heads):
+    adjacency = make(*shape)
+    width = (3,) if heads is None else (heads, 3)
+    x = torch.randn(shape[0], *width, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(shape[2], *width[:-1], dtype=torch.float64, requires_grad=True)
+    out = aggregate(adjacency, x, reduce, weight)
+    torch.testing.assert_close(out, loop(adjacency, x[adjacency.src] * weight.unsqueeze(-1), reduce))
+    assert gradcheck(lambda x, w: aggregate(adjacency, x, reduce, w), (x, weight))
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean", "max", "min"])
+def test_edge_messages(kernels, reduce):
+    adjacency = make()
+    messages = torch.randn(14, 2, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(
+        aggregate_edges(adjacency, messages, reduce), loop(adjacency, messages, reduce)
+    )
+    assert gradcheck(lambda m: aggregate_edges(adjacency, m, reduce), messages)
+
+
+def test_gather(kernels):
+    adjacency = make()
+    x, y = (torch.randn(n, 2, dtype=torch.float64, requires_grad=True) for n in (5, 6))
+    assert torch.equal(gather_src(adjacency, x), x[adjacency.src])
+    assert torch.equal(gather_dst(adjacency, y), y[adjacency.dst])
+    assert gradcheck(lambda x, y: gather_src(adjacency, x) * gather_dst(adjacency, y), (x, y))
+
+
+@pytest.mark.parametrize("shape", [(14,), (14, 2)])
+def test_edge_softmax(kernels, shape):
+    adjacency = make()
+    scores = (100 * torch.randn(shape, dtype=torch.float64)).requires_grad_()
+    expected = torch.cat([scores[adjacency.dst == v].softmax(0) for v in range(6)])
+    torch.testing.assert_close(edge_softmax(adjacency, scores), expected)
+    scores = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda s: edge_softmax(adjacency, s), scores)
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean", "max", "min"])
+@pytest.mark.parametrize("sizes", [(3, 3, 0), (0, 0, 0), (0, 2, 0)])
+def test_no_edges_and_no_nodes(kernels, reduce, sizes):
+    adjacency = make(*sizes)
+    x = torch.randn(sizes[0], 4, requires_grad=True)
+    out = aggregate(adjacency, x, reduce)
+    out.sum().backward()
+    assert torch.equal(out, torch.zeros(sizes[1], 4)) and torch.equal(x.grad, torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean", "max", "min"])
+def test_dgl_and_torch_agree(monkeypatch, reduce):
+    dgl = pytest.importorskip("dgl")
+    adjacency = make(50, 50, 400)
+    x = torch.randn(50, 16, requires_grad=True)
+    upstream = torch.randn(50, 16)
+    results = []
+    for module in (dgl, None):
+        monkeypatch.setattr(mp, "load_dgl", lambda module=module: module)
+        out = aggregate(adjacency, x, reduce)
+        results.append((out.detach(), *torch.autograd.grad(out, x, upstream)))
+    oracle = getattr(dgl.ops, f"copy_u_{reduce}")(dgl.graph((adjacency.src, adjacency.dst), num_nodes=50), x)
+    oracle = oracle.masked_fill(oracle.isinf(), 0)
+    for out, grad in results:
+        torch.testing.assert_close(out, oracle.detach(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(grad, results[0][1], atol=1e-5, rtol=1e-5)
+
+
+def test_a_tie_has_one_winner(kernels):
+    adjacency = Adjacency(torch.tensor([0, 1]), torch.tensor([0, 0]), 2, 1)
+    x = torch.ones(2, 1, requires_grad=True)
+    aggregate(adjacency, x, "max").sum().backward()
+    assert x.grad.flatten().tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_summed_in_float32(kernels, dtype):
+    adjacency = Adjacency(torch.zeros(300, dtype=torch.int64), torch.zeros(300, dtype=torch.int64), 1, 1)
+    x = torch.ones(1, 1, dtype=dtype, requires_grad=True)
+    out = aggregate(adjacency, x)
+    out.sum().backward()
+    # 256 + 1 = 256 in bfloat16: a running sum in it would stop there.
+    assert out.dtype == dtype and out.item() == 300 and x.grad.item() == 300
+
+
+def test_a_weighted_maximum_is_refused():
+    adjacency = make()
+    with pytest.raises(ValueError, match="reduce='max' takes no weight"):
+        aggregate(adjacency, torch.ones(5, 1), "max", torch.ones(14))
+
+
+def test_relations_hold_every_edge_once():
+    types = torch.tensor([2, 0, 2, 5, 0, 0, 2, 5, 5, 2, 0, 2, 2, 0])
+    adjacency = make(type=types)
+    found = []
+    for relation, (nodes, part) in adjacency.relations.items():
+        found += [(relation, u, int(nodes[v])) for u, v in zip(part.src.tolist(), part.dst.tolist())]
+    expected = zip(types.tolist(), adjacency.src.tolist(), adjacency.dst.tolist())
+    assert sorted(found) == sorted(expected)
+    same = [((types == t) & (adjacency.dst == v)).sum().item() for t, v in zip(types, adjacency.dst)]
+    assert adjacency.edges_of_same_type.tolist() == same
+
+
+def test_dgl_is_switched_off_by_the_environment(monkeypatch):
+    monkeypatch.setenv("CONTRASTIVE_DGL", "0")
+    assert mp.load_dgl.__wrapped__() is None
