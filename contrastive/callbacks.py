@@ -105,7 +105,7 @@ class NonFiniteGuard(Callback):
             samples = self._index.tolist() if self._index is not None else []
             shown = ", ".join(map(str, samples[:8])) + (", …" if len(samples) > 8 else "")
             raise ContrastiveError(
-                f"the loss is {loss.item()} at step {trainer.global_step} (epoch {trainer.current_epoch}, samples "
-                f"{shown}); the weights are untouched and the last checkpoint is good. Lower the learning rate, "
-                "lengthen the warm-up or raise the temperature, and resume with --ckpt_path last"
+                f"the loss is {loss.item()} at step {trainer.global_step} (epoch {trainer.current_epoch}, "
+                f"samples {shown}); the weights are untouched and the last checkpoint is good. Lower the "
+                "learning rate, lengthen the warm-up or raise the temperature; resume with --ckpt_path last"
             )

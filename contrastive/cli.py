@@ -19,6 +19,8 @@ def main(argv: list[str] | None = None) -> int:
     name, *args = (sys.argv[1:] if argv is None else argv) or [""]
     if name not in COMMANDS:
         return _usage(name)
+    from jsonargparse import ArgumentError, auto_cli
+
     from contrastive.errors import ContrastiveError
 
     command = getattr(importlib.import_module(COMMANDS[name][0]), name)
@@ -26,9 +28,18 @@ def main(argv: list[str] | None = None) -> int:
         if name == "pretrain":
             command(args)
         else:
-            from jsonargparse import auto_cli
-
-            auto_cli(command, args=[_underscored(arg) for arg in args], prog=f"contrastive {name}")
+            auto_cli(
+                command,
+                args=[_underscored(arg) for arg in args],
+                prog=f"contrastive {name}",
+                exit_on_error=False,
+            )
+    except ArgumentError as error:
+        print(
+            f"contrastive {name}: error: {error}\n(contrastive {name} --help lists the options)",
+            file=sys.stderr,
+        )
+        return 2
     except ContrastiveError as error:
         print(f"contrastive {name}: error: {error}", file=sys.stderr)
         return 1

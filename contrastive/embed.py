@@ -22,7 +22,7 @@ def embed(
     download: bool = False,
     skip_corrupt: bool = False,
 ) -> None:
-    """Encode a data set and write an .npz file with ``h`` (N, num_features), ``y`` (N,) if labelled, and ``classes``.
+    """Encode a data set into an .npz file: ``h`` (N, num_features), ``y`` (N,) where labelled, ``classes``.
 
     Args:
         run: a run folder, a checkpoint or an export.

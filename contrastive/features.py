@@ -40,7 +40,7 @@ class FrozenEncoder(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, x: Any) -> Tensor:
-        """Encode raw inputs: images are ``(N, C, H, W)``, uint8 or float in [0, 1]. Returns ``(N, num_features)``."""
+        """Encode raw inputs, images ``(N, C, H, W)`` of uint8 or of [0, 1], as ``(N, num_features)``."""
         return self.encoder(self.preprocess(x))
 
 
@@ -100,7 +100,7 @@ def checkpoint_of(path: Path) -> Path:
         last = path / "checkpoints" / "last.ckpt"
         if not last.exists():
             raise ContrastiveError(
-                f"{path} is neither a run folder (no checkpoints/last.ckpt) nor an export (no {EXPORT_WEIGHTS})"
+                f"{path} is no run folder (no checkpoints/last.ckpt) and no export (no {EXPORT_WEIGHTS})"
             )
         return last
     if not path.exists():
@@ -114,7 +114,7 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tenso
         state = checkpoint["state_dict"]
     except pickle.UnpicklingError as error:
         raise ContrastiveError(
-            f"{path} holds more than weights, or is not a checkpoint, and was not opened: {str(error).splitlines()[0]}"
+            f"{path} is no checkpoint, or holds code, and was not opened: {str(error).splitlines()[0]}"
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise ContrastiveError(f"{path} is not a checkpoint of a pretraining run: {error}") from error

@@ -38,7 +38,12 @@ def pretrain(args: list[str]) -> Path:
         run=False,
         save_config_callback=None,
         seed_everything_default=0,
-        parser_kwargs={"prog": "contrastive pretrain", "description": pretrain.__doc__},
+        auto_configure_optimizers=False,
+        parser_kwargs={
+            "prog": "contrastive pretrain",
+            "description": "Pretrain an encoder as a configuration says, into a run folder.",
+            "exit_on_error": False,
+        },
         trainer_defaults={"max_epochs": 100, "log_every_n_steps": 10, "enable_model_summary": False},
     )
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.checkpoint)
@@ -88,7 +93,7 @@ class PretrainCLI(LightningCLI):
             raise ContrastiveError(f"there is no checkpoint {self.checkpoint} to resume from")
         if not self.checkpoint and (self.run_dir / LAST).exists():
             raise ContrastiveError(
-                f"{self.run_dir} already holds a run; resume it with --ckpt_path last or give another --run_dir"
+                f"{self.run_dir} already holds a run; resume with --ckpt_path last or give another --run_dir"
             )
         make_folder(self.run_dir / "checkpoints")
         print(f"run folder: {self.run_dir}", flush=True)

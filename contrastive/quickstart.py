@@ -47,9 +47,9 @@ NUM_DRAWS, NUM_DRAWS_SCRATCH = 20, 5
 def quickstart(*, output: str | None = None, seed: int = 0) -> None:
     """Pretrain a small CNN on 1,257 handwritten digits without labels, then compare with few labels.
 
-    The table shows the accuracy on 540 digits that neither pretraining nor any selection has seen, with 1, 5 and
-    20 labels a class, of a linear probe on raw pixels, on the untrained encoder and on the pretrained one, and of
-    the same network trained from scratch on those labels alone.
+    The table shows the accuracy on 540 digits that neither pretraining nor any selection has seen, with 1, 5
+    and 20 labels a class, of a linear probe on raw pixels, on the untrained and on the pretrained encoder, and
+    of the same network trained from scratch on those labels alone.
 
     Args:
         output: the run folder (default: runs/quickstart/<time>).
@@ -75,7 +75,7 @@ def quickstart(*, output: str | None = None, seed: int = 0) -> None:
 def represent(
     folder: Path, train: ImageDataset, test: ImageDataset, seed: int
 ) -> dict[str, tuple[Features, Features]]:
-    """Features of both splits: the pixels, and what the encoder makes of them before and after pretraining."""
+    """Features of both splits: the pixels, and the encoder's before and after pretraining."""
     torch.manual_seed(seed)
     untrained = FrozenEncoder(*build_encoder(run_config(folder)))
     features = {

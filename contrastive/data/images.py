@@ -199,7 +199,8 @@ def _folder(folder: Path, image_size: int | None, channels: int) -> ImageDataset
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
     if not paths:
         raise ContrastiveError(
-            f"{folder} holds no image ({', '.join(IMG_EXTENSIONS)}); give a folder of images, flat or a folder a class"
+            f"{folder} holds no image ({', '.join(IMG_EXTENSIONS)}); "
+            "give a folder of images, flat or a folder a class"
         )
     size = image_size or _shorter_side(paths)
     names = [path.relative_to(folder).parts[0] for path in paths]
@@ -230,7 +231,7 @@ def _torchvision(
     cls = getattr(torchvision.datasets, name, None)
     if not inspect.isclass(cls) or not issubclass(cls, Dataset):
         raise ContrastiveError(
-            f"{source!r} is neither a folder here ({Path.cwd()}), nor 'digits', nor a class of torchvision.datasets"
+            f"{source!r} is neither a folder in {Path.cwd()}, nor 'digits', nor in torchvision.datasets"
         )
     parameters = inspect.signature(cls).parameters
     chosen = {"train": split == "train"} if "train" in parameters else {"split": split}

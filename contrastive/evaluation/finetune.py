@@ -1,4 +1,4 @@
-"""Training an encoder on the labelled samples themselves: from scratch, the baseline pretraining has to beat."""
+"""Training on the labelled samples themselves: from scratch, the baseline pretraining has to beat."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def train_classifier(
 
     Args:
         encoder: where training starts; left as it is.
-        view: the augmentation, called as ``view(images, random)``: the one pretraining uses, for a fair start.
+        view: the augmentation, called as ``view(images, random)``: the one pretraining used, to be fair.
         images: ``(N, C, H, W)`` uint8.
         labels: ``(N,)`` int64.
         num_classes: outputs of the classifier.
@@ -45,7 +45,8 @@ def train_classifier(
         A module in eval mode from preprocessed images to ``(N, num_classes)`` logits.
     """
     torch.manual_seed(seed)
-    model = nn.Sequential(copy.deepcopy(encoder), nn.Linear(encoder.num_features, num_classes))  # type: ignore[arg-type]
+    classifier = nn.Linear(encoder.num_features, num_classes)  # type: ignore[arg-type]
+    model = nn.Sequential(copy.deepcopy(encoder), classifier)
     model.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(decay_groups(model), lr=lr, weight_decay=weight_decay)
     schedule = warmup_cosine(optimizer, warmup_steps=num_steps // 10, total_steps=num_steps)

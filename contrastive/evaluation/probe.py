@@ -85,7 +85,7 @@ def probe(
 
     Args:
         run: a run folder, a checkpoint or an export.
-        data: labelled data: a folder, a torchvision data set or ``digits`` (default: what the run trained on).
+        data: a labelled folder, torchvision data set or ``digits`` (default: what the run trained on).
         labels_per_class: train on so many labels a class, drawn at random.
         fraction: train on this share of the labels, drawn at random.
         repeats: draws of the labelled set (default: 10 where labels are drawn, else 1).
@@ -133,7 +133,7 @@ def labelled_splits(
     train, test = (read_images(source, split, **shape, **options) for split in ("train", "test"))  # type: ignore[arg-type]
     if train.labels is None or test.labels is None:
         raise ContrastiveError(
-            f"{source} has no labels: its images lie in one flat folder. A probe needs a folder for each class"
+            f"{source} has no labels: its images lie in one flat folder. A probe needs a folder a class"
         )
     if len(train.labels.unique()) < 2:
         raise ContrastiveError(f"{source} has one class only ({train.classes[0]}); a probe needs two or more")
@@ -215,7 +215,7 @@ def labelled_draws(y: np.ndarray, protocol: Protocol) -> Iterator[tuple[np.ndarr
 def draw_per_class(
     pool: np.ndarray, y: np.ndarray, k: int, rng: np.random.Generator, *, at_most: bool = False
 ) -> np.ndarray:
-    """Draw ``k`` items of each class without replacement, or with ``at_most`` as many of the k as there are."""
+    """Draw ``k`` items of each class without replacement, or with ``at_most`` as many as there are."""
     drawn = []
     for label in np.unique(y[pool]):
         items = pool[y[pool] == label]
@@ -228,7 +228,7 @@ def draw_per_class(
 
 
 def select_classifier(fit: Features, val: Features) -> tuple[Any, float]:
-    """Fit one classifier for each C and return the best on validation, as a function ``h -> classes``, and its C."""
+    """Fit a classifier for each C; return the best on validation, a function ``h -> classes``, and its C."""
     best, best_accuracy, best_c = None, -1.0, 0.0
     for c, classify in fit_path(fit, REGULARISATIONS):
         accuracy = float((classify(val.h) == val.y).mean())

@@ -1,0 +1,40 @@
+"""What several tests share: a small pretrained run, and the command as a user calls it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("WANDB_MODE", "offline")
+
+
+@pytest.fixture(scope="session")
+def contrastive():
+    """Run the console command in a process of its own; returns the finished process with its text."""
+
+    def run(*args: str | Path, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "contrastive.cli", *map(str, args)],
+            cwd=cwd,
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            env={**os.environ, "COLUMNS": "200"},
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits_run(contrastive, tmp_path_factory) -> Path:
+    """A run folder: two epochs of the digits recipe, with W&B offline as for a user without a key."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    done = contrastive(
+        "pretrain", "--config", "configs/image/simclr_digits.yaml", "--run_dir", folder, "--trainer.max_epochs", 2
+    )
+    assert done.returncode == 0, done.stderr
+    return folder

@@ -1,0 +1,122 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.datasets import load_digits, make_classification
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from contrastive.errors import ContrastiveError
+from contrastive.evaluation.knn import knn_accuracy
+from contrastive.evaluation.probe import (
+    Features,
+    Protocol,
+    fit_softmax_regression,
+    labelled_draws,
+    linear_probe,
+)
+from contrastive.evaluation.quality import dimension_std, effective_rank
+from contrastive.evaluation.statistics import mean_interval, proportion_interval
+
+
+@pytest.fixture(scope="module")
+def digits() -> Features:
+    data = load_digits()
+    return Features(data.data.astype(np.float32) / 16, data.target.astype(np.int64))
+
+
+@pytest.mark.parametrize("k,chunk", [(1, 50), (20, 1024)])
+def test_knn_is_scikit_learns_weighted_vote(digits, k, chunk):
+    unit = digits.h / np.linalg.norm(digits.h, axis=1, keepdims=True)
+    theirs = KNeighborsClassifier(
+        k, algorithm="brute", metric="sqeuclidean", weights=lambda d: np.exp((1 - d / 2) / 0.07)
+    )
+    expected = theirs.fit(unit[:1000], digits.y[:1000]).score(unit[1000:], digits.y[1000:])
+    h, y = torch.from_numpy(digits.h), torch.from_numpy(digits.y)
+    ours = knn_accuracy(h[:1000], y[:1000], h[1000:], y[1000:], k=k, chunk=chunk)
+    assert abs(ours - expected) < 0.003  # a tie in distance may fall either way
+
+
+@pytest.mark.parametrize("c", [0.01, 1.0])
+def test_softmax_regression_reaches_scikit_learns_optimum(c):
+    h, y = make_classification(600, 30, n_informative=12, n_classes=4, random_state=0)
+    theirs = LogisticRegression(C=c, tol=1e-8, max_iter=5000).fit(h, y)
+    ours = fit_softmax_regression(Features(h.astype(np.float32), y), c)
+    np.testing.assert_allclose(ours.weight.detach(), theirs.coef_, atol=2e-3)
+    logits = ours(torch.from_numpy(h).float()).softmax(1).detach()
+    np.testing.assert_allclose(logits, theirs.predict_proba(h), atol=2e-3)
+
+
+def test_large_and_small_sets_are_probed_alike(digits, monkeypatch):
+    train, test = digits.take(np.arange(1000)), digits.take(np.arange(1000, 1797))
+    small = linear_probe(train, test, Protocol("digits"))["accuracy_mean"]
+    monkeypatch.setattr("contrastive.evaluation.probe._SKLEARN_LIMIT", 0)
+    large = linear_probe(train, test, Protocol("digits"))["accuracy_mean"]
+    assert abs(small - large) <= 0.005
+
+
+@pytest.mark.parametrize(
+    "how", [{"labels_per_class": 3}, {"fraction": 0.1}, {}, {"labels_per_class": 1, "val_fraction": 0.02}]
+)
+def test_a_draw_never_selects_on_what_it_fits(digits, how):
+    draws = list(labelled_draws(digits.y, Protocol("digits", repeats=4, **how)))
+    for fit, val in draws:
+        assert not set(fit) & set(val) and len(val) <= len(fit)
+        if "labels_per_class" in how:
+            assert (np.bincount(digits.y[fit]) == how["labels_per_class"]).all()
+        elif "fraction" in how:
+            assert abs(len(fit) - 0.1 * 0.9 * len(digits.y)) < 2
+    again = list(labelled_draws(digits.y, Protocol("digits", repeats=4, **how)))
+    assert all((a[0] == b[0]).all() and (a[1] == b[1]).all() for a, b in zip(draws, again))
+    if how:
+        assert set(draws[0][0]) != set(draws[1][0])
+
+
+def test_too_few_labels_of_a_class_is_an_error():
+    with pytest.raises(ContrastiveError, match="class 1 has 5 training labels, fewer than the 10"):
+        y = np.repeat([0, 1], [40, 6])
+        list(labelled_draws(y, Protocol("", labels_per_class=10)))
+
+
+def test_labels_that_say_nothing_are_probed_at_chance():
+    """A probe that leaked the test labels would do better."""
+    rng = np.random.default_rng(0)
+    train, test = (Features(rng.normal(size=(n, 20)).astype(np.float32), rng.integers(0, 2, n)) for n in (300, 4000))
+    result = linear_probe(train, test, Protocol("noise"))
+    assert abs(result["accuracy_mean"] - 0.5) < 4 * 0.5 / 4000**0.5
+
+
+def test_intervals_are_scipys():
+    values = [0.7, 0.8, 0.75, 0.9]
+    mean, (low, high) = mean_interval(values)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert np.allclose((mean, low, high), (np.mean(values), expected.low, expected.high))
+    assert all(np.isnan(mean_interval([0.5])[1]))
+    # Wilson's interval of 8 in 10, as published (Newcombe 1998, table I, is of other counts; this is by formula)
+    p, n, z = 0.8, 10, 1.959963984540054
+    centre, half = (p + z * z / (2 * n)), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    wilson = ((centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n))
+    assert np.allclose(proportion_interval(8, 10), wilson)
+
+
+def test_the_meters_tell_collapse_from_spread():
+    torch.manual_seed(0)
+    spread, point = torch.randn(4000, 64), torch.ones(4000, 64)
+    assert abs(dimension_std(spread) - 1) < 0.02 and dimension_std(point) < 1e-6
+    assert 60 < effective_rank(spread) <= 64 and abs(effective_rank(point) - 1) < 1e-3
+    two = torch.zeros(10, 5)
+    two[:5, 0], two[5:, 1] = 1, 1  # two equal singular values: rank two exactly
+    torch.testing.assert_close(effective_rank(two), torch.tensor(2.0))
+
+
+def test_probe_writes_protocol_and_untrained_row(contrastive, digits_run):
+    done = contrastive("probe", digits_run, "--labels-per-class", 2, "--repeats=3", "--seed", 5)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((digits_run / "results" / "probe.json").read_text())
+    assert [row["representation"] for row in result["rows"]] == ["pretrained", "untrained"]
+    assert all(row["num_draws"] == 3 for row in result["rows"])
+    protocol = result["protocol"]
+    assert (protocol["data"], protocol["labels_per_class"], protocol["seed"]) == ("digits", 2, 5)
+    assert result["num_test"] == 540
