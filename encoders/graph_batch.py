@@ -210,11 +210,11 @@ class GraphBatch:
         return GraphBatch(src=src, dst=dst, ptr=ptr, **tensors)
 
     @staticmethod
-    def from_edges(edges: Any, **features: Any) -> GraphBatch:
+    def from_edges(edges: Any, x: Any = None, **features: Any) -> GraphBatch:
         """See :func:`encoders.graph_sources.from_edges`."""
         from encoders import graph_sources
 
-        return graph_sources.from_edges(edges, **features)
+        return graph_sources.from_edges(edges, x, **features)
 
     @staticmethod
     def from_dgl(graphs: Any, **keys: str | None) -> GraphBatch:

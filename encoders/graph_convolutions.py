@@ -72,7 +72,7 @@ class GAT(nn.Module):
 
     def forward(self, adjacency: Adjacency, x: Features) -> Tensor:
         """One round of attention."""
-        source, target = (self.linear(h).view(len(h), self.num_heads, -1) for h in split(x))
+        source, target = (self.linear(h).unflatten(1, (self.num_heads, -1)) for h in split(x))
         scores = gather_src(adjacency, (source * self.source_score).sum(-1))
         scores = scores + gather_dst(adjacency, (target * self.target_score).sum(-1))
         attention = edge_softmax(adjacency, leaky_relu(scores, self.slope))
@@ -117,9 +117,9 @@ class GATv2(nn.Module):
         keys = gather_src(adjacency, source) + gather_dst(adjacency, target)
         if self.edge is not None:
             keys = keys + self.edge(_required(adjacency.attr, "edge_attr"))
-        keys = leaky_relu(keys, self.slope).view(len(keys), self.num_heads, -1)
+        keys = leaky_relu(keys, self.slope).unflatten(1, (self.num_heads, -1))
         attention = edge_softmax(adjacency, (keys * self.score).sum(-1))
-        values = source.view(len(source), self.num_heads, -1)
+        values = source.unflatten(1, (self.num_heads, -1))
         return aggregate(adjacency, values, "sum", scale(attention, adjacency.weight)).flatten(1) + self.bias
 
 

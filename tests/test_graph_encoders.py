@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 from torch import nn
@@ -9,10 +7,15 @@ from encoders.dmpnn import DMPNN, reverse_edges
 from encoders.graph import GraphEncoder
 from encoders.graph_batch import GraphBatch
 from encoders.graph_convolutions import GAT, GCN, PNA, GATv2
-from encoders.graph_layers import GIN, GINE, FeatureEncoder, GraphLayer, GraphSAGE
+from encoders.graph_layers import GINE, FeatureEncoder, GraphLayer, GraphSAGE
 from encoders.neural_fingerprint import NeuralFingerprint
 from encoders.readout import AttentionReadout, Readout, Set2Set
 from encoders.relational import RGCN
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
 
 
 @pytest.fixture(params=["dgl", "torch"])
@@ -30,7 +33,12 @@ def make(seed=0, undirected=False, self_loops=False, **features):
     generator = torch.Generator().manual_seed(seed)
     edges = []
     for first, last in ((0, 7), (9, 17)):
-        edges += [(u, v) for u in range(first, last) for v in range(first, last) if u < v or (u > v and not undirected)]
+        edges += [
+            (u, v)
+            for u in range(first, last)
+            for v in range(first, last)
+            if u < v or (u > v and not undirected)
+        ]
     keep = torch.rand(len(edges), generator=generator) < 0.4
     edges = [edge for edge, kept in zip(edges, keep) if kept]
     if undirected:
@@ -50,7 +58,9 @@ def close(actual, expected, tolerance=1e-5):
 def dense(batch, weight=None):
     """A[v, u], the sum of the weights of the edges u → v."""
     values = torch.ones(batch.num_edges) if weight is None else weight
-    return torch.zeros(batch.num_nodes, batch.num_nodes).index_put((batch.dst, batch.src), values, accumulate=True)
+    return torch.zeros(batch.num_nodes, batch.num_nodes).index_put(
+        (batch.dst, batch.src), values, accumulate=True
+    )
 
 
 # Layers against DGL's with the same weights.
@@ -81,7 +91,10 @@ def test_sage_is_dgl(kernels, aggregate):
     if aggregate == "mean":
         layer = GraphSAGE(6, 5)
         layer.neighbour_linear.weight.data = conv.fc_neigh.weight.data
-        layer.self_linear.weight.data, layer.self_linear.bias.data = conv.fc_self.weight.data, conv.fc_self.bias.data
+        layer.self_linear.weight.data, layer.self_linear.bias.data = (
+            conv.fc_self.weight.data,
+            conv.fc_self.bias.data,
+        )
         close(layer(batch.adjacency, batch.x), conv(batch.to_dgl(), batch.x))
     else:
         # DGL's "gcn" aggregator is W (h_v + Σ h_u) / (d + 1) + b.
@@ -90,7 +103,7 @@ def test_sage_is_dgl(kernels, aggregate):
         layer.neighbour_linear.weight.data = layer.self_linear.weight.data = weight
         layer.self_linear.bias.data.zero_()
         degree = (batch.adjacency.degree + 1).unsqueeze(1)
-        close(layer(batch.adjacency, batch.x) / degree + conv.fc_neigh.bias, conv(batch.to_dgl(), batch.x))
+        close(layer(batch.adjacency, batch.x) / degree + conv.bias, conv(batch.to_dgl(), batch.x))
 
 
 @pytest.mark.parametrize("aggregate", ["sum", "mean", "max"])
@@ -135,8 +148,10 @@ def test_pna_is_dgl(kernels, edge_features):
     module = pytest.importorskip("dgl.nn")
     conv = module.PNAConv(6, 5, aggregators, scalers, 1.3, edge_feat_size=edge_features or 0, residual=False)
     conv.mixing_layer, conv.towers[0].batchnorm = nn.Identity(), nn.Identity()
-    batch = make(edge_attr=lambda e, g: torch.randn(e, 4, generator=g))
-    layer = PNA(6, 5, delta=1.3, edge_features=edge_features)
+    conv = conv.double()  # a standard deviation near 0 is all rounding in float32
+    batch = make(edge_attr=lambda e, g: torch.randn(e, 4, generator=g).double())
+    batch = batch.with_features(x=batch.x.double())
+    layer = PNA(6, 5, delta=1.3, edge_features=edge_features).double()
     weight = conv.towers[0].M.weight.data
     layer.source.weight.data, layer.target.weight.data = weight[:, :6], weight[:, 6:12]
     layer.target.bias.data = conv.towers[0].M.bias.data
@@ -146,7 +161,7 @@ def test_pna_is_dgl(kernels, edge_features):
     layer.combine.load_state_dict(conv.towers[0].U.state_dict())
     scale = batch.nodes_per_graph.float().sqrt()[batch.graph_of_node].unsqueeze(1)  # DGL divides by √n
     expected = conv(batch.to_dgl(), batch.x, batch.edge_attr if edge_features else None) * scale
-    close(layer(batch.adjacency, batch.x), expected, 1e-4)
+    close(layer(batch.adjacency, batch.x), expected)
 
 
 @pytest.mark.parametrize("num_bases", [None, 2])
@@ -185,7 +200,11 @@ def test_readouts_are_dgl(kernels):
     for name, value in theirs.lstm.named_parameters():
         getattr(ours.lstm, name.removesuffix("_l0")).data = value.data
     close(ours(batch, batch.x), theirs(batch.to_dgl(), batch.x))
-    for name, pooling in (("sum", module.SumPooling()), ("mean", module.AvgPooling()), ("max", module.MaxPooling())):
+    for name, pooling in (
+        ("sum", module.SumPooling()),
+        ("mean", module.AvgPooling()),
+        ("max", module.MaxPooling()),
+    ):
         close(Readout(name)(batch, batch.x), pooling(batch.to_dgl(), batch.x))
 
 
@@ -221,7 +240,9 @@ def molecule_like(edge_columns=2):
     batch = make(undirected=True)
     code = torch.minimum(batch.src, batch.dst) * 31 + torch.maximum(batch.src, batch.dst)
     attr = torch.stack([code % 3, code % 4], dim=1)[:, :edge_columns]
-    return batch.with_features(edge_attr=attr, x=torch.stack([torch.arange(17) % 5, torch.arange(17) % 2], dim=1))
+    return batch.with_features(
+        edge_attr=attr, x=torch.stack([torch.arange(17) % 5, torch.arange(17) % 2], dim=1)
+    )
 
 
 def test_dmpnn_is_its_recursion(kernels):
@@ -233,7 +254,10 @@ def test_dmpnn_is_its_recursion(kernels):
     h = {edge: row.relu() for edge, row in start.items()}
     for _ in range(3):
         h = {
-            (v, w): (start[v, w] + model.message(sum((h[k, u] for k, u in edges if u == v and k != w), torch.zeros(8)))).relu()
+            (v, w): (
+                start[v, w]
+                + model.message(sum((h[k, u] for k, u in edges if u == v and k != w), torch.zeros(8)))
+            ).relu()
             for v, w in edges
         }
     sums = torch.stack([sum((h[k, u] for k, u in edges if u == v), torch.zeros(8)) for v in range(17)])
@@ -246,14 +270,19 @@ def test_dmpnn_is_its_recursion(kernels):
 def test_reverse_edges_skip_what_has_no_reverse():
     batch = GraphBatch.from_edges([(0, 1), (1, 0), (1, 2)])
     reverse = reverse_edges(batch)
-    pairs = [(batch.src[e].item(), batch.dst[e].item(), batch.src[r].item(), batch.dst[r].item()) for r, e in zip(reverse.src, reverse.dst)]
+    pairs = [
+        (batch.src[e].item(), batch.dst[e].item(), batch.src[r].item(), batch.dst[r].item())
+        for r, e in zip(reverse.src, reverse.dst)
+    ]
     assert sorted(pairs) == [(0, 1, 1, 0), (1, 0, 0, 1)]
     assert reverse_edges(GraphBatch.from_edges([], num_nodes=2)).num_edges == 0
 
 
 def test_neural_fingerprint_is_its_recursion(kernels):
     batch = molecule_like()
-    model = NeuralFingerprint(node_features=[5, 2], edge_features=[3, 4], num_hidden=8, num_layers=2, num_features=12, max_degree=3)
+    model = NeuralFingerprint(
+        node_features=[5, 2], edge_features=[3, 4], num_hidden=8, num_layers=2, num_features=12, max_degree=3
+    )
     h = model.embed(batch.x)
     fingerprint = torch.zeros(3, 12)
     for layer in range(3):
@@ -313,7 +342,10 @@ def test_renumbering_nodes_changes_nothing(layer, layer_args, edge_features):
     order = torch.randperm(batch.num_nodes)
     place = order.argsort()
     renumbered = GraphBatch.from_edges(
-        (place[batch.src], place[batch.dst]), batch.x[order], edge_attr=batch.edge_attr, edge_type=batch.edge_type
+        (place[batch.src], place[batch.dst]),
+        batch.x[order],
+        edge_attr=batch.edge_attr,
+        edge_type=batch.edge_type,
     )
     encoder = GraphEncoder(
         node_features=[5, 2], edge_features=edge_features, num_hidden=8, layer=layer, layer_args=layer_args
@@ -331,7 +363,11 @@ def test_dgl_and_torch_give_the_same_gradients(monkeypatch, layer, layer_args, e
         batch = molecule_like()
         batch = batch.with_features(edge_type=batch.edge_attr[:, 0])
         encoder = GraphEncoder(
-            node_features=[5, 2], edge_features=edge_features, num_hidden=8, layer=layer, layer_args=layer_args
+            node_features=[5, 2],
+            edge_features=edge_features,
+            num_hidden=8,
+            layer=layer,
+            layer_args=layer_args,
         ).double()
         if absent:
             monkeypatch.setattr(mp, "load_dgl", lambda: None)
@@ -346,7 +382,9 @@ def test_dgl_and_torch_give_the_same_gradients(monkeypatch, layer, layer_args, e
 @pytest.mark.parametrize("jumping_knowledge", ["last", "concat", "max", "sum"])
 def test_readouts_and_jumping_knowledge(readout, jumping_knowledge):
     batch = make()
-    arguments = dict(node_features=6, input_layer=True, num_hidden=4, readout=readout, jumping_knowledge=jumping_knowledge)
+    arguments = dict(
+        node_features=6, input_layer=True, num_hidden=4, readout=readout, jumping_knowledge=jumping_knowledge
+    )
     if (readout, jumping_knowledge) == ("virtual_node", "concat"):
         with pytest.raises(ValueError, match="jumping_knowledge to another than concat"):
             GraphEncoder(**arguments)
@@ -408,21 +446,3 @@ def test_errors_say_what_to_do():
         GAT(6, 5, num_heads=2)
     with pytest.raises(ValueError, match="aggregator 'median'"):
         GraphLayer(6, 5, aggregate="median")
-
-
-def test_gin_learns_to_count_triangles_of_degree():
-    """A sanity check of training: the number of edges is a sum over degrees, which GIN can express."""
-    torch.manual_seed(0)
-    batch = GraphBatch.concatenate([make(seed)[[0, 2]] for seed in range(8)])
-    batch = batch.with_features(x=torch.ones(batch.num_nodes, 1))
-    target = batch.edge_ptr.diff().float().unsqueeze(1)
-    encoder = GraphEncoder(node_features=1, num_hidden=8, num_layers=1, norm=False)
-    model = nn.Linear(8, 1)
-    optimizer = torch.optim.Adam([*encoder.parameters(), *model.parameters()], lr=0.02)
-    for _ in range(200):
-        loss = (model(encoder(batch)) - target).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert math.sqrt(loss.item()) < 0.25 * target.std().item()
-    assert isinstance(encoder.layers[0], GIN)
