@@ -1,81 +1,50 @@
-"""What happens to the colours: jitter, grayscale, noise and normalisation.
-
-Brightness, contrast, saturation and a rotation of the hue are affine maps of a pixel's colour. Those of one
-image are composed into one small matrix before any pixel is touched, so that it is read and written once.
-"""
+"""Augmentations that change the values of pixels: jitter, grayscale, solarize, noise and normalisation."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import batch_norm
 
+from augmentations.adjust import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    apply_colour_maps,
+    colour_maps,
+    rgb_to_grayscale,
+)
+from augmentations.batch import in_pieces, to_float
 from augmentations.random import SampleRandom
 
-_LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, the digits torchvision uses
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-
-def to_float(images: Tensor) -> Tensor:
-    """Return images as float in [0, 1]: uint8 is divided by 255, float passes unchanged.
-
-    Args:
-        images: ``(N, C, H, W)`` uint8, or float in [0, 1].
-
-    Raises:
-        ValueError: the tensor is no batch of images.
-        TypeError: the dtype is neither uint8 nor floating.
-    """
-    if images.ndim != 4:
-        raise ValueError(
-            f"augmentations take a batch (N, C, H, W), not a tensor of shape {tuple(images.shape)}; "
-            "one image becomes a batch by images[None]"
-        )
-    if images.dtype == torch.uint8:
-        return images.to(torch.float32).div_(255)
-    if not images.is_floating_point():
-        raise TypeError(f"augmentations take uint8 or float images, not {images.dtype}; convert them first")
-    return images
-
-
-def _luma(channels: int, device: torch.device) -> Tensor:
-    """Return the weights of the channels in brightness, ``(C,)``: ITU-R 601 for RGB, else the mean."""
-    weights = _LUMA if channels == 3 else (1 / channels,) * channels
-    return torch.tensor(weights, device=device)
-
-
-def hue_rotations(shift: Tensor) -> Tensor:
-    """Rotate the chroma plane of YIQ: the linear stand-in for a shift of the hue, ``(N, 3, 3)``.
-
-    Args:
-        shift: ``(N,)`` turns of the colour circle, in [-0.5, 0.5].
-    """
-    rgb_to_yiq = torch.tensor(
-        ((0.2989, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)), device=shift.device
-    )
-    angle = 2 * math.pi * shift
-    cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
-    rotation = torch.stack((one, zero, zero, zero, cos, sin, zero, -sin, cos), 1).view(-1, 3, 3)
-    return torch.linalg.inv(rgb_to_yiq) @ rotation @ rgb_to_yiq
+_ADJUST = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+_NEUTRAL = (1.0, 1.0, 1.0, 0.0)  # the factors that change nothing
 
 
 class ColorJitter(nn.Module):
-    """Change brightness, contrast, saturation and hue, in this order, and drop the colour of some images.
+    """Change brightness, contrast, saturation and hue, and drop the colour of some images.
 
-    Factors are drawn as torchvision's ``ColorJitter`` draws them. The changes are one affine map a sample
-    and the result is clamped to [0, 1] once, where torchvision clamps after every change; hue is a rotation in
-    YIQ where torchvision shifts it in HSV. uint8 or float ``(N, C, H, W)`` in, float32 in [0, 1] out.
+    Factors and order are drawn as torchvision's ``ColorJitter`` draws them. The changes of an image are
+    composed into one affine map of its colours and the result is clamped to [0, 1] once. torchvision clamps
+    after every change and shifts the hue in HSV, where we rotate it about the gray axis; with ``exact`` we do
+    as it does. Images of one channel have no colour: saturation, hue and grayscale leave them as they are.
+    uint8 or float ``(N, C, H, W)`` in, float32 in [0, 1] of that shape out.
 
     Args:
         brightness: factor uniform in [1 - brightness, 1 + brightness], at least 0.
         contrast: the same for the distance to the image's mean brightness.
-        saturation: the same for the distance to each pixel's brightness. Needs 3 channels.
-        hue: turns of the colour circle, uniform in [-hue, hue], at most 0.5. Needs 3 channels.
+        saturation: the same for the distance of each pixel to its own gray.
+        hue: turns of the colour circle, uniform in [-hue, hue], at most 0.5.
         p: probability that an image is changed.
         grayscale: probability that an image loses its colour, after the changes.
+        random_order: draw the order of the four for every image, else the order is the one above.
+        exact: make the changes one by one as torchvision does, which takes longer.
     """
 
     def __init__(
@@ -87,41 +56,92 @@ class ColorJitter(nn.Module):
         hue: float = 0.0,
         p: float = 0.8,
         grayscale: float = 0.0,
+        random_order: bool = True,
+        exact: bool = False,
     ) -> None:
         super().__init__()
-        self.brightness, self.contrast, self.saturation, self.hue = brightness, contrast, saturation, hue
-        self.p, self.grayscale = p, grayscale
+        if not 0 <= hue <= 0.5:
+            raise ValueError(f"hue is {hue}; it is a share of the colour circle in [0, 0.5]")
+        self.ranges = [(max(0.0, 1 - reach), 1 + reach) for reach in (brightness, contrast, saturation)]
+        self.ranges.append((-hue, hue))
+        self.p, self.grayscale, self.random_order, self.exact = p, grayscale, random_order, exact
 
     def forward(self, images: Tensor, random: SampleRandom | None = None) -> Tensor:
         """Return the images in other colours."""
         random = random or SampleRandom.fresh(len(images), images.device)
-        images = to_float(images)
-        n, channels, height, width = images.shape
-        if channels != 3 and (self.saturation or self.hue):
-            raise ValueError(f"saturation and hue need 3 channels, the images have {channels}; set both to 0")
-        luma = _luma(channels, images.device)
-        gray = luma.expand(channels, channels)
-        eye = torch.eye(channels, device=images.device)
-        brightness, contrast, saturation = (
-            random.uniform(low=max(0.0, 1 - reach), high=1 + reach)
-            for reach in (self.brightness, self.contrast, self.saturation)
+        factors, order = self._draw(random, images.device)
+        gray = random.bernoulli(self.grayscale)
+        if self.exact or images.shape[1] not in (1, 3):
+            return in_pieces(self._one_by_one, images, factors, order, gray)
+        return in_pieces(
+            apply_colour_maps, images, *colour_maps(factors, order, gray, channels=images.shape[1])
         )
-        hue = random.uniform(low=-self.hue, high=self.hue)
-        matrix = brightness[:, None, None] * eye
-        mean = (images.mean((2, 3)) @ luma) * brightness
-        matrix = contrast[:, None, None] * matrix
-        offset = ((1 - contrast) * mean)[:, None, None].expand(n, channels, 1)
-        colour = saturation[:, None, None] * eye + (1 - saturation)[:, None, None] * gray
-        if self.hue:
-            colour = hue_rotations(hue) @ colour
-        matrix, offset = colour @ matrix, colour @ offset
-        changed = random.bernoulli(self.p)[:, None, None]
-        matrix, offset = torch.where(changed, matrix, eye), torch.where(changed, offset, 0.0)
-        dropped = random.bernoulli(self.grayscale)[:, None, None]
-        matrix = torch.where(dropped, gray @ matrix, matrix)
-        offset = torch.where(dropped, gray @ offset, offset)
-        out = torch.baddbmm(offset, matrix, images.reshape(n, channels, height * width))
-        return out.view_as(images).clamp_(0, 1)
+
+    def _draw(self, random: SampleRandom, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return factors, neutral in the images that stay as they are, and their order, both ``(N, 4)``."""
+        low, high = torch.tensor(self.ranges, device=device).unbind(1)
+        factors = low + (high - low) * random.uniform(4)
+        factors = torch.where(
+            random.bernoulli(self.p)[:, None], factors, torch.tensor(_NEUTRAL, device=device)
+        )
+        if self.random_order:
+            return factors, random.permutation(4)
+        return factors, torch.arange(4, device=device).expand_as(factors)
+
+    def _one_by_one(self, images: Tensor, factors: Tensor, order: Tensor, gray: Tensor) -> Tensor:
+        """Make the first change of every image, then the second, and so on."""
+        images = images.clone()
+        for place in range(4):
+            for kind, adjust in enumerate(_ADJUST):
+                if self.ranges[kind] == (_NEUTRAL[kind], _NEUTRAL[kind]):
+                    continue
+                due = (order[:, place] == kind) & (factors[:, kind] != _NEUTRAL[kind])
+                images[due] = adjust(images[due], factors[due, kind])
+        if self.grayscale > 0:
+            images[gray] = rgb_to_grayscale(images[gray])
+        return images
+
+
+class RandomGrayscale(nn.Module):
+    """Replace the colour of an image by its brightness, in all its channels, with probability ``p``.
+
+    uint8 or float ``(N, C, H, W)`` of 1 or 3 channels in, float32 in [0, 1] of that shape out.
+
+    Args:
+        p: probability that an image loses its colour.
+    """
+
+    def __init__(self, *, p: float = 0.2) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, images: Tensor, random: SampleRandom | None = None) -> Tensor:
+        """Return the images, some of them gray."""
+        random = random or SampleRandom.fresh(len(images), images.device)
+        images = to_float(images)
+        return torch.where(random.bernoulli(self.p)[:, None, None, None], rgb_to_grayscale(images), images)
+
+
+class RandomSolarize(nn.Module):
+    """Invert the values at or above a threshold, with probability ``p``.
+
+    uint8 or float ``(N, C, H, W)`` in, float32 in [0, 1] of that shape out.
+
+    Args:
+        threshold: from which value on, in [0, 1].
+        p: probability that an image is solarized.
+    """
+
+    def __init__(self, *, threshold: float = 0.5, p: float = 0.2) -> None:
+        super().__init__()
+        self.threshold, self.p = threshold, p
+
+    def forward(self, images: Tensor, random: SampleRandom | None = None) -> Tensor:
+        """Return the images, some of them solarized."""
+        random = random or SampleRandom.fresh(len(images), images.device)
+        images = to_float(images)
+        inverted = random.bernoulli(self.p)[:, None, None, None] & (images >= self.threshold)
+        return torch.where(inverted, 1 - images, images)
 
 
 class GaussianNoise(nn.Module):
@@ -155,8 +175,8 @@ class Normalize(nn.Module):
 
     def __init__(self, *, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
 
     def forward(self, images: Tensor, random: SampleRandom | None = None) -> Tensor:
         """Return the images with mean zero and standard deviation one, over the data set."""
@@ -167,4 +187,6 @@ class Normalize(nn.Module):
                 "pass the mean and std of this data set"
             )
         mean, std = self.mean.to(images.device), self.std.to(images.device)
-        return (to_float(images) - mean) / std
+        return batch_norm(
+            to_float(images), mean, std**2, eps=0.0
+        )  # one pass, where (x - mean) / std takes two

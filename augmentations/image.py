@@ -2,11 +2,13 @@
 
 A recipe is called on a batch, ``simclr(size=32)(images)``, and gives one view of every image; a second call
 gives another. With a ``SampleRandom`` the view is fixed by the seed, the epoch and the sample's index.
+In a YAML a recipe is a ``class_path`` with ``init_args``, as is every operation it is made of.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -16,8 +18,9 @@ from augmentations.colour import (
     ColorJitter,
     GaussianNoise,
     Normalize,
+    RandomSolarize,
 )
-from augmentations.geometry import Cutout, RandomAffine, RandomResizedCrop
+from augmentations.geometry import Cutout, GaussianBlur, RandomAffine, RandomResizedCrop
 from augmentations.random import SampleRandom
 
 
@@ -28,7 +31,7 @@ class Compose(nn.Module):
         augmentations: modules called as ``augmentation(images, random)``.
     """
 
-    def __init__(self, augmentations: Sequence[nn.Module]) -> None:
+    def __init__(self, augmentations: list[nn.Module]) -> None:
         super().__init__()
         self.augmentations = nn.ModuleList(augmentations)
 
@@ -40,20 +43,48 @@ class Compose(nn.Module):
         return images
 
 
+class Views(nn.Module):
+    """Give several views of every image at once, of one size or of several.
+
+    Args:
+        views: modules called as ``view(images, random)``, one for each view.
+    """
+
+    def __init__(self, views: list[nn.Module]) -> None:
+        super().__init__()
+        self.views = nn.ModuleList(views)
+
+    def forward(self, images: Tensor, random: SampleRandom | None = None) -> list[Tensor]:
+        """Return the views, each one tensor for the whole batch."""
+        random = random or SampleRandom.fresh(len(images), images.device)
+        return [view(images, random) for view in self.views]
+
+
+def _blur(size: int, p: float) -> list[nn.Module]:
+    """Return SimCLR's blur: a kernel of a tenth of the side, rounded down to odd, sigma in [0.1, 2] pixels."""
+    return [GaussianBlur(kernel_size=max(3, (size // 10 - 1) // 2 * 2 + 1), p=p)] if p > 0 else []
+
+
 def simclr(
     *,
     size: int,
     strength: float = 0.5,
+    blur: float = 0.0,
     scale: tuple[float, float] = (0.08, 1.0),
+    exact: bool = False,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> nn.Module:
-    """Crop, flip, jitter and gray as SimCLR does (Chen et al. 2020, arXiv:2002.05709, appendix A).
+    """Crop, flip, jitter, gray and blur as SimCLR does (Chen et al. 2020, arXiv:2002.05709, appendix A).
+
+    The paper takes strength 0.5 without blur on CIFAR-10, strength 1.0 with ``blur=0.5`` on ImageNet.
 
     Args:
         size: pixels along each side of a view.
-        strength: of the colour jitter: 0.5 for CIFAR-10, 1.0 for ImageNet.
+        strength: of the colour jitter.
+        blur: probability of a blur.
         scale: smallest and largest share of the area that a crop keeps.
+        exact: make the changes of colour one by one, see ``ColorJitter``.
         mean: of each channel, in [0, 1].
         std: of each channel.
     """
@@ -62,10 +93,140 @@ def simclr(
         contrast=0.8 * strength,
         saturation=0.8 * strength,
         hue=0.2 * strength,
-        p=0.8,
         grayscale=0.2,
+        exact=exact,
     )
-    return Compose([RandomResizedCrop(size=size, scale=scale), jitter, Normalize(mean=mean, std=std)])
+    crop = RandomResizedCrop(size=size, scale=scale)
+    return Compose([crop, jitter, *_blur(size, blur), Normalize(mean=mean, std=std)])
+
+
+def moco_v2(
+    *,
+    size: int = 224,
+    blur: float = 0.5,
+    scale: tuple[float, float] = (0.2, 1.0),
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> nn.Module:
+    """Crop, flip, jitter, gray and blur as MoCo v2 does (Chen et al. 2020, arXiv:2003.04297).
+
+    Args:
+        size: pixels along each side of a view.
+        blur: probability of a blur.
+        scale: smallest and largest share of the area that a crop keeps.
+        mean: of each channel, in [0, 1].
+        std: of each channel.
+    """
+    jitter = ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grayscale=0.2)
+    crop = RandomResizedCrop(size=size, scale=scale)
+    return Compose([crop, jitter, *_blur(size, blur), Normalize(mean=mean, std=std)])
+
+
+def byol(
+    *,
+    view: Literal[1, 2],
+    size: int = 224,
+    scale: tuple[float, float] = (0.08, 1.0),
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> nn.Module:
+    """Augment as BYOL does, whose two views differ (Grill et al. 2020, arXiv:2006.07733, table 6).
+
+    The first view is always blurred and never solarized, the second blurred and solarized now and then. An
+    asymmetric pair is the list of both.
+
+    Args:
+        view: which of the two.
+        size: pixels along each side of a view.
+        scale: smallest and largest share of the area that a crop keeps.
+        mean: of each channel, in [0, 1].
+        std: of each channel.
+    """
+    if view not in (1, 2):
+        raise ValueError(f"view is {view!r}; BYOL has a view 1 and a view 2")
+    jitter = ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, grayscale=0.2)
+    crop, norm = RandomResizedCrop(size=size, scale=scale), Normalize(mean=mean, std=std)
+    if view == 1:
+        return Compose([crop, jitter, *_blur(size, 1.0), norm])
+    return Compose([crop, jitter, *_blur(size, 0.1), RandomSolarize(p=0.2), norm])
+
+
+def dcl(
+    *,
+    size: int = 32,
+    mean: Sequence[float] = (0.4914, 0.4822, 0.4465),
+    std: Sequence[float] = (0.2023, 0.1994, 0.2010),
+) -> nn.Module:
+    """Augment CIFAR and STL images as the authors of DCL and HCL do.
+
+    Chuang et al. 2020, arXiv:2007.00224, and Robinson et al. 2021, arXiv:2010.04592, share one recipe: 32-pixel
+    crops, jitter of strength 0.5 and a blur of 3×3 pixels in half of the images.
+
+    Args:
+        size: pixels along each side of a view.
+        mean: of each channel, in [0, 1]; CIFAR-10's.
+        std: of each channel.
+    """
+    jitter = ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grayscale=0.2)
+    crop = RandomResizedCrop(size=size)
+    return Compose([crop, jitter, *_blur(size, 0.5), Normalize(mean=mean, std=std)])
+
+
+def weak(
+    *,
+    size: int,
+    scale: tuple[float, float] = (0.5, 1.0),
+    flip: float = 0.5,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> nn.Module:
+    """Crop gently and flip, nothing else: for fine-tuning, probes and weak views.
+
+    Args:
+        size: pixels along each side of a view.
+        scale: smallest and largest share of the area that a crop keeps.
+        flip: probability of a horizontal flip.
+        mean: of each channel, in [0, 1].
+        std: of each channel.
+    """
+    return Compose([RandomResizedCrop(size=size, scale=scale, flip=flip), Normalize(mean=mean, std=std)])
+
+
+def medical(
+    *,
+    size: int,
+    scale: tuple[float, float] = (0.5, 1.0),
+    degrees: float = 10.0,
+    flip: float = 0.5,
+    jitter: float = 0.4,
+    noise: float = 0.02,
+    mean: Sequence[float] = (0.5,),
+    std: Sequence[float] = (0.25,),
+) -> nn.Module:
+    """Crop, flip and turn a little, change the exposure, add noise: for X-rays, CT, MR and microscopy.
+
+    Flip and rotation are those of MoCo-CXR (Sowrirajan et al. 2021, arXiv:2010.05352). There is no change of hue
+    and no strong crop or blur, because small findings are what such images are read for. Set ``flip=0`` where
+    left and right matter.
+
+    Args:
+        size: pixels along each side of a view.
+        scale: smallest and largest share of the area that a crop keeps.
+        degrees: largest rotation.
+        flip: probability of a horizontal flip.
+        jitter: largest change of brightness and contrast.
+        noise: standard deviation of the noise added to the pixels, in units of the full range.
+        mean: of each channel, in [0, 1].
+        std: of each channel.
+    """
+    return Compose(
+        [
+            RandomResizedCrop(size=size, scale=scale, flip=flip, degrees=degrees),
+            ColorJitter(brightness=jitter, contrast=jitter),
+            GaussianNoise(std=noise),
+            Normalize(mean=mean, std=std),
+        ]
+    )
 
 
 def geometric(
@@ -100,3 +261,33 @@ def geometric(
     if cutout:
         steps.append(Cutout(size=cutout))
     return Compose([*steps, Normalize(mean=mean, std=std)])
+
+
+def multi_crop(
+    *,
+    size: int = 224,
+    small_size: int = 96,
+    num_large: int = 2,
+    num_small: int = 6,
+    split: float = 0.14,
+    strength: float = 1.0,
+    blur: float = 0.5,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> nn.Module:
+    """Give a few large views and several small ones of every image (SwAV, Caron et al. 2020, arXiv:2006.09882).
+
+    Args:
+        size: pixels along each side of a large view.
+        small_size: of a small one.
+        num_large: number of large views.
+        num_small: number of small views.
+        split: share of the area that parts them: large crops keep more, small crops less, 0.05 at the least.
+        strength: of the colour jitter.
+        blur: probability of a blur.
+        mean: of each channel, in [0, 1].
+        std: of each channel.
+    """
+    large = simclr(size=size, scale=(split, 1.0), strength=strength, blur=blur, mean=mean, std=std)
+    small = simclr(size=small_size, scale=(0.05, split), strength=strength, blur=blur, mean=mean, std=std)
+    return Views([large] * num_large + [small] * num_small)
