@@ -43,37 +43,31 @@ class RandomWalkSubgraph(nn.Module):
         random = draws(batch, random)
         graphs, start = random_nodes(batch, random)
         wanted = (batch.nodes_per_graph[graphs] * self.ratio).ceil().long().clamp(min=1)
-        steps = self.num_steps
-        if steps is None:
-            steps = 4 * int(wanted.max()) if len(wanted) else 0
-        visited = self._walk(batch, random, graphs, start, wanted, steps)
+        # Of each graph's own size, so that its walk does not depend on the batch.
+        budget = 4 * wanted if self.num_steps is None else torch.full_like(wanted, self.num_steps)
+        steps = max(1, int(budget.max())) if len(graphs) else 1
+        move, back = random.uniform(steps)[graphs], random.bernoulli(self.restart, steps)[graphs]
+        visited = _walk(batch, start, wanted, budget, move, back)
         return restrict(batch, visited, remove=self.remove)
 
-    def _walk(
-        self,
-        batch: GraphBatch,
-        random: SampleRandom,
-        graphs: Tensor,
-        start: Tensor,
-        wanted: Tensor,
-        steps: int,
-    ) -> Tensor:
-        indptr, neighbours = batch.adjacency.indptr, batch.src
-        visited = torch.zeros(batch.num_nodes, dtype=torch.bool, device=batch.device)
-        visited[start] = True
-        count, here = torch.ones_like(start), start
-        degree = indptr.diff()
-        step = random.uniform(steps)[graphs]
-        back = (random.uniform(steps) < self.restart)[graphs]
-        for i in range(steps if batch.num_edges else 0):
-            edge = indptr[here] + (step[:, i] * degree[here]).long()
-            here = torch.where(degree[here] > 0, neighbours[edge.clamp_(max=batch.num_edges - 1)], here)
-            here = torch.where(back[:, i], start, here)
-            seen = visited[here]
-            visits = seen | (count < wanted)
-            count += visits ^ seen
-            visited[here] = visits
-        return visited
+
+def _walk(
+    batch: GraphBatch, start: Tensor, wanted: Tensor, budget: Tensor, move: Tensor, back: Tensor
+) -> Tensor:
+    """``(N,)`` bool: the nodes that walks from ``start`` visit; walk w ends after budget_w steps or wanted_w nodes."""
+    indptr, degree = batch.adjacency.indptr, batch.adjacency.degree
+    visited = torch.zeros(batch.num_nodes, dtype=torch.bool, device=batch.device)
+    visited[start] = True
+    count, here = torch.ones_like(start), start
+    for i in range(move.shape[1] if batch.num_edges else 0):
+        edge = indptr[here] + (move[:, i] * degree[here]).long()
+        here = torch.where(degree[here] > 0, batch.src[edge.clamp_(max=batch.num_edges - 1)], here)
+        here = torch.where(back[:, i], start, here)
+        seen = visited[here]
+        visits = seen | ((count < wanted) & (budget > i))
+        count += visits ^ seen
+        visited[here] = visits
+    return visited
 
 
 class EgoNet(nn.Module):
