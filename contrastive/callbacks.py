@@ -80,7 +80,7 @@ class CollapseMeter(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure the batch that was just trained on."""
-        if trainer.global_step % self.every_n_steps == 0:
+        if "z" in outputs and trainer.global_step % self.every_n_steps == 0:
             pl_module.log("z_std", dimension_std(outputs["z"]), prog_bar=True)
             pl_module.log("h_rank", effective_rank(outputs["h"]))
 

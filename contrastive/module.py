@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from augmentations.colour import Normalize
 from augmentations.random import SampleRandom
-from contrastive.data import Batch
+from contrastive.data import Batch, split_batch
+from contrastive.gradient_cache import cached_backward
 from contrastive.losses import InfoNCE
 from contrastive.optimizers import decay_groups, warmup_cosine
 from encoders.heads import MLPHead
@@ -28,10 +30,13 @@ class ContrastiveModule(LightningModule):
         views: the augmentations of the two views, called as ``view(input, random)``; one serves for both.
         projector: called with ``encoder.num_features``, gives the head whose output ``z`` the loss sees.
         loss: called as ``loss(z0, z1)`` with two ``(N, D)`` projections; InfoNCE where none is given.
-        preprocess: what an input needs before the encoder when nothing is augmented. It is kept with the encoder.
+        preprocess: what an input needs before the encoder when nothing is augmented; kept with the encoder.
         optimizer: called with the parameter groups; biases and norms come in a group without weight decay.
         warmup_epochs: epochs in which the learning rate rises from 0; then it falls along a cosine.
-        channels_last: lay convolutions out with the channels last, which is faster on CPU and with tensor cores.
+        channels_last: lay convolutions out channels last: faster on CPU and with tensor cores.
+        accumulate_negatives: split every batch in so many micro-batches and hold the graph of one at a time
+            (`gradient_cache`): the large batch's loss in a small one's memory, for twice the forward passes.
+            Batch norm sees micro-batches. The trainer's gradient clipping is not available then.
         compile: run encoder and projector through ``torch.compile``.
         seed: of the augmentations; taken from ``seed_everything``.
     """
@@ -47,6 +52,7 @@ class ContrastiveModule(LightningModule):
         optimizer: OptimizerCallable = torch.optim.AdamW,
         warmup_epochs: float = 5,
         channels_last: bool = True,
+        accumulate_negatives: int = 1,
         compile: bool = False,
         seed: int = 0,
     ) -> None:
@@ -59,6 +65,8 @@ class ContrastiveModule(LightningModule):
         self.loss = loss or InfoNCE()
         self.preprocess = preprocess or Normalize()
         self.optimizer, self.warmup_epochs, self.seed = optimizer, warmup_epochs, seed
+        self.accumulate_negatives = accumulate_negatives
+        self.automatic_optimization = accumulate_negatives == 1
         if channels_last:
             self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compile:
@@ -81,12 +89,34 @@ class ContrastiveModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the loss, and the features and projections of the views for the callbacks."""
-        h = torch.cat(self.encode(self.augment(batch)))
-        z = self.projector(h)
-        loss = self.loss(*z.chunk(2))
-        self.log("loss", loss, prog_bar=True)
+        if self.accumulate_negatives > 1:
+            outputs = {"loss": self._cached_step(batch)}
+        else:
+            h, z = self.project(batch)
+            outputs = {"loss": self.loss(*z.chunk(2)), "h": h.detach(), "z": z.detach()}
+        self.log("loss", outputs["loss"], prog_bar=True)
         self.log_dict(dict(getattr(self.loss, "metrics", {})))
-        return {"loss": loss, "h": h.detach(), "z": z.detach()}
+        return outputs
+
+    def project(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features ``(2N, num_features)`` and projections ``(2N, D)`` of two views, the first view first."""
+        h = torch.cat(self.encode(self.augment(batch)))
+        return h, self.projector(h)
+
+    def _cached_step(self, batch: Batch) -> Tensor:
+        """Take an optimizer step whose negatives come from all micro-batches of the batch."""
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        loss = cached_backward(
+            encode=lambda part: self.project(part)[1].chunk(2),
+            micro_batches=split_batch(batch, self.accumulate_negatives),
+            loss=self.loss,
+            backward=self.manual_backward,
+            no_sync=getattr(self.trainer.strategy, "block_backward_sync", nullcontext),
+        )
+        optimizer.step()
+        self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
+        return loss
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Build the optimizer and a schedule that moves every step."""

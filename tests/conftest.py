@@ -13,10 +13,12 @@ os.environ.setdefault("WANDB_MODE", "offline")
 
 
 @pytest.fixture(scope="session")
-def contrastive():
+def command():
     """Run the console command in a process of its own; returns the finished process with its text."""
 
-    def run(*args: str | Path, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(
+        *args: str | Path, cwd: Path | None = None, timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "contrastive.cli", *map(str, args)],
             cwd=cwd,
@@ -30,11 +32,17 @@ def contrastive():
 
 
 @pytest.fixture(scope="session")
-def digits_run(contrastive, tmp_path_factory) -> Path:
+def digits_run(command, tmp_path_factory) -> Path:
     """A run folder: two epochs of the digits recipe, with W&B offline as for a user without a key."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    done = contrastive(
-        "pretrain", "--config", "configs/image/simclr_digits.yaml", "--run_dir", folder, "--trainer.max_epochs", 2
+    done = command(
+        "pretrain",
+        "--config",
+        "configs/image/simclr_digits.yaml",
+        "--run_dir",
+        folder,
+        "--trainer.max_epochs",
+        2,
     )
     assert done.returncode == 0, done.stderr
     return folder

@@ -83,7 +83,9 @@ def test_too_few_labels_of_a_class_is_an_error():
 def test_labels_that_say_nothing_are_probed_at_chance():
     """A probe that leaked the test labels would do better."""
     rng = np.random.default_rng(0)
-    train, test = (Features(rng.normal(size=(n, 20)).astype(np.float32), rng.integers(0, 2, n)) for n in (300, 4000))
+    train, test = (
+        Features(rng.normal(size=(n, 20)).astype(np.float32), rng.integers(0, 2, n)) for n in (300, 4000)
+    )
     result = linear_probe(train, test, Protocol("noise"))
     assert abs(result["accuracy_mean"] - 0.5) < 4 * 0.5 / 4000**0.5
 
@@ -111,8 +113,8 @@ def test_the_meters_tell_collapse_from_spread():
     torch.testing.assert_close(effective_rank(two), torch.tensor(2.0))
 
 
-def test_probe_writes_protocol_and_untrained_row(contrastive, digits_run):
-    done = contrastive("probe", digits_run, "--labels-per-class", 2, "--repeats=3", "--seed", 5)
+def test_probe_writes_protocol_and_untrained_row(command, digits_run):
+    done = command("probe", digits_run, "--labels-per-class", 2, "--repeats=3", "--seed", 5)
     assert done.returncode == 0, done.stderr
     result = json.loads((digits_run / "results" / "probe.json").read_text())
     assert [row["representation"] for row in result["rows"]] == ["pretrained", "untrained"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -19,3 +20,20 @@ class Batch(NamedTuple):
     input: Any
     label: Tensor | None
     index: Tensor
+
+
+def split_batch(batch: Batch, num_parts: int) -> list[Batch]:
+    """Split a batch in ``num_parts`` of equal size, to one sample.
+
+    Raises:
+        ValueError: fewer samples than parts.
+    """
+    if len(batch.index) < num_parts:
+        raise ValueError(
+            f"a batch of {len(batch.index)} samples cannot be split in {num_parts} micro-batches"
+        )
+    parts = []
+    for place in torch.arange(len(batch.index), device=batch.index.device).tensor_split(num_parts):
+        label = None if batch.label is None else batch.label[place]
+        parts.append(Batch(batch.input[place], label, batch.index[place]))
+    return parts

@@ -1,0 +1,162 @@
+"""The commands as a user types them: what they write, and what they say when the input is bad."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+DIGITS = "configs/image/simclr_digits.yaml"
+
+
+@pytest.fixture
+def pretrain(command, tmp_path):
+    def run(*args, run_dir=tmp_path / "run", wandb="off"):
+        return command("pretrain", "--config", DIGITS, "--run_dir", run_dir, "--wandb", wandb, *args)
+
+    return run
+
+
+def test_a_run_folder_holds_what_it_should(digits_run):
+    assert (digits_run / "checkpoints" / "last.ckpt").is_file()
+    config = yaml.safe_load((digits_run / "config.yaml").read_text())
+    assert config["model"]["encoder"]["class_path"] == "encoders.image.SmallCNN"
+    rows = list(csv.DictReader((digits_run / "metrics.csv").open()))
+    assert {"loss", "knn_accuracy", "step", "lr-AdamW/pg1"} <= rows[0].keys()
+    assert [row["step"] for row in rows if row["knn_accuracy"]] == ["0", "16"]  # untrained, and at the end
+    assert list(digits_run.glob("wandb/offline-run-*"))  # no key was set: offline, and no prompt
+    assert (digits_run / "wandb_id").read_text().strip()
+
+
+def test_the_saved_configuration_repeats_the_run(command, digits_run, tmp_path):
+    done = command(
+        "pretrain", "--config", digits_run / "config.yaml", "--run_dir", tmp_path / "again", "--wandb", "off"
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in (digits_run, tmp_path / "again")
+    )
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_resuming_gives_the_uninterrupted_run(command, pretrain, digits_run, tmp_path):
+    """A run of two epochs, cut after the first by losing its later files, then resumed."""
+    keep_all = ("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k=-1")
+    folder = tmp_path / "run"
+    assert (
+        pretrain(
+            "--trainer.max_epochs", 2, *keep_all, f"--trainer.callbacks.dirpath={tmp_path}/all"
+        ).returncode
+        == 0
+    )
+    straight = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    (first,) = (tmp_path / "all").glob("epoch=0-*.ckpt")
+    shutil.copy(first, folder / "checkpoints" / "last.ckpt")
+    done = pretrain("--trainer.max_epochs", 2, "--ckpt_path", "last")
+    assert done.returncode == 0, done.stderr
+    resumed = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert resumed["global_step"] == straight["global_step"] == 16
+    for key, value in straight["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][key]), key
+    steps = [int(row["step"]) for row in csv.DictReader((folder / "metrics.csv").open()) if row["loss"]]
+    assert steps == sorted(set(steps))  # the log goes on; nothing is lost and nothing is there twice
+
+
+def test_a_second_run_does_not_overwrite_the_first(digits_run, pretrain):
+    done = pretrain(run_dir=digits_run)
+    assert done.returncode == 1 and "already holds a run; resume with --ckpt_path last" in done.stderr
+
+
+def test_accumulated_negatives_train(pretrain, tmp_path):
+    done = pretrain("--trainer.max_epochs", 1, "--model.accumulate_negatives", 4)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    assert all(row["loss"] == "" or 0 < float(row["loss"]) < 10 for row in rows)
+
+
+@pytest.mark.parametrize(
+    "args,message",
+    [
+        (("--model.temprature", 3), "temprature"),
+        (("--model.warmup_epochs", "abc"), "model.warmup_epochs"),
+        (("--data.init_args.bach_size", 3), "bach_size"),
+        (("--config", "nothing.yaml"), "no configuration nothing.yaml"),
+        (("--data.init_args.source", "/nowhere"), "'/nowhere' is neither a folder"),
+        (("--data.init_args.batch_size", 5000), "fewer than one batch of 5000"),
+        (
+            ("--model.encoder", "encoders.image.ResNet", "--model.encoder.init_args.depth", 19),
+            "choose one of 18",
+        ),
+        (("--ckpt_path", "/nowhere.ckpt"), "no checkpoint /nowhere.ckpt"),
+        (("--ckpt_path", "last"), "to resume from"),
+    ],
+)
+def test_bad_settings_get_one_message(pretrain, args, message):
+    done = pretrain(*args)
+    assert done.returncode in (1, 2)
+    assert message in done.stderr and "Traceback" not in done.stderr and done.stderr.count("error:") == 1
+
+
+def test_a_folder_that_cannot_be_written_is_named(pretrain, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = pretrain(run_dir=tmp_path / "file" / "run")
+    assert done.returncode == 1 and f"cannot write to {tmp_path}/file/run" in done.stderr
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(pretrain):
+    done = pretrain("--model.optimizer.init_args.lr", 1e30, "--model.warmup_epochs", 0)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "the loss is nan at step" in done.stderr and "samples" in done.stderr
+
+
+def test_a_corrupt_image_is_named(pretrain, tmp_path):
+    for i in range(8):
+        Image.new("L", (8, 8), i).save(tmp_path / f"{i}.png")
+    (tmp_path / "3.png").write_bytes(b"nonsense")
+    done = pretrain("--data.init_args.source", tmp_path, run_dir=tmp_path / "run")
+    assert done.returncode == 1 and f"{tmp_path}/3.png is not a readable image" in done.stderr
+
+
+def test_one_class_only_cannot_be_probed(command, digits_run, tmp_path):
+    for i in range(10):
+        (tmp_path / "only").mkdir(exist_ok=True)
+        Image.new("L", (8, 8), i).save(tmp_path / "only" / f"{i}.png")
+    done = command("probe", digits_run, "--data", tmp_path)
+    assert done.returncode == 1 and "one class only (only)" in done.stderr
+    done = command("probe", digits_run, "--data", tmp_path / "only")
+    assert done.returncode == 1 and "has no labels" in done.stderr
+
+
+@pytest.mark.parametrize("args,status", [((), 2), (("--help",), 0), (("pretain",), 2)])
+def test_usage(command, args, status):
+    done = command(*args)
+    assert done.returncode == status and "quickstart" in done.stdout + done.stderr
+
+
+def test_options_are_checked_and_take_hyphens_or_underscores(command, digits_run):
+    done = command("probe", digits_run, "--labelz", 3)
+    assert done.returncode == 2 and "labelz" in done.stderr and "Traceback" not in done.stderr
+    done = command("probe", digits_run, "--labels_per_class", 1, "--fraction", 0.5)
+    assert done.returncode == 1 and "not both" in done.stderr
+
+
+def test_quickstart_passes_its_bar(command, tmp_path):
+    done = command("quickstart", "--output", tmp_path / "quick", timeout=900)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "quick" / "results" / "quickstart.json").read_text())
+    assert {(row["representation"], row["labels_per_class"]) for row in rows} == {
+        (name, k) for name in ("raw", "untrained", "scratch", "pretrained") for k in (1, 5, 20)
+    }
+    accuracy = {row["representation"]: row["accuracy_mean"] for row in rows if row["labels_per_class"] == 1}
+    assert accuracy["pretrained"] >= 0.88
+    assert accuracy["pretrained"] >= accuracy["raw"] + 0.25
+    assert accuracy["pretrained"] > max(accuracy["untrained"], accuracy["scratch"])
+    for row in rows:
+        assert row["accuracy_ci95"][0] <= row["accuracy_mean"] <= row["accuracy_ci95"][1]
+        assert row["num_draws"] == (5 if row["representation"] == "scratch" else 20)
+    for name in ("embedding", "label_efficiency"):
+        assert min(Image.open(tmp_path / "quick" / "plots" / f"{name}.png").size) > 400

@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch.utils.data import DataLoader
+
+from contrastive.data import Batch, split_batch
+from contrastive.data.images import ImageData, read_image, read_images, split_indices
+from contrastive.errors import ContrastiveError
+
+
+def save(path, size=(12, 10), mode="RGB", seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of ten PNGs, without splits."""
+    for name in ("cat", "dog"):
+        for i in range(10):
+            save(tmp_path / "pets" / name / f"{i}.png", seed=i)
+    return tmp_path / "pets"
+
+
+def test_digits_are_scikit_learns():
+    train, test = read_images("digits", "train"), read_images("digits", "test")
+    assert (len(train), len(test)) == (1257, 540) and train.images.dtype == torch.uint8
+    theirs = {tuple(image.flatten()) for image in (load_digits().images * 255 / 16).round().astype(int)}
+    assert {tuple(image.flatten().tolist()) for image in test.images} <= theirs
+    assert (test.labels.bincount() - 54).abs().max() <= 2  # stratified
+
+
+def test_train_and_test_of_a_pool_share_nothing_and_do_not_move():
+    train, test = (read_images("digits", split).images.flatten(1) for split in ("train", "test"))
+    assert torch.equal(read_images("digits", "test").images.flatten(1), test)
+    theirs = load_digits().images.reshape(len(train) + len(test), -1)
+    assert np.isclose(theirs.sum() * 255 / 16, float(train.sum() + test.sum()), rtol=1e-3)
+
+
+@given(st.integers(2, 500), st.floats(0.05, 0.9), st.integers(0, 5), st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_split_keeps_every_item_once(num_items, held_out, seed, data):
+    labels = None
+    if data.draw(st.booleans()):
+        labels = torch.tensor(data.draw(st.lists(st.integers(0, 3), min_size=num_items, max_size=num_items)))
+    try:
+        kept, held = split_indices(num_items, labels, held_out, seed)
+    except ContrastiveError as error:
+        assert f"of {num_items} items" in str(error)
+        return
+    assert sorted([*kept, *held]) == list(range(num_items))
+
+
+def test_a_folder_of_classes_is_read_pixel_for_pixel(folder):
+    pixels = save(folder / "cat" / "square.png", size=(10, 10), seed=99)
+    image = read_image(folder / "cat" / "square.png", 10, 3)
+    np.testing.assert_array_equal(image.permute(1, 2, 0), pixels)
+    data = read_images(str(folder), "train", image_size=10)
+    assert data.classes == ["cat", "dog"] and data.images.shape[1:] == (3, 10, 10)
+    assert data.labels.bincount().tolist() in ([7, 7], [8, 7], [7, 8])
+
+
+def test_train_and_test_folders_are_used_where_there_are_any(folder, tmp_path):
+    for split in ("train", "test"):
+        save(tmp_path / "two" / split / "a" / "0.png")
+        save(tmp_path / "two" / split / "b" / f"{split}.png")
+    assert len(read_images(str(tmp_path / "two"), "test")) == 2
+    (tmp_path / "two" / "test").rename(tmp_path / "two" / "other")
+    with pytest.raises(ContrastiveError, match="none named test or val"):
+        read_images(str(tmp_path / "two"), "test")
+
+
+def test_a_flat_folder_has_no_labels(tmp_path):
+    for i in range(10):
+        save(tmp_path / "flat" / f"{i}.jpg", mode="L")
+    data = read_images(str(tmp_path / "flat"), "train", channels=1)
+    assert data.labels is None and data.images.shape == (7, 1, 10, 10)
+
+
+def test_an_empty_folder_and_an_unknown_source_are_named(tmp_path):
+    with pytest.raises(ContrastiveError, match=f"{tmp_path} holds no image"):
+        read_images(str(tmp_path), "train")
+    with pytest.raises(ContrastiveError, match="'CIFAR11' is neither a folder"):
+        read_images("CIFAR11", "train")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+def test_a_corrupt_file_is_named_and_skipped_only_when_asked(folder, damage, caplog):
+    victim = folder / "cat" / "3.png"
+    content = {"truncated": victim.read_bytes()[:60], "empty": b"", "text": b"not an image"}[damage]
+    victim.write_bytes(content)
+    (folder / "train").mkdir()
+    for name in ("cat", "dog"):
+        (folder / name).rename(folder / "train" / name)
+    with pytest.raises(ContrastiveError, match="cat/3.png is not a readable image"):
+        read_images(str(folder), "train")
+    data = read_images(str(folder), "train", skip_corrupt=True)
+    assert len(data) == 19 and data.labels.bincount().tolist() == [9, 10]
+    assert "skipped 1 of 20" in caplog.text
+
+
+def test_files_too_many_for_memory_are_read_when_asked_for(folder, monkeypatch):
+    cached = read_images(str(folder), "train", image_size=8)
+    monkeypatch.setattr("contrastive.data.images._CACHE_BYTES", 0)
+    lazy = read_images(str(folder), "train", image_size=8)
+    assert isinstance(cached.images, torch.Tensor) and not isinstance(lazy.images, torch.Tensor)
+    (one,) = DataLoader(lazy, batch_size=len(lazy), num_workers=2, collate_fn=lambda batch: batch)
+    assert torch.equal(one.input, cached.images) and torch.equal(one.label, cached.labels)
+
+
+def test_a_torchvision_set_by_name(tmp_path):
+    with pytest.raises(ContrastiveError, match="download=true"):
+        read_images(f"CIFAR10:{tmp_path}", "train")
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    data = ImageData("digits", batch_size=2000)
+    with pytest.raises(ContrastiveError, match="1131 images .* fewer than one batch of 2000"):
+        data.setup()
+
+
+def test_validation_is_taken_from_training_alone():
+    data = ImageData("digits", batch_size=64, val_fraction=0.2, seed=3)
+    data.setup()
+    assert len(data.train) + len(data.val) == 1257
+
+
+def test_a_batch_splits_without_loss():
+    batch = Batch(torch.arange(10), None, torch.arange(10) + 5)
+    parts = split_batch(batch, 3)
+    assert torch.equal(torch.cat([part.index for part in parts]), batch.index)
+    assert [len(part.input) for part in parts] == [4, 3, 3]
+    with pytest.raises(ValueError, match="10 samples cannot be split in 11"):
+        split_batch(batch, 11)
