@@ -1,4 +1,4 @@
-"""The gradient of a large batch in the memory of a small one (GradCache, Gao et al. 2021, arXiv:2101.06983)."""
+"""A large batch's gradient in the memory of a small one (GradCache, Gao et al. 2021, arXiv:2101.06983)."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ def cached_backward(
 ) -> Tensor:
     """Back-propagate one loss over all micro-batches while holding the graph of one at a time.
 
-    Every micro-batch is encoded without a graph; the loss of all projections gives the gradient by each of them;
-    every micro-batch is encoded again, with the random numbers of the first time, and takes its part of that
-    gradient to the parameters. Micro-batches are negatives of each other, which accumulated gradients never give.
+    Every micro-batch is encoded without a graph; the loss of all projections gives the gradient by each of
+    them; every micro-batch is encoded again, with the random numbers of the first time, and takes its part of
+    that gradient to the parameters. So the samples of one micro-batch are negatives for those of the others,
+    which accumulating gradients does not give.
 
-    The result is that of the concatenated batch wherever ``encode`` treats samples one by one. Batch norm does not:
-    it normalises by the micro-batch, and moves its running statistics twice a step. Only torch's generators are
-    replayed: numbers from ``random`` or NumPy must be drawn before.
+    The result is that of the concatenated batch wherever ``encode`` treats samples one by one. Batch norm does
+    not: it normalises by the micro-batch, and moves its running statistics twice a step. Only torch's generators
+    are replayed: numbers from ``random`` or NumPy must be drawn before.
 
     Args:
         encode: maps a micro-batch to projections ``(B, D)``, one tensor a view.
         micro_batches: at least one.
-        loss: called with one ``(ΣB, D)`` tensor a view, in float32 at least, gives the scalar. The parameters of an
-            ``nn.Module`` receive their gradients too.
-        backward: adds the gradient of a scalar to the parameters: ``manual_backward`` in Lightning, which scales it
-            under mixed precision, or ``torch.Tensor.backward``. The scalar's own value means nothing.
-        no_sync: context in which DistributedDataParallel does not average; it holds for all but the last
-            micro-batch.
+        loss: called with one ``(ΣB, D)`` tensor a view, in float32 at least, gives the scalar. The parameters of
+            an ``nn.Module`` receive their gradients too.
+        backward: adds the gradient of a scalar to the parameters: ``manual_backward`` in Lightning, which
+            scales it under mixed precision, or ``torch.Tensor.backward``. The scalar's value means nothing.
+        no_sync: gives the context in which DistributedDataParallel does not average, entered for all
+            micro-batches but the last.
 
     Returns:
         The loss ``()``, detached.
@@ -61,7 +62,7 @@ def cached_backward(
         for micro_batch in micro_batches:
             states.append(_random_state())
             cache.append(encode(micro_batch))
-    torch.clear_autocast_cache()  # it holds weights that were cast without a graph: they would get no gradient
+    torch.clear_autocast_cache()  # older torch would reuse weights cast without a graph
     value, gradients = _loss_and_gradients(loss, cache)
     parameters = _parameters(loss)
 
@@ -71,28 +72,26 @@ def cached_backward(
             _set_random_state(states[i])
             outputs = [*encode(micro_batch), *(parameters if last else [])]
             # linear in the outputs, with the gradients as its slopes
-            backward(
-                torch.stack([(out * gradient).sum() for out, gradient in zip(outputs, gradients[i])]).sum()
-            )
+            products = [(output * gradient).sum() for output, gradient in zip(outputs, gradients[i])]
+            backward(torch.stack(products).sum())
     return value
 
 
 def _loss_and_gradients(
     loss: Callable[..., Tensor], cache: Sequence[Sequence[Tensor]]
 ) -> tuple[Tensor, list[list[Tensor]]]:
-    """The loss of all projections; its gradients by each micro-batch's, then, with the last's, by its parameters."""
-    # in float32 also where the projections are float16, which would lose small gradients before they are scaled
+    """The loss, and its gradients by each micro-batch's projections and, after the last's, by its parameters."""
+    # in float32 where the projections are float16, which would lose small gradients before they are scaled
     views = [torch.cat(view) for view in zip(*cache)]
     views = [view.to(torch.promote_types(view.dtype, torch.float32)).requires_grad_() for view in views]
     with torch.enable_grad():
         value = loss(*views)
     parameters = _parameters(loss)
-    by_view = torch.autograd.grad(value, [*views, *parameters])
+    gradients = torch.autograd.grad(value, [*views, *parameters])
     sizes = [len(projections[0]) for projections in cache]
-    by_micro_batch = [
-        list(parts) for parts in zip(*(gradient.split(sizes) for gradient in by_view[: len(views)]))
-    ]
-    by_micro_batch[-1] += by_view[len(views) :]
+    split = [gradient.split(sizes) for gradient in gradients[: len(views)]]
+    by_micro_batch = [list(parts) for parts in zip(*split)]
+    by_micro_batch[-1] += gradients[len(views) :]
     return value.detach(), by_micro_batch
 
 

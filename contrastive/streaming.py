@@ -4,8 +4,10 @@ Every contrastive loss here needs, for each row i of a batch, log Σ_j e^{x_ij} 
 x_ij = scale · q_i·k_j. Hard negatives (Robinson et al. 2021) need log Σ_j e^{(1+β)x_ij} and log Σ_j e^{βx_ij}.
 The forward pass keeps these numbers alone, so memory grows as N; the backward pass makes each tile again.
 
-A tile serves twice: its rows' sums belong to q and its columns' sums to k. Where q and k are the same rows the
-matrix is symmetric, and the tiles above the diagonal do for those below it.
+A tile serves twice: its rows' sums belong to q and its columns' sums to k. Where q and k are the same rows
+the matrix is symmetric, and the tiles above the diagonal do for those below it.
+
+Nothing here is touched by autocast, which leaves products with ``out=`` and in-place products alone.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ Offsets = tuple[int, ...]  # the pairs (i, j) with j − i among these are left 
 
 
 class RowStatistics(NamedTuple):
-    """What the gradient needs of one side: its ``(E, N)`` log-sum-exps and the ``(E, N)`` gradients by them."""
+    """What the gradient needs of one side: ``(E, N)`` log-sum-exps and ``(E, N)`` gradients by them."""
 
     logsumexp: Tensor
     gradient: Tensor
@@ -35,8 +37,15 @@ class RowStatistics(NamedTuple):
         """The statistics of these rows alone."""
         return RowStatistics(self.logsumexp[:, rows], self.gradient[:, rows])
 
+    def weights(self, beta: float) -> Tensor:
+        """``(E, N)`` gradients by αx of each plain exponential e^{αx}: α · gradient · e^{−logsumexp}."""
+        exponents = torch.tensor(_exponents(beta)).to(self.gradient)[:, None]
+        return exponents * self.gradient * (-self.logsumexp).exp()
 
-def self_logsumexp(z: Tensor, scale: Tensor, *, beta: float = 0.0, excluded: Offsets = (0,)) -> Tensor:
+
+def self_logsumexp(
+    z: Tensor, scale: Tensor, *, beta: float = 0.0, excluded: tuple[int, ...] = (0,)
+) -> Tensor:
     """Log-sum-exps of each row's similarities to the other rows of ``z``.
 
     Args:
@@ -46,19 +55,21 @@ def self_logsumexp(z: Tensor, scale: Tensor, *, beta: float = 0.0, excluded: Off
         excluded: row i leaves out the columns i + o and i − o for each offset o ≥ 0.
 
     Returns:
-        ``(1, N)`` log Σ_j e^{x_ij} where β = 0, otherwise ``(2, N)``: log Σ_j e^{(1+β)x_ij} and log Σ_j e^{βx_ij}.
+        ``(1, N)`` log Σ_j e^{x_ij} where β = 0; otherwise ``(2, N)`` log Σ_j e^{(1+β)x_ij}, log Σ_j e^{βx_ij}.
     """
     both_ways = (*excluded, *(-offset for offset in excluded if offset))
     return _apply(z, None, scale, beta, both_ways, True)[0]
 
 
 def cross_logsumexp(q: Tensor, k: Tensor, scale: Tensor, *, beta: float = 0.0) -> Tensor:
-    """Log-sum-exps of each row of ``q``, ``(M, D)``, over all rows of ``k``, ``(N, D)``: as `self_logsumexp`."""
+    """As `self_logsumexp`, of each row of ``q``, ``(M, D)``, over all rows of ``k``, ``(N, D)``."""
     return _apply(q, k, scale, beta, (), False)[0]
 
 
-def paired_logsumexp(q: Tensor, k: Tensor, scale: Tensor, *, excluded: Offsets = ()) -> tuple[Tensor, Tensor]:
-    """Log-sum-exps both ways: each row of ``q`` over ``k``, ``(1, M)``, and each row of ``k`` over ``q``, ``(1, N)``.
+def paired_logsumexp(
+    q: Tensor, k: Tensor, scale: Tensor, *, excluded: tuple[int, ...] = ()
+) -> tuple[Tensor, Tensor]:
+    """Log-sum-exps of each row of ``q`` over ``k``, ``(1, M)``, and of each row of ``k`` over ``q``, ``(1, N)``.
 
     Pairs (i, j) with j − i in ``excluded`` are left out of both.
     """
@@ -96,7 +107,7 @@ class _LogSumExp(torch.autograd.Function):
             row_statistics if ctx.symmetric else column_statistics,
             need_dk=ctx.needs_input_grad[1],
         )
-        # x is linear in the scale, and Σ_ij G_ij x_ij = Σ_i q_i·dq_i, where every pair counts twice if q is k
+        # x is linear in the scale: Σ_ij G_ij x_ij / scale, where every pair counts twice if q is k
         dscale = (q * dq).sum() / (2 * scale if ctx.symmetric else scale) if ctx.needs_input_grad[2] else None
         return dq, dk, dscale, None, None, None
 
@@ -106,7 +117,7 @@ def tile_logsumexp(
 ) -> tuple[Tensor, Tensor | None]:
     """Log-sum-exps of the rows of scale · q kᵀ and, with ``both``, of its columns; autograd sees none of it.
 
-    ``k is q`` marks the symmetric case, whose rows are its columns. ``excluded`` holds the offsets j − i left out.
+    ``k is q`` marks the symmetric case, whose rows are its columns.
     """
     if (1 + beta) * scale <= LARGEST_EXPONENT:
         return _plain_logsumexp(q, k, scale, beta, excluded, both=both)
@@ -134,9 +145,15 @@ def tile_gradient(
     symmetric = k is q
     dq = torch.zeros_like(q)
     dk = dq if symmetric else torch.zeros_like(k) if need_dk else None
-    weigh = _weigh_plain if (1 + beta) * scale <= LARGEST_EXPONENT else _weigh_shifted
+    plain = (1 + beta) * scale <= LARGEST_EXPONENT
+    row_weights = rows.weights(beta) if plain else None
+    column_weights = columns.weights(beta) if plain and columns else None
     for i, j, x, spare in _similarity_tiles(q, k, scale, excluded, triangle=symmetric):
-        g = weigh(x, spare, beta, rows.at(i), columns.at(j) if columns else None)
+        if row_weights is not None:
+            across = None if column_weights is None else column_weights[:, None, j]
+            g = _weigh_plain(x, spare, beta, row_weights[:, i, None], across)
+        else:
+            g = _weigh_shifted(x, spare[0], beta, rows.at(i), columns.at(j) if columns else None)
         dq[i].addmm_(g, k[j], alpha=scale)
         if dk is not None and not (symmetric and i == j):
             dk[j].addmm_(g.T, q[i], alpha=scale)
@@ -146,13 +163,13 @@ def tile_gradient(
 def _similarity_tiles(
     q: Tensor, k: Tensor, scale: float, excluded: Offsets, *, triangle: bool
 ) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-    """Yield rows, columns, their similarities (−∞ where excluded) and a spare tile; both tiles are overwritten next."""
-    buffers = q.new_empty(2, min(TILE, len(q)) * min(TILE, len(k)))
+    """Yield rows, columns, their similarities (−∞ where excluded) and two spare tiles; the next overwrites all."""
+    buffers = q.new_empty(3, min(TILE, len(q)) * min(TILE, len(k)))
     for top in range(0, len(q), TILE):
         scaled = q[top : top + TILE] * scale
         for left in range(top if triangle else 0, len(k), TILE):
             block = k[left : left + TILE]
-            x, spare = buffers[:, : len(scaled) * len(block)].unflatten(1, (len(scaled), len(block)))
+            x, *spare = buffers[:, : len(scaled) * len(block)].unflatten(1, (len(scaled), len(block)))
             torch.mm(scaled, block.T, out=x)
             for offset in excluded:
                 if -len(scaled) < offset + top - left < len(block):
@@ -175,10 +192,10 @@ def _plain_logsumexp(
 ) -> tuple[Tensor, Tensor | None]:
     """Logarithms of plain sums of exponentials, for exponents that cannot overflow."""
     symmetric = k is q
-    row_sums = q.new_zeros(1 if beta == 0 else 2, len(q))
+    row_sums = q.new_zeros(len(_exponents(beta)), len(q))
     column_sums = row_sums if symmetric else q.new_zeros(len(row_sums), len(k)) if both else None
     for i, j, x, spare in _similarity_tiles(q, k, scale, excluded, triangle=symmetric):
-        for e, power in enumerate(_exponentials(x, spare, beta)):
+        for e, power in enumerate(_exponentials(x, spare[0], beta)):
             row_sums[e, i] += power.sum(1)
             if column_sums is not None and not (symmetric and i == j):
                 column_sums[e, j] += power.sum(0)
@@ -187,35 +204,27 @@ def _plain_logsumexp(
 
 
 def _running_logsumexp(q: Tensor, k: Tensor, scale: float, beta: float, excluded: Offsets) -> Tensor:
-    """Log-sum-exps of the rows relative to each row's largest similarity so far, for exponents of any size."""
+    """Log-sum-exps of rows relative to each row's largest similarity so far, for exponents of any size."""
     exponents = _exponents(beta)
     sums = q.new_zeros(len(exponents), len(q))
-    largest = q.new_full(
-        (len(q),), -scale
-    )  # no similarity is smaller; −∞ would give NaN where all are excluded
+    # no similarity is smaller than −scale; starting at −∞ would give NaN where a tile's row is all excluded
+    largest = q.new_full((len(q),), -scale)
     for i, _, x, spare in _similarity_tiles(q, k, scale, excluded, triangle=False):
         new = torch.maximum(largest[i], x.amax(1))
         x -= new[:, None]
         for e, exponent in enumerate(exponents):
             sums[e, i] *= (exponent * (largest[i] - new)).exp()
-            sums[e, i] += torch.mul(x, exponent, out=spare).exp_().sum(1)
+            sums[e, i] += torch.mul(x, exponent, out=spare[0]).exp_().sum(1)
         largest[i] = new
     return sums.log() + torch.tensor(exponents).to(q)[:, None] * largest
 
 
-def _weigh_plain(
-    x: Tensor, spare: Tensor, beta: float, rows: RowStatistics, columns: RowStatistics | None
-) -> Tensor:
-    """G_ij = Σ_e α_e e^{α_e x_ij} (r_ei + c_ej) with r = gradient · e^{−lse}, α the exponents."""
-    total: Tensor | None = None
-    for e, (power, exponent) in enumerate(zip(_exponentials(x, spare, beta), _exponents(beta))):
-        weight = (rows.gradient[e] * exponent * (-rows.logsumexp[e]).exp())[:, None]
-        if columns is not None:
-            weight = weight + columns.gradient[e] * exponent * (-columns.logsumexp[e]).exp()
-        power.mul_(weight)
-        total = power if total is None else total.add_(power)
-    assert total is not None
-    return total
+def _weigh_plain(x: Tensor, spare: list[Tensor], beta: float, rows: Tensor, columns: Tensor | None) -> Tensor:
+    """G_ij = Σ_e e^{α_e x_ij} (r_ei + c_ej) from weights ``(E, M, 1)`` of rows and ``(E, 1, N)`` of columns."""
+    powers = _exponentials(x, spare[0], beta)
+    for e, power in enumerate(powers):
+        power.mul_(rows[e] if columns is None else torch.add(rows[e], columns[e], out=spare[1]))
+    return powers[0] if len(powers) == 1 else powers[0].add_(powers[1])
 
 
 def _weigh_shifted(
@@ -227,8 +236,8 @@ def _weigh_shifted(
         sides = [(rows.logsumexp[e][:, None], rows.gradient[e][:, None])]
         if columns is not None:
             sides.append((columns.logsumexp[e], columns.gradient[e]))
-        for lse, gradient in sides:
-            share = torch.mul(x, exponent, out=spare).sub_(lse).exp_()
+        for logsumexp, gradient in sides:
+            share = torch.mul(x, exponent, out=spare).sub_(logsumexp).exp_()
             total += share.mul_(exponent * gradient)
     return total
 
