@@ -1,9 +1,9 @@
 """Negatives from every process, with the exact gradient.
 
 Each process returns the mean loss of its own rows, and DistributedDataParallel averages gradients over
-processes: so what each must hand back for its own rows is the gradient of the *sum* of all processes' losses. A
-row appears in the losses of the other processes too, as their negative. Those terms need no reduction: once a
-process knows the few row statistics of the others, it makes the whole gradient of its own rows by itself.
+processes: so what each must hand back for its own rows is the gradient of the *sum* of all their losses. A
+row appears in the losses of the other processes too, as their negative. Those terms need no reduction: once
+a process knows the few row statistics of the others, it makes the whole gradient of its own rows by itself.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def num_processes() -> int:
 def other_ranks_logsumexp(z: Tensor, scale: Tensor, *, beta: float = 0.0) -> Tensor:
     """Log-sum-exps of each row's similarities to the rows that the other processes hold.
 
-    One collective gathers ``z`` in the forward pass, one the row statistics in the backward pass; a third, of three
-    integers, refuses uneven batches. Memory is O(N·D) for the N rows of all processes.
+    One collective gathers ``z`` in the forward pass, one the row statistics in the backward pass; a third, of
+    three integers, refuses uneven batches. Memory is O(N·D) for the N rows of all processes.
 
     Args:
-        z: ``(S, M, D)`` float32 or float64, rows of length at most 1, equally many on every process. With S = 1
-            the rows face each other; with S = 2 the rows of either side face the other side's.
+        z: ``(S, M, D)`` float32 or float64, rows of length at most 1, equally many on every process. With
+            S = 1 the rows face each other; with S = 2 the rows of either side face the other side's.
         scale: ``()``, the inverse temperature; gradients reach it, right once averaged over processes.
         beta: the concentration β ≥ 0 of hard negatives.
 
@@ -114,11 +114,11 @@ def _without_own(gathered: Tensor) -> Tensor:
 
 
 def _require_equal_shapes(z: Tensor) -> None:
-    # unequal shapes would hang or corrupt the gather, and the mean over processes would not be the batch's loss
+    # unequal shapes would hang or corrupt the gather, and the mean over processes would not be the loss
     shapes = gather(torch.tensor(z.shape, device=z.device)).tolist()
     if any(shape != shapes[0] for shape in shapes):
         raise ValueError(
             f"every process must bring equally many rows of equal width, but they bring "
-            f"{[tuple(shape[1:]) for shape in shapes]} in the order of ranks; drop the uneven last batch with "
-            f"drop_last=True, or give every process the same batch size"
+            f"{[tuple(shape[1:]) for shape in shapes]} in the order of ranks; drop the uneven last batch "
+            f"with drop_last=True, or give every process the same batch size"
         )

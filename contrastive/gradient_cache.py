@@ -27,15 +27,15 @@ def cached_backward(
     that gradient to the parameters. So the samples of one micro-batch are negatives for those of the others,
     which accumulating gradients does not give.
 
-    The result is that of the concatenated batch wherever ``encode`` treats samples one by one. Batch norm does
-    not: it normalises by the micro-batch, and moves its running statistics twice a step. Only torch's generators
-    are replayed: numbers from ``random`` or NumPy must be drawn before.
+    The result is that of the concatenated batch if ``encode`` treats samples one by one. Batch norm does
+    not: it normalises by the micro-batch, and moves its running statistics twice a step. Only torch's
+    generators are replayed: draw numbers from ``random`` or NumPy beforehand.
 
     Args:
         encode: maps a micro-batch to projections ``(B, D)``, one tensor a view.
         micro_batches: at least one.
-        loss: called with one ``(ΣB, D)`` tensor a view, in float32 at least, gives the scalar. The parameters of
-            an ``nn.Module`` receive their gradients too.
+        loss: called with one ``(ΣB, D)`` tensor a view, in float32 at least, gives the scalar. The parameters
+            of an ``nn.Module`` receive their gradients too.
         backward: adds the gradient of a scalar to the parameters: ``manual_backward`` in Lightning, which
             scales it under mixed precision, or ``torch.Tensor.backward``. The scalar's value means nothing.
         no_sync: gives the context in which DistributedDataParallel does not average, entered for all
@@ -80,7 +80,7 @@ def cached_backward(
 def _loss_and_gradients(
     loss: Callable[..., Tensor], cache: Sequence[Sequence[Tensor]]
 ) -> tuple[Tensor, list[list[Tensor]]]:
-    """The loss, and its gradients by each micro-batch's projections and, after the last's, by its parameters."""
+    """The loss, its gradients by each micro-batch's projections and, after the last's, by its parameters."""
     # in float32 where the projections are float16, which would lose small gradients before they are scaled
     views = [torch.cat(view) for view in zip(*cache)]
     views = [view.to(torch.promote_types(view.dtype, torch.float32)).requires_grad_() for view in views]

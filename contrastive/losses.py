@@ -181,7 +181,7 @@ def queue_info_nce(
 def cross_modal_info_nce(
     z0: Tensor, z1: Tensor, *, temperature: Temperature = 0.07, reduction: Reduction = "mean"
 ) -> Tensor:
-    """CLIP's InfoNCE (Radford et al. 2021, arXiv:2103.00020): a row's negatives are the other modality's rows.
+    """CLIP's InfoNCE (Radford et al. 2021, arXiv:2103.00020): the negatives are the other side's rows.
 
     L_i = −x_ip + log Σ_j e^{x_ij} over the other side's rows j, both ways. For two views of one kind it is
     InfoNCE without negatives from within the view.
@@ -235,7 +235,7 @@ def _debias(
 def _similarities(
     z0: Tensor, z1: Tensor, temperature: Temperature, *, beta: float = 0.0, negatives: Tensor | None = None
 ) -> tuple[Tensor, Tensor, int]:
-    """Positive similarities ``(2B,)``, log-sum-exps over negatives ``(E, 2B)``, and the number n of negatives."""
+    """Positive similarities ``(2B,)``, log-sum-exps over negatives ``(E, 2B)``, and their number n."""
     _require_views(z0, z1, temperature)
     batch_size = len(z0)
     z = _unit(torch.cat([z0, z1]))
@@ -283,8 +283,8 @@ def _scale(temperature: Temperature, z: Tensor) -> Tensor:
 def _require_views(z0: Tensor, z1: Tensor, temperature: Temperature, *, at_least: int = 2) -> None:
     if z0.ndim != 2 or z0.shape != z1.shape or not z0.is_floating_point() or len(z0) < at_least:
         raise ValueError(
-            f"expected the projections of two views, floating point (B, D) and (B, D) with B ≥ {at_least}, but "
-            f"was given {tuple(z0.shape)} {z0.dtype} and {tuple(z1.shape)} {z1.dtype}"
+            f"expected the projections of two views, floating point (B, D) and (B, D) with B ≥ {at_least}, "
+            f"but was given {tuple(z0.shape)} {z0.dtype} and {tuple(z1.shape)} {z1.dtype}"
         )
     if isinstance(temperature, int | float) and not temperature > 0:
         raise ValueError(f"temperature must be positive, but is {temperature}; 0.5 suits small batches")
@@ -346,9 +346,9 @@ class HardNegativeInfoNCE(nn.Module):
             return
         self._warned = True
         warnings.warn(
-            f"{fraction:.0%} of the rows are floored: their positives are so near that the debiased sum of the "
-            f"negatives falls below its minimum, and they learn nothing from negatives. Raise temperature (now "
-            f"{self.temperature}) or lower tau_plus (now {self.tau_plus}) until under half are.",
+            f"{fraction:.0%} of the rows are floored: their positives are so near that the debiased sum of "
+            f"the negatives falls below its minimum, and they learn nothing from negatives. Raise "
+            f"temperature (now {self.temperature}) or lower tau_plus (now {self.tau_plus}) until under half are.",
             stacklevel=3,
         )
 
@@ -402,7 +402,7 @@ class SupervisedInfoNCE(nn.Module):
 
 
 class CrossModalInfoNCE(nn.Module):
-    """`cross_modal_info_nce` with a learned temperature, never below 0.01 as in CLIP; ``metrics["temperature"]``.
+    """`cross_modal_info_nce` with a learned temperature, never below 0.01; it stands in ``metrics``.
 
     Args:
         temperature: its initial value.

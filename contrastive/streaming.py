@@ -1,7 +1,7 @@
 """Log-sum-exps over a matrix of similarities that is never held: one tile of it at a time.
 
 Every contrastive loss here needs, for each row i of a batch, log Σ_j e^{x_ij} over its negatives j, with
-x_ij = scale · q_i·k_j. Hard negatives (Robinson et al. 2021) need log Σ_j e^{(1+β)x_ij} and log Σ_j e^{βx_ij}.
+x_ij = scale · q_i·k_j. Hard negatives (arXiv:2010.04592) need log Σ_j e^{(1+β)x_ij} and log Σ_j e^{βx_ij}.
 The forward pass keeps these numbers alone, so memory grows as N; the backward pass makes each tile again.
 
 A tile serves twice: its rows' sums belong to q and its columns' sums to k. Where q and k are the same rows
@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 TILE = 512  # rows and columns of a tile: 1 MiB in float32, which stays in a core's cache
-# e^{±50}, summed over 10^9 entries and divided by as many, stays among float32's normal numbers, so no maximum
-# need be subtracted. q and k have unit length: |x| ≤ scale tells beforehand whether a call stays below it.
+# e^{±50}, summed over 10^9 entries and divided by as many, stays among float32's normal numbers: no maximum
+# need be subtracted. q and k have unit length, so |x| ≤ scale tells beforehand whether a call stays below it.
 LARGEST_EXPONENT = 50.0
 
 Offsets = tuple[int, ...]  # the pairs (i, j) with j − i among these are left out
@@ -55,7 +55,7 @@ def self_logsumexp(
         excluded: row i leaves out the columns i + o and i − o for each offset o ≥ 0.
 
     Returns:
-        ``(1, N)`` log Σ_j e^{x_ij} where β = 0; otherwise ``(2, N)`` log Σ_j e^{(1+β)x_ij}, log Σ_j e^{βx_ij}.
+        ``(1, N)`` log Σ_j e^{x_ij} where β = 0, else ``(2, N)`` log Σ_j e^{(1+β)x_ij}, log Σ_j e^{βx_ij}.
     """
     both_ways = (*excluded, *(-offset for offset in excluded if offset))
     return _apply(z, None, scale, beta, both_ways, True)[0]
@@ -69,7 +69,7 @@ def cross_logsumexp(q: Tensor, k: Tensor, scale: Tensor, *, beta: float = 0.0) -
 def paired_logsumexp(
     q: Tensor, k: Tensor, scale: Tensor, *, excluded: tuple[int, ...] = ()
 ) -> tuple[Tensor, Tensor]:
-    """Log-sum-exps of each row of ``q`` over ``k``, ``(1, M)``, and of each row of ``k`` over ``q``, ``(1, N)``.
+    """Log-sum-exps of rows of ``q`` over ``k``, ``(1, M)``, and of rows of ``k`` over ``q``, ``(1, N)``.
 
     Pairs (i, j) with j − i in ``excluded`` are left out of both.
     """
@@ -162,8 +162,8 @@ def tile_gradient(
 
 def _similarity_tiles(
     q: Tensor, k: Tensor, scale: float, excluded: Offsets, *, triangle: bool
-) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-    """Yield rows, columns, their similarities (−∞ where excluded) and two spare tiles; the next overwrites all."""
+) -> Iterator[tuple[slice, slice, Tensor, list[Tensor]]]:
+    """Yield rows, columns, similarities (−∞ where excluded) and two spare tiles; the next overwrites them."""
     buffers = q.new_empty(3, min(TILE, len(q)) * min(TILE, len(k)))
     for top in range(0, len(q), TILE):
         scaled = q[top : top + TILE] * scale
@@ -220,7 +220,7 @@ def _running_logsumexp(q: Tensor, k: Tensor, scale: float, beta: float, excluded
 
 
 def _weigh_plain(x: Tensor, spare: list[Tensor], beta: float, rows: Tensor, columns: Tensor | None) -> Tensor:
-    """G_ij = Σ_e e^{α_e x_ij} (r_ei + c_ej) from weights ``(E, M, 1)`` of rows and ``(E, 1, N)`` of columns."""
+    """G_ij = Σ_e e^{α_e x_ij} (r_ei + c_ej) with r ``(E, M, 1)`` and c ``(E, 1, N)``."""
     powers = _exponentials(x, spare[0], beta)
     for e, power in enumerate(powers):
         power.mul_(rows[e] if columns is None else torch.add(rows[e], columns[e], out=spare[1]))
