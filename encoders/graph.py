@@ -15,6 +15,7 @@ from encoders.graph_layers import GIN, GINE, FeatureEncoder, GraphLayer, GraphSA
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
 from encoders.readout import ReadoutName, VirtualNode, make_readout
 from encoders.relational import RGCN
+from encoders.sharing import batch_norm, colour
 
 LayerName = Literal["gin", "gine", "gcn", "sage", "gat", "gatv2", "rgcn", "pna", "custom"]
 Activation = Literal["relu", "prelu", "elu"]
@@ -55,6 +56,9 @@ class GraphEncoder(nn.Module):
         jumping_knowledge: ``last`` layer, or ``concat``, ``max`` or ``sum`` of all (Xu et al. 2018, arXiv 1806.03536).
         readout: ``virtual_node`` adds a node joined to all others and reads it out; it needs h⁰ of width
             ``num_hidden``, so categories or ``input_layer``.
+        share_equal_nodes: compute nodes with equal surroundings once, see :mod:`encoders.sharing`; the same
+            result, two to three times faster on molecules. For categorical features, without dropout, and not
+            for ``gcn``, ``rgcn`` and ``virtual_node``, where more than the surroundings counts.
 
     Attributes:
         num_features: width of the rows of ``encoder(batch)``.
@@ -78,6 +82,7 @@ class GraphEncoder(nn.Module):
         residual: bool = False,
         jumping_knowledge: Literal["last", "concat", "max", "sum"] = "last",
         readout: ReadoutName = "sum",
+        share_equal_nodes: bool = False,
     ) -> None:
         super().__init__()
         inputs = list(ATOM_FEATURES.values()) if node_features == "atoms" else node_features
@@ -97,6 +102,11 @@ class GraphEncoder(nn.Module):
         self.residual, self.jumping_knowledge = residual, jumping_knowledge
         self.num_node_features = num_hidden * (num_layers if jumping_knowledge == "concat" else 1)
         self.readout, self.num_features = make_readout(readout, self.num_node_features)
+        self.share_equal_nodes = share_equal_nodes
+        if share_equal_nodes and (layer in ("gcn", "rgcn") or readout == "virtual_node" or dropout):
+            raise ValueError(
+                "share_equal_nodes does not go with gcn, rgcn, virtual_node or dropout; set it to false or change these"
+            )
         self.virtual = nn.ModuleList()
         if readout == "virtual_node":
             if width != num_hidden or jumping_knowledge == "concat":
@@ -121,6 +131,8 @@ class GraphEncoder(nn.Module):
         return nodes, self.readout(batch, nodes) if virtual is None else virtual
 
     def _encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor | None]:
+        if self.share_equal_nodes:
+            return self._encode_shared(batch), None
         h = batch.x if self.embed is None else self.embed(batch.x)
         virtual = cast("list[VirtualNode]", self.virtual)  # a ModuleList forgets what it holds
         g = self.virtual_start.expand(batch.num_graphs, -1) if virtual else None
@@ -134,6 +146,19 @@ class GraphEncoder(nn.Module):
                 g = virtual[i].collect(batch, g, h)
             outputs.append(h)
         return self._jump(outputs), g
+
+    def _encode_shared(self, batch: GraphBatch) -> Tensor:
+        first, *levels = colour(batch, len(self.layers))
+        h = cast("FeatureEncoder", self.embed)(batch.x[first.nodes])
+        outputs = []
+        for i, (layer, level) in enumerate(zip(self.layers, levels)):
+            target = h[level.previous]
+            out = self.activations[i](
+                batch_norm(self.norms[i], layer(level.edges, (h, target)), level.counts)
+            )
+            h = out + target if self.residual and out.shape == target.shape else out
+            outputs.append(level.expand(h) if i == len(levels) - 1 or self.jumping_knowledge != "last" else h)
+        return self._jump(outputs)
 
     def _jump(self, outputs: Sequence[Tensor]) -> Tensor:
         if self.jumping_knowledge == "last":

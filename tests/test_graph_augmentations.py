@@ -40,7 +40,9 @@ def make(sizes=(12, 1, 0, 9, 15), p=0.3, seed=0):
 
 def molecules(copies=1):
     pytest.importorskip("rdkit", reason="RDKit is not installed")
-    return GraphBatch.from_smiles(["CC(=O)Oc1ccccc1C(=O)O", "CCCCCCCC", "c1ccc2ccccc2c1", "CC(C)NCC(O)COc1cccc2ccccc12"] * copies)
+    return GraphBatch.from_smiles(
+        ["CC(=O)Oc1ccccc1C(=O)O", "CCCCCCCC", "c1ccc2ccccc2c1", "CC(C)NCC(O)COc1cccc2ccccc12"] * copies
+    )
 
 
 FLOAT = [
@@ -194,7 +196,9 @@ def test_node_drop(remove):
     assert_fraction(batch.num_nodes - int(alive.sum()), batch.num_nodes, 0.3)
     kept = set(out.x[alive, 0].long().tolist())
     number = batch.x[:, 0].long()
-    expected = [(u, v) for u, v in zip(number[batch.src].tolist(), number[batch.dst].tolist()) if {u, v} <= kept]
+    expected = [
+        (u, v) for u, v in zip(number[batch.src].tolist(), number[batch.dst].tolist()) if {u, v} <= kept
+    ]
     found = out.x[:, 0].long()
     assert sorted(zip(found[out.src].tolist(), found[out.dst].tolist())) == sorted(expected)
     assert (out.num_nodes == batch.num_nodes) == (not remove)
@@ -276,7 +280,9 @@ def test_centrality_is_networkx(kind):
             expected = dict(g.degree())
         else:
             expected = nx.pagerank(g) if kind == "pagerank" else nx.eigenvector_centrality_numpy(g)
-        torch.testing.assert_close(phi, torch.tensor([float(abs(expected[v])) for v in range(len(phi))]), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(
+            phi, torch.tensor([float(abs(expected[v])) for v in range(len(phi))]), atol=1e-4, rtol=1e-3
+        )
 
 
 def test_adaptive_probabilities_are_the_formula_and_met():
@@ -327,10 +333,16 @@ def transition(graph):
 def test_diffusion_is_the_closed_form(kind, monkeypatch):
     monkeypatch.setattr("augmentations.diffusion._COLUMNS", 4)  # several blocks
     batch = make()
-    out = (PPRDiffusion(alpha=0.2, threshold=0.02) if kind == "ppr" else HeatDiffusion(t=3.0, threshold=0.02))(batch)
+    out = (
+        PPRDiffusion(alpha=0.2, threshold=0.02) if kind == "ppr" else HeatDiffusion(t=3.0, threshold=0.02)
+    )(batch)
     for graph, diffused in zip(batch, out):
         t, identity = transition(graph), torch.eye(graph.num_nodes, dtype=torch.float64)
-        exact = 0.2 * torch.linalg.inv(identity - 0.8 * t) if kind == "ppr" else torch.matrix_exp(3 * (t - identity))
+        exact = (
+            0.2 * torch.linalg.inv(identity - 0.8 * t)
+            if kind == "ppr"
+            else torch.matrix_exp(3 * (t - identity))
+        )
         found = torch.zeros_like(exact)
         found[diffused.dst, diffused.src] = diffused.edge_weight.double()
         assert (exact[found == 0] < 0.0203).all()

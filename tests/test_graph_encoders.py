@@ -11,6 +11,7 @@ from encoders.graph_layers import GINE, FeatureEncoder, GraphLayer, GraphSAGE
 from encoders.neural_fingerprint import NeuralFingerprint
 from encoders.readout import AttentionReadout, Readout, Set2Set
 from encoders.relational import RGCN
+from encoders.sharing import colour
 
 
 @pytest.fixture(autouse=True)
@@ -446,3 +447,55 @@ def test_errors_say_what_to_do():
         GAT(6, 5, num_heads=2)
     with pytest.raises(ValueError, match="aggregator 'median'"):
         GraphLayer(6, 5, aggregate="median")
+
+
+# Sharing what equal nodes have in common.
+
+
+@pytest.mark.parametrize(
+    ("layer", "layer_args", "edge_features"), [case for case in LAYERS if case[0] not in ("gcn", "rgcn")]
+)
+@pytest.mark.parametrize("options", [{}, {"jumping_knowledge": "concat", "residual": True}])
+def test_sharing_equal_nodes_changes_nothing(kernels, layer, layer_args, edge_features, options):
+    parts = [molecule_like(), molecule_like()[[2, 0]]]
+    batch = GraphBatch.concatenate(
+        [part.with_features(x=part.x[:, 1:], edge_attr=part.edge_attr[:, 1:]) for part in parts]
+    )
+    results = []
+    for shared in (False, True):
+        torch.manual_seed(0)
+        encoder = GraphEncoder(
+            node_features=[2],
+            edge_features=edge_features and [4],
+            num_hidden=8,
+            layer=layer,
+            layer_args=layer_args,
+            share_equal_nodes=shared,
+            **options,
+        ).double()
+        out = encoder.train()(batch)
+        out.square().sum().backward()
+        results.append(
+            [out, encoder.eval().nodes(batch), *(p.grad for p in encoder.parameters()), *encoder.buffers()]
+        )
+    for plain, shared in zip(*results):
+        torch.testing.assert_close(shared, plain, atol=1e-8, rtol=1e-6)
+
+
+def test_colours_are_weisfeiler_lehman_s():
+    nx = pytest.importorskip("networkx")
+    batch = molecule_like()
+    levels = colour(batch, 3)
+    graph = nx.DiGraph()
+    for v in range(17):
+        graph.add_node(v, label=str(batch.x[v].tolist()))
+    for u, v, attr in zip(batch.dst.tolist(), batch.src.tolist(), batch.edge_attr.tolist()):
+        graph.add_edge(u, v, label=str(attr))
+    names = {v: graph.nodes[v]["label"] for v in graph}
+    for level in levels:
+        pairs = set(zip(level.of_node.tolist(), names.values()))
+        assert len(pairs) == len(level.nodes) == len(set(names.values())) == len({c for c, _ in pairs})
+        assert torch.equal(torch.bincount(level.of_node), level.counts)
+        names = {
+            v: str((names[v], sorted((graph[v][u]["label"], names[u]) for u in graph[v]))) for v in graph
+        }
