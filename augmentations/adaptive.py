@@ -18,7 +18,8 @@ def centrality(batch: GraphBatch, name: Centrality) -> Tensor:
     """φ_v of every node within its graph, ``(N,)`` float32, positive.
 
     - ``degree``: edges into v
-    - ``eigenvector``: the leading eigenvector of each graph's A, of length 1, by 100 power iterations on A + I
+    - ``eigenvector``: the leading eigenvector of each graph's A, of length 1, by 100 power
+      iterations on A + I
     - ``pagerank``: damping 0.85, each graph summing to 1, by 50 power iterations
     """
     if name == "degree":
@@ -60,7 +61,7 @@ def _drop_probability(scores: Tensor, group: Tensor, num_groups: int, p: float, 
 
 
 class AdaptiveEdgeDrop(nn.Module):
-    """Drop edges, those into central nodes less: s_uv = log φ_v, P = min(p (s_max − s)/(s_max − s̄), threshold).
+    """Drop edges, those into central nodes less: P = min(p (s_max − s)/(s_max − s̄), threshold), s = log φ_v.
 
     Args:
         p: mean probability over a graph's edges, before the threshold.

@@ -50,7 +50,7 @@ class _Diffusion(nn.Module):
         return batch.with_edges(src, dst, edge_weight=weight)
 
     def _columns(self, batch: GraphBatch, place: Tensor, first: int, count: int) -> Tensor:
-        """Columns of S, those of all graphs side by side: ``[v, j]`` is S between v and node first + j of its graph."""
+        """S between v and the node ``first`` + j of its graph, at ``[v, j]``: all graphs side by side."""
         degree = batch.sum_neighbours(torch.ones(batch.num_nodes, 1, device=batch.device)) + 1
         power = (place.unsqueeze(1) == first + torch.arange(count, device=batch.device)).float()
         result = self.coefficients[0] * power
@@ -71,7 +71,7 @@ def _largest(group: Tensor, values: Tensor, count: int) -> Tensor:
 
 
 class PPRDiffusion(_Diffusion):
-    """Personalised PageRank: θ_k = α (1−α)ᵏ, until the rest is below 10⁻⁴. Undirected graphs; nothing is random.
+    """Personalised PageRank: θ_k = α (1−α)ᵏ, until the rest is below 10⁻⁴. For undirected graphs.
 
     Args:
         alpha: probability of going back to the start.
@@ -87,7 +87,7 @@ class PPRDiffusion(_Diffusion):
 
 
 class HeatDiffusion(_Diffusion):
-    """Heat kernel: θ_k = e^{−t} tᵏ/k!, until the rest is below 10⁻⁴. Undirected graphs; nothing is random.
+    """Heat kernel: θ_k = e^{−t} tᵏ/k!, until the rest is below 10⁻⁴. For undirected graphs.
 
     Args:
         t: time.

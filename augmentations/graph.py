@@ -1,8 +1,9 @@
 """Augmentations of graphs, on the whole batch at once.
 
-Each is called ``augmentation(batch, random=None)`` and returns a new GraphBatch. A graph's draws are keyed by its
-index, those of its nodes and edges by their place inside it too, so that what happens to a graph does not depend
-on the batch that it is in. ``random`` None draws afresh from torch's generator.
+Each is called ``augmentation(batch, random=None)`` and returns a new GraphBatch. A graph's draws
+are keyed by its index, those of its nodes and edges by their place inside it too, so that what
+happens to a graph does not depend on the batch that it is in. ``random`` None draws afresh from
+torch's generator.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Compose(nn.Module):
 
 
 class OneOf(nn.Module):
-    """Each graph draws one of the augmentations, as GraphCL does for a batch (You et al. 2020, arXiv 2010.13902).
+    """Each graph draws one of the augmentations; GraphCL (arXiv 2010.13902) draws one for a batch.
 
     Args:
         augmentations: the choices; all must leave the same features present.
@@ -126,8 +127,8 @@ class EdgeDrop(nn.Module):
 class EdgeAdd(nn.Module):
     """Each edge adds with probability ``p`` a new one between two random nodes of its graph.
 
-    The new edge has the features of the edge that added it. Self-loops and edges that are there already are not
-    added, so that dense graphs gain less.
+    The new edge has the features of the edge that added it. Self-loops and edges that are there
+    already are not added, so that dense graphs gain less.
 
     Args:
         p: probability; ``p`` times as many edges are tried as a graph has.
@@ -203,7 +204,7 @@ def restrict(batch: GraphBatch, keep: Tensor, *, remove: bool) -> GraphBatch:
 
 
 class FeatureMask(nn.Module):
-    """Set each dimension of ``x`` to zero with probability ``p``, for all nodes of a graph (GRACE, arXiv 2006.04131).
+    """Zero each dimension of ``x`` with probability ``p``, for all nodes of a graph (GRACE, 2006.04131).
 
     Args:
         p: probability.
@@ -229,7 +230,7 @@ def require_float(batch: GraphBatch) -> Tensor:
     """``batch.x``; ValueError where it holds categories."""
     if not batch.x.is_floating_point():
         raise ValueError(
-            f"x holds categories ({batch.x.dtype}), expected floating-point features; AttributeMask masks categories"
+            f"x holds categories ({batch.x.dtype}), expected floats; AttributeMask masks categories"
         )
     return batch.x
 

@@ -20,9 +20,9 @@ _CARBON, _HYDROGEN = 6, 1
 def functional_group_atoms(batch: GraphBatch) -> Tensor:
     """``(N,)`` bool: the atoms of functional groups (Ertl 2017, doi 10.1186/s13321-017-0225-z).
 
-    Hetero atoms; carbons in a double or triple bond that is not aromatic; sp³ carbons with single bonds to two or
-    more of O, N and S. Unlike the paper, hetero atoms in aromatic rings are left out, for these rings are the
-    scaffold, and so are the carbons of oxirane-like rings.
+    Hetero atoms; carbons in a double or triple bond that is not aromatic; sp³ carbons with single
+    bonds to two or more of O, N and S. Unlike the paper, hetero atoms in aromatic rings are left
+    out, for these rings are the scaffold, and so are the carbons of oxirane-like rings.
     """
     number, edge_attr = _molecules(batch)
     hetero = (number != _CARBON) & (number != _HYDROGEN) & (number != 0) & (batch.x[:, _AROMATIC] != _YES)
@@ -41,8 +41,8 @@ def functional_group_atoms(batch: GraphBatch) -> Tensor:
 def _molecules(batch: GraphBatch) -> tuple[Tensor, Tensor]:
     if batch.x.is_floating_point() or batch.edge_attr is None or batch.edge_attr.is_floating_point():
         raise ValueError(
-            "expected a batch of molecules, with categories of atoms and bonds as GraphBatch.from_smiles makes "
-            "them; for other graphs use EdgeDrop and AttributeMask"
+            "expected molecules, with the categories of atoms and bonds that GraphBatch.from_smiles gives; "
+            "for other graphs use EdgeDrop and AttributeMask"
         )
     return batch.x[:, _ATOMIC_NUMBER], batch.edge_attr
 

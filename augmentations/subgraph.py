@@ -20,9 +20,9 @@ def random_nodes(batch: GraphBatch, random: SampleRandom) -> tuple[Tensor, Tenso
 class RandomWalkSubgraph(nn.Module):
     """Keep the nodes that a random walk visits, up to a share of the graph (GraphCL, arXiv 2010.13902).
 
-    The walk starts at a random node and goes against the edges, which is the same in an undirected graph; at a
-    node without edges it stays. It ends when it has seen ⌈``ratio`` · n⌉ nodes or made all its steps, so that a
-    graph of several components keeps less.
+    The walk starts at a random node and goes against the edges, which is the same in an undirected
+    graph; at a node without edges it stays. It ends when it has seen ⌈``ratio`` · n⌉ nodes or made all its
+    steps, so that a graph of several components keeps less.
 
     Args:
         ratio: the largest share of a graph's nodes that is kept.
@@ -54,7 +54,7 @@ class RandomWalkSubgraph(nn.Module):
 def _walk(
     batch: GraphBatch, start: Tensor, wanted: Tensor, budget: Tensor, move: Tensor, back: Tensor
 ) -> Tensor:
-    """``(N,)`` bool: the nodes that walks from ``start`` visit; walk w ends after budget_w steps or wanted_w nodes."""
+    """``(N,)`` bool: the nodes that walks visit in ``budget`` steps, up to ``wanted`` nodes each."""
     indptr, degree = batch.adjacency.indptr, batch.adjacency.degree
     visited = torch.zeros(batch.num_nodes, dtype=torch.bool, device=batch.device)
     visited[start] = True

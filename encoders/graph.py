@@ -35,13 +35,13 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "prelu": nn.PReLU, 
 
 
 class GraphEncoder(nn.Module):
-    """Encode a batch of graphs: ``encoder(batch)`` is one row a graph, ``encoder.nodes(batch)`` one row a node.
+    """``encoder(batch)`` gives one row a graph, ``encoder.nodes(batch)`` one row a node.
 
     h⁰ = embedding of x; hˡ = dropout(activation(norm(LAYER(hˡ⁻¹)))); h = JK(h¹ … hᴸ); g = READOUT(h).
 
     Args:
-        node_features: the width of float ``x``, or the categories of each column of integer ``x``; ``atoms`` is
-            what ``GraphBatch.from_smiles`` gives.
+        node_features: the width of float ``x``, or the categories of each column of integer ``x``;
+            ``atoms`` is what ``GraphBatch.from_smiles`` gives.
         edge_features: the same for ``edge_attr``; ``bonds`` is what ``from_smiles`` gives; None ignores it.
         num_hidden: width of every layer.
         num_layers: L.
@@ -53,12 +53,13 @@ class GraphEncoder(nn.Module):
         last_activation: whether the last layer has one too.
         dropout: probability, after the activation.
         residual: add hˡ⁻¹ to hˡ where the widths agree.
-        jumping_knowledge: ``last`` layer, or ``concat``, ``max`` or ``sum`` of all (Xu et al. 2018, arXiv 1806.03536).
+        jumping_knowledge: ``last`` layer, or ``concat``, ``max`` or ``sum`` of all (Xu et al.
+            2018, arXiv 1806.03536).
         readout: ``virtual_node`` adds a node joined to all others and reads it out; it needs h⁰ of width
             ``num_hidden``, so categories or ``input_layer``.
         share_equal_nodes: compute nodes with equal surroundings once, see :mod:`encoders.sharing`; the same
-            result, two to three times faster on molecules. For categorical features, without dropout, and not
-            for ``gcn``, ``rgcn`` and ``virtual_node``, where more than the surroundings counts.
+            result, on molecules with all atom features 1.1 to 1.4 times faster. For categorical features,
+            without dropout, and not for ``gcn``, ``rgcn`` and ``virtual_node``, where more counts.
 
     Attributes:
         num_features: width of the rows of ``encoder(batch)``.
@@ -105,13 +106,13 @@ class GraphEncoder(nn.Module):
         self.share_equal_nodes = share_equal_nodes
         if share_equal_nodes and (layer in ("gcn", "rgcn") or readout == "virtual_node" or dropout):
             raise ValueError(
-                "share_equal_nodes does not go with gcn, rgcn, virtual_node or dropout; set it to false or change these"
+                "share_equal_nodes does not go with gcn, rgcn, virtual_node or dropout; set it to false"
             )
         self.virtual = nn.ModuleList()
         if readout == "virtual_node":
             if width != num_hidden or jumping_knowledge == "concat":
                 raise ValueError(
-                    "readout virtual_node needs nodes of width num_hidden throughout: set input_layer to true and "
+                    "readout virtual_node needs width num_hidden throughout: set input_layer to true and "
                     "jumping_knowledge to another than concat"
                 )
             self.virtual_start = nn.Parameter(torch.zeros(num_hidden))

@@ -13,10 +13,12 @@ from encoders.message_passing import Adjacency, aggregate, edge_softmax, gather_
 
 
 class GCN(nn.Module):
-    r"""h'_v = W (Σ_{u→v} w_uv h_u / √(d_u d_v) + h_v / d_v) + b, d = 1 + Σ w (Kipf and Welling 2017, arXiv 1609.02907).
+    r"""h'_v = W (Σ_{u→v} w_uv h_u / √(d_u d_v) + h_v / d_v) + b, d = 1 + Σ w.
 
-    d_u counts the edges out of u, d_v those into v, so that a directed graph is scaled by rows and columns; in an
-    undirected one they are equal and this is the paper's.
+    Kipf and Welling 2017, arXiv 1609.02907.
+
+    d_u counts the edges out of u, d_v those into v, so that a directed graph is scaled by rows and
+    columns; in an undirected one they are equal and this is the paper's.
 
     Args:
         num_in: width of h.
@@ -49,9 +51,9 @@ def _degrees(adjacency: Adjacency) -> tuple[Tensor, Tensor]:
 
 
 class GAT(nn.Module):
-    r"""h'_v = ‖_k Σ_u α_uv W h_u + b, α = softmax_u(LeakyReLU(a_sᵀ W h_u + a_dᵀ W h_v)) (Veličković et al. 2018).
+    r"""h'_v = ‖_k Σ_u α_uv W h_u + b, α = softmax_u(LeakyReLU(a_sᵀ W h_u + a_dᵀ W h_v)).
 
-    arXiv 1710.10903. No self-loops are added. A node without neighbours gets b.
+    Veličković et al. 2018, arXiv 1710.10903. No self-loops are added. A node without neighbours gets b.
 
     Args:
         num_in: width of h.
@@ -80,9 +82,9 @@ class GAT(nn.Module):
 
 
 class GATv2(nn.Module):
-    r"""h'_v = ‖_k Σ_u α_uv W_s h_u + b, α = softmax_u(aᵀ LeakyReLU(W_s h_u + W_d h_v [+ W_e e_uv])) (Brody et al. 2022).
+    r"""h'_v = ‖_k Σ_u α_uv W_s h_u + b, α = softmax_u(aᵀ LeakyReLU(W_s h_u + W_d h_v + W_e e_uv)).
 
-    arXiv 2105.14491. No self-loops are added.
+    Brody et al. 2022, arXiv 2105.14491. No self-loops are added.
 
     Args:
         num_in: width of h.
@@ -140,10 +142,11 @@ def _required(values: Tensor | None, name: str) -> Tensor:
 
 
 class PNA(nn.Module):
-    r"""h'_v = U [h_v ‖ s(d_v) · agg{ M [h_u ‖ h_v ‖ e_uv] }] for every scaler s and aggregator (Corso et al. 2020).
+    r"""h'_v = U [h_v ‖ s(d_v) · agg{ M [h_u ‖ h_v ‖ e_uv] }] for every scaler s and aggregator.
 
-    arXiv 2004.05718. s(d) ∈ 1, log(d+1)/δ, δ/log(d+1). M is one linear map, so M [h_u ‖ h_v] = M₁ h_u + M₂ h_v and
-    the second term moves out of the aggregators: no message is held edge by edge unless edges have features.
+    Corso et al. 2020, arXiv 2004.05718. s(d) ∈ 1, log(d+1)/δ, δ/log(d+1). M is linear, so M [h_u ‖ h_v] =
+    M₁ h_u + M₂ h_v and the second term moves out of the aggregators: no message is held edge by edge
+    unless edges have features.
 
     Args:
         num_in: width of h.

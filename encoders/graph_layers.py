@@ -1,8 +1,8 @@
 """Layers of message passing: h_v ← COMBINE(h_v, AGGREGATE{h_u : u → v}).
 
 Every layer is called ``layer(adjacency, x)`` with ``x`` the ``(N, num_in)`` features of the nodes, or a pair
-``(x_src, x_dst)`` where sources and destinations are two sets of nodes, and returns ``(num_dst, num_out)``. Edge
-weights, features and types come with the adjacency.
+``(x_src, x_dst)`` where sources and destinations are two sets of nodes, and returns
+``(num_dst, num_out)``. Edge weights, features and types come with the adjacency.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class Aggregate(nn.Module):
 
     - ``sum``, ``mean``, ``max``, ``min``; ``std`` = √(mean(m²) − mean(m)²)
     - ``attention``: Σ a_uv m_uv, a = softmax_u(aᵀ LeakyReLU(W_s m_uv + W_d h_v))
-    - ``mlp``: MLP(Σ MLP(m_uv)), which can learn any function of the multiset (Zaheer et al. 2017, arXiv 1703.06114)
+    - ``mlp``: MLP(Σ MLP(m_uv)), which can learn any function of the multiset (Zaheer et al. 2017,
+      arXiv 1703.06114)
 
     Args:
         num_features: F.
@@ -138,7 +139,7 @@ class Aggregate(nn.Module):
 
 
 def reduce_messages(adjacency: Adjacency, source: Tensor, messages: Tensor | None, name: str) -> Tensor:
-    """Reduce ``(E, F)`` messages, or where they are None the ``(num_src, F)`` sources, at the destinations."""
+    """Reduce ``(E, F)`` messages, or if None the ``(num_src, F)`` sources, at the destinations."""
     if name == "std":
         mean = reduce_messages(adjacency, source, messages, "mean")
         squares = reduce_messages(adjacency, source**2, None if messages is None else messages**2, "mean")
@@ -192,7 +193,8 @@ class GraphLayer(nn.Module):
     r"""h'_v = COMBINE(h_v, m_v), m_v = AGGREGATE{ h_u : u → v }.
 
     - ``linear``: W h_v + W' m_v + b
-    - ``mlp``: MLP((1 + ε) h_v + m_v), ε learned from 0; several aggregators are first mapped to h's width by W'
+    - ``mlp``: MLP((1 + ε) h_v + m_v), ε learned from 0; several aggregators are first mapped to
+      h's width by W'
     - ``gru``: GRU(input m_v, state h_v), W h_v where the widths differ
 
     Args:

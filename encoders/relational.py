@@ -12,17 +12,18 @@ from encoders.message_passing import Adjacency, Reduce, aggregate
 class RGCN(nn.Module):
     r"""h'_v = W₀ h_v + Σ_r W_r AGGREGATE{ h_u : u →_r v } + b (Schlichtkrull et al. 2018, arXiv 1703.06103).
 
-    The paper's AGGREGATE is the mean. With ``num_bases``, W_r = Σ_b a_rb V_b. No relations × nodes × width tensor
-    is ever made: sums and means over bases are B sums weighted by a_rb, for
-    Σ_r Σ_b a_rb V_b Σ_{u→_r v} h_u = Σ_b V_b Σ_{u→v} a_{r(uv) b} h_u; the rest goes one relation at a time, over
-    the nodes that it reaches.
+    The paper's AGGREGATE is the mean. With ``num_bases``, W_r = Σ_b a_rb V_b. No relations × nodes
+    × width tensor is ever made: sums and means over bases are B sums weighted by a_rb, for
+    Σ_r Σ_b a_rb V_b Σ_{u→_r v} h_u = Σ_b V_b Σ_{u→v} a_{r(uv) b} h_u; the rest goes one relation
+    at a time, over the nodes that it reaches.
 
     Args:
         num_in: width of h.
         num_out: width of h'.
         num_relations: R; edge types are 0 … R-1.
         num_bases: B; None gives every relation its own matrix.
-        aggregate: ``sum``, ``mean``, ``max`` or ``min`` within a relation; the last two want ``num_bases`` None.
+        aggregate: ``sum``, ``mean``, ``max`` or ``min`` within a relation; the last two want
+            ``num_bases`` None.
     """
 
     def __init__(

@@ -1,9 +1,11 @@
 """Compute what equal nodes have in common once.
 
-After l layers of message passing a node's features are a function of its rooted subtree of depth l alone (Xu et al.
-2019, arXiv 1810.00826), that is, of its colour after l rounds of Weisfeiler–Leman refinement. In a batch of 1,024
-molecules 23,819 atoms have 88 colours after one round, 1,691 after two and 9,204 after three. So each layer runs over
-one representative a colour, and the result, gradients included, is that of running it over all nodes.
+After l layers of message passing a node's features are a function of its rooted subtree of depth l
+alone (Xu et al. 2019, arXiv 1810.00826), that is, of its colour after l rounds of Weisfeiler–Leman
+refinement. In 1,024 molecules whose atoms are told apart by element alone, 23,819 atoms have 88
+colours after one round, 1,691 after two, 9,204 after three; more features leave less to share. So each
+layer runs over one representative a colour, and the result, gradients included, is that of running it
+over all nodes.
 """
 
 from __future__ import annotations
@@ -47,8 +49,8 @@ class Level:
 def colour(batch: GraphBatch, num_rounds: int) -> list[Level]:
     """Refine the colours of a batch whose features are categories.
 
-    Colours are 64-bit hashes: two different subtrees among n are confused with probability below n² / 2⁶⁴, for a
-    million nodes 5·10⁻⁸.
+    Colours are 64-bit hashes: two different subtrees among n are confused with probability below
+    n² / 2⁶⁴, for a million nodes 5·10⁻⁸.
 
     Returns:
         ``num_rounds + 1`` levels.

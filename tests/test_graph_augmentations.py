@@ -92,7 +92,7 @@ def check_valid(batch):
 
 @pytest.mark.parametrize("augmentation", FLOAT + DETERMINISTIC + MOLECULAR, ids=name)
 def test_a_graph_is_augmented_as_if_alone(augmentation):
-    """Neither the other graphs in the batch, nor their order, nor the process that reads it changes a draw."""
+    """Neither the other graphs in the batch nor their order changes a draw."""
     batch = molecules() if augmentation in MOLECULAR else make()
     index = torch.arange(batch.num_graphs) * 7 + 3
     together = augmentation(batch, SampleRandom(index, seed=5, epoch=2, view=1))

@@ -3,8 +3,8 @@
     python scripts/benchmarks/graphs.py [--threads 1] [--only augmentation gin grace kernels]
 
 Both sides are measured in turns, A B A B, and the medians compared, for other work on the machine slows both.
-Needs ``pip install contrastive-pretraining[benchmark,molecules]`` and DGL. Molecules are drawn from a folder of SMILES
-files (``--smiles``, gzip or text, the first column), or are random chains and rings where none is given.
+Needs ``pip install contrastive-pretraining[benchmark,molecules]`` and DGL. Molecules come from a folder of
+SMILES files (``--smiles``, gzip or text, the first column), or are random trees where none is given.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ def molecules(folder: Path | None, count: int) -> GraphBatch:
     generator = torch.Generator().manual_seed(0)
     edges, first = [], 0
     for _ in range(count):
-        edges += [(first + v, first + max(0, v - 1 - int(torch.randint(3, (), generator=generator)))) for v in range(1, 23)]
+        edges += [
+            (first + v, first + max(0, v - 1 - int(torch.randint(3, (), generator=generator))))
+            for v in range(1, 23)
+        ]
         first += 23
     x = torch.stack([torch.randint(1, 3, (first,), generator=generator) for _ in ATOM_FEATURES], dim=1)
     bond = torch.ones(len(edges), 4, dtype=torch.int64)
@@ -144,7 +147,7 @@ def gin(batch: GraphBatch) -> None:
         )
 
 
-class DenseGCN(nn.Module):
+class PlainGCN(nn.Module):
     """Two GCN layers as PyG has them."""
 
     def __init__(self, num_in: int) -> None:
@@ -169,7 +172,10 @@ def grace() -> None:
     x = (torch.rand(2708, 1433, generator=generator) < 0.013).float()
     batch = GraphBatch.from_edges(edges, x, undirected=True)
     edge_index = torch.stack([batch.src, batch.dst])
-    ours, theirs = GraphEncoder(node_features=1433, num_hidden=256, num_layers=2, layer="gcn", norm=False), DenseGCN(1433)
+    ours, theirs = (
+        GraphEncoder(node_features=1433, num_hidden=256, num_layers=2, layer="gcn", norm=False),
+        PlainGCN(1433),
+    )
     augment = Compose(augmentations=[EdgeDrop(p=0.2), FeatureMask(p=0.3)])
 
     def our_step() -> None:
@@ -182,7 +188,11 @@ def grace() -> None:
             loss = loss + theirs(x * mask, dropout_edge(edge_index, p=0.2)[0]).square().mean()
         loss.backward()
 
-    compare("GCN 256-256, two views of a graph of Cora's size", {"GraphEncoder": our_step, "PyG GCNConv": their_step}, 9)
+    compare(
+        "GCN 256-256, two views of a graph of Cora's size",
+        {"GraphEncoder": our_step, "PyG GCNConv": their_step},
+        9,
+    )
 
 
 def kernels() -> None:
@@ -205,12 +215,16 @@ def kernels() -> None:
     def scatter() -> None:
         torch.zeros(10_000, 256).index_add(0, dst, x[src]).sum().backward()
 
-    compare("sum over neighbours", {"aggregate (DGL)": fused, "aggregate (torch)": without_dgl, "gather, index_add": scatter}, 9)
+    compare(
+        "sum over neighbours",
+        {"aggregate (DGL)": fused, "aggregate (torch)": without_dgl, "gather, index_add": scatter},
+        9,
+    )
 
 
 def main() -> None:
     """Run the comparisons that were asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--smiles", type=Path, help="folder with a SMILES file")
     parser.add_argument("--molecules", type=int, default=512)
