@@ -269,10 +269,10 @@ def _queue_log_sums(z: Tensor, queue: Tensor, scale: Tensor, beta: float) -> Ten
 def _unit(z: Tensor) -> Tensor:
     """Rows divided by their lengths, in float32 at least; a zero row stays zero and has no gradient."""
     z = z.to(torch.promote_types(z.dtype, torch.float32))
-    largest = z.detach().abs().amax(1, keepdim=True)
-    z = z / torch.where(largest > 0, largest, 1)  # so that no square overflows or vanishes
-    length = torch.linalg.vector_norm(torch.where(largest > 0, z, 1), dim=1, keepdim=True)
-    return z * torch.where(largest > 0, 1 / length, 0)
+    largest = (
+        z.detach().abs().amax(1, keepdim=True)
+    )  # divided by first, so that no square overflows or vanishes
+    return F.normalize(z / largest.masked_fill(largest == 0, torch.inf), dim=1)
 
 
 def _scale(temperature: Temperature, z: Tensor) -> Tensor:
@@ -347,8 +347,8 @@ class HardNegativeInfoNCE(nn.Module):
         self._warned = True
         warnings.warn(
             f"{fraction:.0%} of the rows are floored: their positives are so near that the debiased sum of "
-            f"the negatives falls below its minimum, and they learn nothing from negatives. Raise "
-            f"temperature (now {self.temperature}) or lower tau_plus (now {self.tau_plus}) until under half are.",
+            f"the negatives falls below its minimum, and they learn nothing from negatives. Until under half "
+            f"are, raise temperature (now {self.temperature}) or lower tau_plus (now {self.tau_plus}).",
             stacklevel=3,
         )
 
