@@ -2,9 +2,9 @@
 
     python scripts/benchmarks/losses.py --out docs/losses
 
-Times are medians of runs that take turns in one process. They are processor seconds of one thread, which other
-work on the machine hardly moves; with ``--threads`` above one, wall time. Memory is the peak of a fresh process
-above what it holds once the inputs are made (Linux). Peers come with the extra ``benchmark``.
+Times are medians of runs that take turns in one process. They are processor seconds of one thread, which
+other work on the machine hardly moves; with ``--threads`` above one, wall time. Memory is the peak of a fresh
+process above what it holds once the inputs are made (Linux). Peers come with the extra ``benchmark``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def dense_exponentials(z0: Tensor, z1: Tensor) -> tuple[Tensor, Tensor]:
-    """Exponentials of the positives ``(2B,)`` and of the negatives ``(2B, 2B−2)``, as the papers' code has them."""
+    """Exponentials of the positives ``(2B,)`` and the negatives ``(2B, 2B−2)``, as in the papers' code."""
     z = F.normalize(torch.cat([z0, z1]), dim=1)
     negatives = torch.exp(z @ z.T / TEMPERATURE)
     mask = ~torch.eye(len(z0), dtype=torch.bool).repeat(2, 2)
@@ -150,7 +150,7 @@ def fresh_run(name: str, batch_size: int) -> dict[str, float]:
 
 
 def measure(batch_size: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Times and memory of all losses; where the matrix would not fit, of one run of ours with hard negatives."""
+    """Times and memory of all losses; where no matrix would fit, of one run of ours with hard negatives."""
     if batch_size <= PEER_BATCH_SIZE:
         times = measure_times(batch_size, repeats)
         return {
@@ -175,7 +175,7 @@ def fitted_exponent(results: dict, kind: str, name: str) -> float:
 
 
 def table(results: dict) -> str:
-    """Markdown rows: loss, batch size, seconds, times ours, memory, share of ours, share of the matmul rate."""
+    """All measurements as a Markdown table."""
     lines = [
         "| loss | B | time (s) | × ours | memory above inputs (MB) | ours is | matmul rate |",
         "|---|---|---|---|---|---|---|",
@@ -220,8 +220,8 @@ def report(results: dict, out: Path, command: str) -> None:
         f"# The losses, measured\n\n    {command}\n\n"
         f"Forward and backward, d = {WIDTH}, float32, {torch.get_num_threads()} thread(s), torch "
         f"{torch.__version__}. Medians of runs that take turns in one process, in processor seconds where there "
-        f"is one thread; beyond B = {PEER_BATCH_SIZE:,} a single run. The matmul rate is 3·2N²d operations, what "
-        f"a dense matrix needs, over the time, as a share of the rate of a 2048³ product measured in turn with "
+        f"is one thread; beyond B = {PEER_BATCH_SIZE:,} one run. The matmul rate is 3·2N²d operations, what a "
+        f"dense matrix needs, over the time, as a share of the rate of a 2048³ product measured in turn with "
         f"them.\n\n![time and memory](losses.png)\n\n"
         f"From B = {PEER_BATCH_SIZE:,} on, the time of hard negatives grows as "
         f"B^{fitted_exponent(results, 'time', SCALED):.2f} and the memory above the inputs as "
