@@ -59,7 +59,7 @@ def assert_same(a, b):
 
 
 @given(graphs())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_from_edges_sorts_by_dst_and_keeps_every_edge(case):
     batch, edges, _ = case
     assert torch.equal(batch.dst, batch.dst.sort().values)
@@ -71,7 +71,7 @@ def test_from_edges_sorts_by_dst_and_keeps_every_edge(case):
 
 
 @given(graphs())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_unbatch_and_concatenate_round_trip(case):
     batch = case[0]
     parts = batch.unbatch()
@@ -82,7 +82,7 @@ def test_unbatch_and_concatenate_round_trip(case):
 
 
 @given(graphs())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_dgl_round_trip(case):
     pytest.importorskip("dgl")
     batch = case[0]
@@ -92,7 +92,7 @@ def test_dgl_round_trip(case):
 
 
 @given(graphs())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_pyg_round_trip(case):
     pytest.importorskip("torch_geometric", reason="PyTorch Geometric is not installed")
     batch = case[0]
@@ -101,7 +101,7 @@ def test_pyg_round_trip(case):
 
 
 @given(graphs(), st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_indexing_selects_graphs(case, data):
     batch = case[0]
     index = data.draw(st.lists(st.integers(0, batch.num_graphs - 1), max_size=6))
@@ -116,7 +116,7 @@ def test_indexing_selects_graphs(case, data):
 
 
 @given(graphs(), st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_node_subgraph_is_induced(case, data):
     batch = case[0]
     keep = torch.tensor(
