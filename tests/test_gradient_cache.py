@@ -23,6 +23,7 @@ class Model(nn.Module):
         torch.manual_seed(0)
         self.encoder = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 5))
         self.loss = loss
+        self.double()  # so that only an error, not rounding, tells the two ways apart
 
     def encode(self, batch):
         return self.encoder(batch[0]), self.encoder(batch[1])
@@ -33,12 +34,12 @@ class Model(nn.Module):
 
 def micro_batches(sizes=(MICRO_BATCH_SIZE,) * NUM_MICRO_BATCHES, seed=1):
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(2, size, 8, generator=generator) for size in sizes]
+    return [torch.randn(2, size, 8, generator=generator, dtype=torch.float64) for size in sizes]
 
 
 def assert_all_close(ours, expected):
     for name, value in expected.items():
-        torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-7, msg=name)
+        torch.testing.assert_close(ours[name], value, rtol=1e-9, atol=1e-9, msg=name)
 
 
 @pytest.mark.parametrize("sizes", [(24,), (6, 6, 6, 6), (10, 10, 4)])
@@ -48,7 +49,7 @@ def test_equals_the_big_batch(name, sizes):
     expected = big.loss(*big.encode(torch.cat(micro_batches(sizes), dim=1)))
     expected.backward()
     loss = cached_backward(model.encode, micro_batches(sizes), model.loss, torch.Tensor.backward)
-    torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-9, atol=0)
     assert_all_close(model.gradients(), big.gradients())
 
 
@@ -67,10 +68,11 @@ def test_random_numbers_are_replayed():
 
 
 def test_weights_cast_by_autocast_get_their_gradients():
-    big, model = Model(InfoNCE()), Model(InfoNCE())
+    big, model = Model(InfoNCE()).float(), Model(InfoNCE()).float()
+    batches = [batch.float() for batch in micro_batches((2, 2))]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        big.loss(*big.encode(torch.cat(micro_batches((2, 2)), dim=1))).backward()
-        cached_backward(model.encode, micro_batches((2, 2)), model.loss, torch.Tensor.backward)
+        big.loss(*big.encode(torch.cat(batches, dim=1))).backward()
+        cached_backward(model.encode, batches, model.loss, torch.Tensor.backward)
     for name, gradient in model.gradients().items():
         torch.testing.assert_close(gradient, big.gradients()[name], rtol=0.05, atol=1e-3, msg=name)
 
