@@ -240,7 +240,8 @@ def _similarities(
     batch_size = len(z0)
     z = _unit(torch.cat([z0, z1]))
     scale = _scale(temperature, z)
-    positive = ((z[:batch_size] * z[batch_size:]).sum(1) * scale).repeat(2)
+    view0, view1 = z.chunk(2)
+    positive = ((view0 * view1).sum(1) * scale).repeat(2)
     log_sums = _log_sums(z, scale, beta, (0, batch_size), negatives)
     n = len(z) * distributed.num_processes() - 2 + (0 if negatives is None else len(negatives))
     return positive, log_sums, n
