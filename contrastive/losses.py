@@ -269,11 +269,26 @@ def _queue_log_sums(z: Tensor, queue: Tensor, scale: Tensor, beta: float) -> Ten
 
 def _unit(z: Tensor) -> Tensor:
     """Rows divided by their lengths, in float32 at least; a zero row stays zero and has no gradient."""
-    z = z.to(torch.promote_types(z.dtype, torch.float32))
-    largest = (
-        z.detach().abs().amax(1, keepdim=True)
-    )  # divided by first, so that no square overflows or vanishes
-    return F.normalize(z / largest.masked_fill(largest == 0, torch.inf), dim=1)
+    return _Unit.apply(z.to(torch.promote_types(z.dtype, torch.float32)))
+
+
+class _Unit(torch.autograd.Function):
+    """Autograd's own would keep three copies of z, which is all the memory that a streamed loss takes."""
+
+    @staticmethod
+    def forward(ctx, z):  # type: ignore[no-untyped-def]
+        largest = z.abs().amax(1, keepdim=True)  # divided by first, so that no square overflows or vanishes
+        unit = z / largest.masked_fill(largest == 0, 1)
+        length = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
+        unit /= length.masked_fill(length == 0, 1)
+        ctx.save_for_backward(unit, torch.where(largest == 0, 0, 1 / length / largest))
+        return unit
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        unit, inverse_length = ctx.saved_tensors
+        along = (gradient * unit).sum(1, keepdim=True)  # no product of matrices, which autocast would round
+        return torch.addcmul(gradient, unit, along, value=-1).mul_(inverse_length)
 
 
 def _scale(temperature: Temperature, z: Tensor) -> Tensor:
