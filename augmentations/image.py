@@ -61,8 +61,8 @@ class Views(nn.Module):
 
 
 def _blur(size: int, p: float) -> list[nn.Module]:
-    """Return SimCLR's blur: a kernel of a tenth of the side, rounded down to odd, sigma in [0.1, 2] pixels."""
-    return [GaussianBlur(kernel_size=max(3, (size // 10 - 1) // 2 * 2 + 1), p=p)] if p > 0 else []
+    """Return SimCLR's blur: a kernel of a tenth of the side, made odd, and sigma in [0.1, 2] pixels."""
+    return [GaussianBlur(kernel_size=max(3, size // 20 * 2 + 1), p=p)] if p > 0 else []
 
 
 def simclr(
@@ -159,8 +159,8 @@ def dcl(
 ) -> nn.Module:
     """Augment CIFAR and STL images as the authors of DCL and HCL do.
 
-    Chuang et al. 2020, arXiv:2007.00224, and Robinson et al. 2021, arXiv:2010.04592, share one recipe: 32-pixel
-    crops, jitter of strength 0.5 and a blur of 3×3 pixels in half of the images.
+    Chuang et al. 2020, arXiv:2007.00224, and Robinson et al. 2021, arXiv:2010.04592, share one recipe:
+    32-pixel crops, jitter of strength 0.5 and a blur of 3×3 pixels in half of the images.
 
     Args:
         size: pixels along each side of a view.
@@ -205,9 +205,9 @@ def medical(
 ) -> nn.Module:
     """Crop, flip and turn a little, change the exposure, add noise: for X-rays, CT, MR and microscopy.
 
-    Flip and rotation are those of MoCo-CXR (Sowrirajan et al. 2021, arXiv:2010.05352). There is no change of hue
-    and no strong crop or blur, because small findings are what such images are read for. Set ``flip=0`` where
-    left and right matter.
+    Flip and rotation are those of MoCo-CXR (Sowrirajan et al. 2021, arXiv:2010.05352). There is no change of
+    hue and no strong crop or blur, because small findings are what such images are read for. Set ``flip=0``
+    where left and right matter.
 
     Args:
         size: pixels along each side of a view.
@@ -275,7 +275,7 @@ def multi_crop(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> nn.Module:
-    """Give a few large views and several small ones of every image (SwAV, Caron et al. 2020, arXiv:2006.09882).
+    """Give a few large and several small views of every image (SwAV, Caron et al. 2020, arXiv:2006.09882).
 
     Args:
         size: pixels along each side of a large view.

@@ -1,8 +1,8 @@
 """Where the pixels of a result come from: crops, blur and affine maps as pure functions.
 
 A crop that is flipped and resized, and a blur, are separable: every row of the result is a weighted sum of a
-few rows of the image, and so is every column. ``weighted_rows`` does one such pass for a batch, each image with
-its own rows and weights. A rotation is not separable and goes through ``grid_sample``.
+few rows of the image, and so is every column. ``weighted_rows`` does one such pass for a batch, each image
+with its own rows and weights. A rotation is not separable and goes through ``grid_sample``.
 """
 
 from __future__ import annotations
