@@ -116,7 +116,7 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tenso
         raise ContrastiveError(
             f"{path} is no checkpoint, or holds code, and was not opened: {str(error).splitlines()[0]}"
         ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except Exception as error:  # a damaged pickle can fail in any way
         raise ContrastiveError(f"{path} is not a checkpoint of a pretraining run: {error}") from error
     prefix = "encoder."
     weights = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import secrets
 import time
 import warnings
 from pathlib import Path
@@ -180,9 +181,13 @@ def _wandb_logger(run_dir: Path, mode: Wandb) -> WandbLogger:
     if mode == "auto":
         mode = "online" if os.environ.get("WANDB_API_KEY") or wandb.api.api_key else "offline"
     os.environ.setdefault("WANDB_SILENT", "true")
+    if mode == "offline":
+        os.environ["WANDB_MODE"] = (
+            "offline"  # without it wandb asks for a key even though offline is set below
+        )
     id_file = run_dir / "wandb_id"
     if not id_file.exists():
-        id_file.write_text(wandb.util.generate_id())
+        id_file.write_text(secrets.token_hex(4))
     return WandbLogger(
         project=os.environ.get("WANDB_PROJECT", "contrastive"),
         name=f"{run_dir.parent.name}/{run_dir.name}",

@@ -72,7 +72,9 @@ def test_a_second_run_does_not_overwrite_the_first(digits_run, pretrain):
 
 
 def test_accumulated_negatives_train(pretrain, tmp_path):
-    done = pretrain("--trainer.max_epochs", 1, "--model.accumulate_negatives", 4)
+    done = pretrain(
+        "--trainer.max_epochs", 1, "--model.accumulate_negatives", 4, "--trainer.log_every_n_steps", 1
+    )
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
     assert all(row["loss"] == "" or 0 < float(row["loss"]) < 10 for row in rows)

