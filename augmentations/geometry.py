@@ -177,6 +177,7 @@ class GaussianBlur(nn.Module):
         random = random or SampleRandom.fresh(len(images), images.device)
         sigma = random.uniform(low=self.sigma[0], high=self.sigma[1])
         chosen = random.bernoulli(self.p).nonzero().squeeze(1)
+        chosen = chosen[sigma[chosen].argsort()]  # pieces of similar kernels
         blur = partial(gaussian_blur, kernel_size=self.kernel_size)
         out = to_float(images).clone()
         return out.index_copy_(0, chosen, in_pieces(blur, out[chosen], sigma[chosen]))

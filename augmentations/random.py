@@ -20,7 +20,7 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 
 
 def hash64(x: Tensor) -> Tensor:
-    """Mix int64 values so that every output bit depends on every input bit (splitmix64, Steele et al. 2014)."""
+    """Mix int64 values so that every output bit depends on every input bit (splitmix64)."""
     x = x + _GOLDEN
     x = (x ^ _shift(x, 30)) * _MIX_1
     x = (x ^ _shift(x, 27)) * _MIX_2
@@ -49,7 +49,7 @@ class SampleRandom:
 
     @classmethod
     def fresh(cls, num_samples: int, device: torch.device | str = "cpu") -> SampleRandom:
-        """Draws keyed by torch's global generator: another key at every call, fixed by ``torch.manual_seed``."""
+        """Draws keyed by torch's global generator: another key a call, fixed by ``torch.manual_seed``."""
         seed = int(torch.randint(2**62, ()))
         return cls(torch.arange(num_samples, device=device), seed=seed)
 

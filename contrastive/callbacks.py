@@ -47,13 +47,15 @@ class OnlineKNN(Callback):
             return
         step = max(1, len(data.train) // self.max_bank)
         bank = data.train.subset(torch.arange(0, len(data.train), step).numpy())
-        was_training = pl_module.encoder.training
-        pl_module.encoder.eval()
+        encoder: Any = pl_module.encoder
+        preprocess: Any = pl_module.preprocess
+        was_training = encoder.training
+        encoder.eval()
         h = {
-            name: extract_features(pl_module.encoder, pl_module.preprocess, part, device=pl_module.device)
+            name: extract_features(encoder, preprocess, part, device=pl_module.device)
             for name, part in (("bank", bank), ("val", data.val))
         }
-        pl_module.encoder.train(was_training)
+        encoder.train(was_training)
         accuracy = knn_accuracy(h["bank"], bank.labels, h["val"], data.val.labels, k=self.k)
         trainer.callback_metrics["knn_accuracy"] = torch.tensor(accuracy)
         for logger in trainer.loggers:

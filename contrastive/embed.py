@@ -56,7 +56,7 @@ def embed(
     part = file.with_name(file.name + ".part")
     try:
         with part.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
         part.replace(file)
     except OSError as error:
         raise ContrastiveError(f"cannot write {file}: {error.strerror}") from error

@@ -58,6 +58,7 @@ def load_encoder(path: str | Path, *, encoder: nn.Module | None = None) -> Froze
         ContrastiveError: nothing there, not a checkpoint, or keys that do not fit; the message lists them.
     """
     path = Path(path).expanduser()
+    config: dict[str, Any] | None
     if (path / EXPORT_WEIGHTS).exists():
         config, weights = _read_export(path)
     else:

@@ -118,7 +118,7 @@ class ContrastiveModule(LightningModule):
         self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
         return loss
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """Build the optimizer and a schedule that moves every step."""
         optimizer = self.optimizer(decay_groups(self))
         total = int(self.trainer.estimated_stepping_batches)

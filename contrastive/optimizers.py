@@ -66,7 +66,7 @@ def decay_groups(module: nn.Module) -> list[dict]:
 
 
 def warmup_cosine(optimizer: Optimizer, *, warmup_steps: int, total_steps: int) -> LambdaLR:
-    """Rise linearly for ``warmup_steps``, then fall along a half cosine to 0 (arXiv 1608.03983), step by step."""
+    """Rise linearly for ``warmup_steps``, then fall along a half cosine to 0 (arXiv 1608.03983)."""
 
     def factor(step: int) -> float:
         if step < warmup_steps:

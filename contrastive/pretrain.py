@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import netrc
 import os
 import secrets
 import time
@@ -176,10 +177,8 @@ def _loggers(run_dir: Path, mode: Wandb, checkpoint: Path | None) -> list:
 
 
 def _wandb_logger(run_dir: Path, mode: Wandb) -> WandbLogger:
-    import wandb
-
     if mode == "auto":
-        mode = "online" if os.environ.get("WANDB_API_KEY") or wandb.api.api_key else "offline"
+        mode = "online" if _has_wandb_key() else "offline"
     os.environ.setdefault("WANDB_SILENT", "true")
     if mode == "offline":
         os.environ["WANDB_MODE"] = (
@@ -196,6 +195,16 @@ def _wandb_logger(run_dir: Path, mode: Wandb) -> WandbLogger:
         resume="allow",
         offline=mode == "offline",
     )
+
+
+def _has_wandb_key() -> bool:
+    """Whether a key is set, found without wandb, which would fix its mode and may ask."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 def _run_dir(given: str | None, recipe: str, resume: bool) -> Path:

@@ -48,8 +48,8 @@ def quickstart(*, output: str | None = None, seed: int = 0) -> None:
     """Pretrain a small CNN on 1,257 handwritten digits without labels, then compare with few labels.
 
     The table shows the accuracy on 540 digits that neither pretraining nor any selection has seen, with 1, 5
-    and 20 labels a class, of a linear probe on raw pixels, on the untrained and on the pretrained encoder, and
-    of the same network trained from scratch on those labels alone.
+    and 20 labels a class, of a linear probe on raw pixels, on the untrained and the pretrained encoder, and of
+    the same network trained from scratch on those labels alone.
 
     Args:
         output: the run folder (default: runs/quickstart/<time>).
@@ -110,7 +110,7 @@ def probe_rows(name: str, train: Features, test: Features, seed: int) -> list[di
 def scratch_rows(folder: Path, train: ImageDataset, test: ImageDataset, seed: int) -> list[dict[str, Any]]:
     """The network of the run, trained on the first draws of the labels that the probes are trained on."""
     config = run_config(folder)
-    encoder, preprocess = build_encoder(config)
+    assert train.labels is not None
     view = build_module(config["model"]["views"][0])
     accuracies: dict[int, list[float]] = {k: [] for k in LABELS_PER_CLASS}
     draws = [
@@ -122,6 +122,7 @@ def scratch_rows(folder: Path, train: ImageDataset, test: ImageDataset, seed: in
         torch.manual_seed(seed + i)
         encoder, preprocess = build_encoder(config)
         batch = train.__getitems__(fit.tolist())
+        assert batch.label is not None
         model = train_classifier(encoder, view, batch.input, batch.label, num_classes=10, seed=seed + i)
         with torch.inference_mode():
             predicted = model(preprocess(test.images)).argmax(1)

@@ -61,6 +61,11 @@ class ResNet(nn.Module):
         self.num_features = in_planes
         _init_convolutions(self)
 
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
+
     def forward(self, x: Tensor) -> Tensor:
         """Encode ``(N, in_channels, H, W)`` as ``(N, num_features)``."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))

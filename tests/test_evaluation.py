@@ -96,7 +96,7 @@ def test_intervals_are_scipys():
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert np.allclose((mean, low, high), (np.mean(values), expected.low, expected.high))
     assert all(np.isnan(mean_interval([0.5])[1]))
-    # Wilson's interval of 8 in 10, as published (Newcombe 1998, table I, is of other counts; this is by formula)
+    # Wilson's interval of 8 in 10, by the formula of Newcombe 1998
     p, n, z = 0.8, 10, 1.959963984540054
     centre, half = (p + z * z / (2 * n)), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
     wilson = ((centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n))

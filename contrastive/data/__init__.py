@@ -19,7 +19,7 @@ class Batch(NamedTuple):
 
     input: Any
     label: Tensor | None
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # it hides tuple.index, which nobody calls
 
 
 def split_batch(batch: Batch, num_parts: int) -> list[Batch]:

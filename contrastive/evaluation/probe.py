@@ -144,7 +144,9 @@ def labelled_splits(
     return train, test, source
 
 
-def features_of(encoder: FrozenEncoder, dataset: ImageDataset, batch_size: int, progress: str) -> Features:
+def features_of(
+    encoder: FrozenEncoder, dataset: ImageDataset, batch_size: int, progress: str | None
+) -> Features:
     """Encode a labelled data set, on the accelerator where there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder.to(device)

@@ -4,9 +4,9 @@
 
 Every library runs the same recipe (random resized crop, flip, colour jitter in random order, grayscale, blur
 where the paper blurs, normalise) on the same uint8 images in memory, in the way its users run it: torchvision
-v1 and lightly on PIL images one by one, torchvision v2 on tensors one by one, kornia on the float batch. Rounds
-take turns (A B C A B C) and the medians are compared. lightly blurs with Pillow's box approximation of a
-Gaussian. With ``--threads 0`` torch takes every core; PIL has no threads of its own.
+v1 and lightly on PIL images one by one, torchvision v2 on tensors one by one, kornia on the float batch.
+Rounds take turns (A B C A B C) and the medians are compared. lightly blurs with Pillow's box approximation of
+a Gaussian. With ``--threads 0`` torch takes every core; PIL has no threads of its own.
 """
 
 from __future__ import annotations
