@@ -173,6 +173,9 @@ class Normalize(nn.Module):
         std: the standard deviation of each channel.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, *, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean), persistent=False)

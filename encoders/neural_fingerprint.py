@@ -58,7 +58,7 @@ class NeuralFingerprint(nn.Module):
     def nodes(self, batch: GraphBatch) -> Tensor:
         """What each node writes, ``(num_nodes, num_features)``, summed over the radii."""
         h = self.embed(batch.x)
-        bonds = 0.0
+        bonds: Tensor | float = 0.0
         if self.edge is not None:
             if batch.edge_attr is None:
                 raise ValueError(

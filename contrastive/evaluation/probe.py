@@ -110,10 +110,9 @@ def probe(
         encoders["untrained"] = FrozenEncoder(*build_encoder(encoder.config))
     rows = []
     for name, model in encoders.items():
-        features = [features_of(model, split, batch_size, f"Encoding ({name})") for split in (train, test)]
-        rows.append(
-            {"representation": name, **linear_probe(*features, protocol, progress=f"Probing ({name})")}
-        )
+        h, held_out = (features_of(model, split, batch_size, f"Encoding ({name})") for split in (train, test))
+        result = linear_probe(h, held_out, protocol, progress=f"Probing ({name})")
+        rows.append({"representation": name, **result})
     _report(rows, run, protocol, len(test), output)
 
 
