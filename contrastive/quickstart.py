@@ -48,7 +48,7 @@ def quickstart(*, output: str | None = None, seed: int = 0) -> None:
     """Pretrain a small CNN on 1,257 handwritten digits without labels, then compare with few labels.
 
     The table shows the accuracy on 540 digits that neither pretraining nor any selection has seen, with 1, 5
-    and 20 labels a class, of a linear probe on raw pixels, on the untrained and the pretrained encoder, and of
+    and 20 labels a class, of a linear probe on raw pixels, on the untrained and the pretrained encoder and of
     the same network trained from scratch on those labels alone.
 
     Args:

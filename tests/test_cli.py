@@ -45,7 +45,11 @@ def test_the_saved_configuration_repeats_the_run(command, digits_run, tmp_path):
 
 def test_resuming_gives_the_uninterrupted_run(command, pretrain, digits_run, tmp_path):
     """A run of two epochs, cut after the first by losing its later files, then resumed."""
-    keep_all = ("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k=-1")
+    keep_all = (
+        "--trainer.callbacks+=ModelCheckpoint",
+        "--trainer.callbacks.save_top_k=-1",
+        "--trainer.callbacks.every_n_train_steps=8",
+    )
     folder = tmp_path / "run"
     assert (
         pretrain(
