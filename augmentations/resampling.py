@@ -95,8 +95,8 @@ def resample(
 def gaussian_blur(images: Tensor, sigma: Tensor, *, kernel_size: int) -> Tensor:
     """Blur every image with its own Gaussian, mirrored at the borders, as torchvision's ``gaussian_blur``.
 
-    A Gaussian is cut off where it has fallen to a millionth of its peak. Calls are fastest on images of similar
-    ``sigma``, because the widest kernel sets the cost.
+    A Gaussian is cut off where it has fallen to a millionth of its peak. Images of similar
+    ``sigma`` in one call are fastest, because the widest kernel sets the cost.
 
     Args:
         images: ``(N, C, H, W)`` float32.
