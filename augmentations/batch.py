@@ -35,13 +35,22 @@ def in_pieces(function: Callable[..., Tensor], images: Tensor, *parameters: Tens
     What the function writes on its way then stays in the cache. Each image must be worked on by itself.
 
     Args:
-        function: is given float32 images and the rows of the parameters that belong to them.
+        function: is given some of the images and the rows of the parameters that belong to them.
         images: ``(N, C, H, W)`` uint8 or float.
         parameters: tensors of N rows.
     """
-    if images.device.type != "cpu":
-        return function(to_float(images), *parameters)
     check_images(images)
-    count = max(1, _PIECE * torch.get_num_threads() // max(1, images[:1].numel()))
-    pieces = zip(*(tensor.split(count) for tensor in (images, *parameters)))
-    return torch.cat([function(to_float(piece), *rows) for piece, *rows in pieces])
+    pieces = zip(*(tensor.split(piece_size(images, _PIECE)) for tensor in (images, *parameters)))
+    return concatenate([function(*piece) for piece in pieces])
+
+
+def piece_size(images: Tensor, values: int) -> int:
+    """Return how many images hold ``values`` values a thread, at least one; off the CPU, all of them."""
+    if not images.is_cpu:
+        return max(1, len(images))
+    return max(1, values * torch.get_num_threads() // max(1, images[:1].numel()))
+
+
+def concatenate(pieces: list[Tensor]) -> Tensor:
+    """Put pieces of a batch together again, without a copy where there is but one."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)

@@ -90,7 +90,7 @@ class ColorJitter(nn.Module):
 
     def _one_by_one(self, images: Tensor, factors: Tensor, order: Tensor, gray: Tensor) -> Tensor:
         """Make the first change of every image, then the second, and so on."""
-        images = images.clone()
+        images = to_float(images).clone()
         for place in range(4):
             for kind, adjust in enumerate(_ADJUST):
                 if self.ranges[kind] == (_NEUTRAL[kind], _NEUTRAL[kind]):

@@ -6,6 +6,8 @@ So no generator carries state: a number is a hash of (seed, epoch, view), the sa
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -75,6 +77,15 @@ class SampleRandom:
             count *= size
         offset = (self._calls << 32) + torch.arange(count, device=self._key.device)
         return hash64(self._key[:, None] ^ hash64(offset)).view(-1, *shape)
+
+    def split(self, size: int) -> list[SampleRandom]:
+        """Hand the samples on in pieces of ``size``: what a sample then draws does not depend on the size."""
+        pieces = []
+        for key in self.bits(1).squeeze(1).split(size):
+            piece = copy.copy(self)
+            piece._key, piece._calls = key, 0
+            pieces.append(piece)
+        return pieces
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Float32 numbers uniform in [low, high), ``(N, *shape)``."""

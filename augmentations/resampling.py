@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, grid_sample
 
+from augmentations.batch import to_float
+
 _CUT_OFF = 5.26  # standard deviations at which a Gaussian is 1e-6 of its peak
 
 
@@ -87,16 +89,22 @@ def crop_taps(boxes: Tensor, flip: Tensor, *, image_size: tuple[int, int], size:
 def resample(
     images: Tensor, row: Tensor, row_weight: Tensor, column: Tensor, column_weight: Tensor
 ) -> Tensor:
-    """Make rows and columns of ``(N, C, H, W)`` float32 weighted sums of the old ones, the columns first."""
-    images = weighted_rows(images.transpose(2, 3), column, column_weight)
+    """Make rows and columns of ``(N, C, H, W)`` weighted sums of the old ones, the columns first.
+
+    The images are uint8 or float; uint8 is divided by 255 in the weights, which are fewer than the pixels.
+    """
+    if images.dtype == torch.uint8:
+        column_weight = column_weight / 255
+    columns_first = images.transpose(2, 3).to(torch.float32, memory_format=torch.contiguous_format)
+    images = weighted_rows(columns_first, column, column_weight)
     return weighted_rows(images.transpose(2, 3), row, row_weight)
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, *, kernel_size: int) -> Tensor:
     """Blur every image with its own Gaussian, mirrored at the borders, as torchvision's ``gaussian_blur``.
 
-    A Gaussian is cut off where it has fallen to a millionth of its peak. Images of similar
-    ``sigma`` in one call are fastest, because the widest kernel sets the cost.
+    A Gaussian is cut off where it has fallen to a millionth of its peak. Images of similar ``sigma`` in one
+    call are fastest, because the widest kernel sets the cost.
 
     Args:
         images: ``(N, C, H, W)`` float32.
@@ -166,7 +174,7 @@ def warp(images: Tensor, matrices: Tensor, *, size: tuple[int, int]) -> Tensor:
     """Resample every image through its own affine map: bilinear, black where the map leaves the image.
 
     Args:
-        images: ``(N, C, H, W)`` float.
+        images: ``(N, C, H, W)`` uint8, or float in [0, 1].
         matrices: ``(N, 2, 3)`` output pixel to input pixel, both counted from the centre, x before y.
         size: height and width of the result.
     """
@@ -176,4 +184,4 @@ def warp(images: Tensor, matrices: Tensor, *, size: tuple[int, int]) -> Tensor:
     half = torch.tensor((width / 2, height / 2), device=images.device)
     along_x, along_y, shift = (matrices / half[:, None])[:, None, None].unbind(4)
     grid = along_x * x[:, None] + (along_y * y[:, None, None] + shift)
-    return grid_sample(images, grid, align_corners=False)
+    return grid_sample(to_float(images), grid, align_corners=False)

@@ -59,6 +59,14 @@ def test_crop_equals_resized_crop(size, channels):
     assert_each(ours, reference, atol=1e-5)
 
 
+def test_crop_of_uint8_equals_crop_of_float():
+    ours = (
+        geometry.RandomResizedCrop(size=24)(batch, SampleRandom(torch.arange(N)))
+        for batch in (IMAGES, FLOATS)
+    )
+    torch.testing.assert_close(*ours, atol=1e-6, rtol=0)
+
+
 def test_affine_equals_affine():
     angle, scale = uniform(-60, 60), uniform(0.5, 1.5, seed=2)
     translate, shear = uniform(-6, 6, 2).round(), uniform(-20, 20, 2, seed=3)
@@ -294,6 +302,14 @@ def test_a_sample_gets_the_same_view_in_any_batch(name):
     for k in (0, N - 1):
         alone = recipe(images[k : k + 1], SampleRandom(index[k : k + 1], seed=7, view=1))
         torch.testing.assert_close(alone[0], whole[k], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_large_batch_goes_through_in_parts_and_gives_the_same_views(name, monkeypatch):
+    recipe, images, index = RECIPES[name], images_for(name), torch.arange(N)
+    whole = recipe(images, SampleRandom(index))
+    monkeypatch.setattr(image, "_PART", images[:5].numel() // torch.get_num_threads())
+    torch.testing.assert_close(recipe(images, SampleRandom(index)), whole, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", RECIPES)

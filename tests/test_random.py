@@ -75,3 +75,13 @@ def test_fresh_follows_manual_seed():
     torch.manual_seed(3)
     assert torch.equal(first, SampleRandom.fresh(5).uniform())
     assert not torch.equal(first, second)
+
+
+def test_split_draws_the_same_in_pieces_of_any_size():
+    whole, halves = SampleRandom(INDEX, seed=2), SampleRandom(INDEX, seed=2)
+    (piece,) = whole.split(len(INDEX))
+    pieces = torch.cat([part.uniform(2) for part in halves.split(1500)])
+    assert torch.equal(piece.uniform(2), pieces)
+    after = whole.uniform()
+    assert torch.equal(after, halves.uniform()), "the batch draws on as if it had not been split"
+    assert stats.pearsonr(after, pieces[:, 0]).pvalue > 1e-3
