@@ -119,7 +119,12 @@ class PretrainCLI(LightningCLI):
             trainer_config["logger"] = _loggers(self.run_dir, self.config.wandb, self.checkpoint)
         trainer_config["default_root_dir"] = str(self.run_dir)
         own: list[Callback] = [
-            ModelCheckpoint(self.run_dir / "checkpoints", filename="{epoch}-{step}", save_last=True),
+            ModelCheckpoint(
+                self.run_dir / "checkpoints",
+                filename="{epoch}-{step}",
+                save_last=True,
+                enable_version_counter=False,  # else a resumed run writes last-v1 and leaves last behind
+            ),
             LearningRateMonitor(logging_interval="step"),
             NonFiniteGuard(),
             RecordConfig(config),
