@@ -7,8 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from augmentations.batch import to_float
-
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, the digits torchvision uses
 
 
@@ -112,6 +110,5 @@ def colour_maps(factors: Tensor, order: Tensor, grayscale: Tensor, *, channels: 
 
 def apply_colour_maps(images: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Map every pixel x of ``(N, C, H, W)`` to ``A x + B mean`` and clamp it; A and B are ``(N, C, C)``."""
-    images = to_float(images)
     offset = b @ images.mean((2, 3))[:, :, None]
     return torch.baddbmm(offset, a, images.flatten(2)).view_as(images).clamp_(0, 1)

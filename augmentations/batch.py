@@ -1,13 +1,9 @@
-"""What every image augmentation does with its batch: check it, make it float, take a few images at a time."""
+"""What every image augmentation does first with its batch: check it and make it float."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
-
-_PIECE = 2**19  # values a thread works on at once: 2 MB of float32, about what stays in a core's cache
 
 
 def check_images(images: Tensor) -> None:
@@ -27,30 +23,3 @@ def to_float(images: Tensor) -> Tensor:
     if images.dtype == torch.uint8:
         return images.to(torch.float32).div_(255)
     return images.to(torch.float32)
-
-
-def in_pieces(function: Callable[..., Tensor], images: Tensor, *parameters: Tensor) -> Tensor:
-    """Return ``function(images, *parameters)``, made a few images at a time on a CPU.
-
-    What the function writes on its way then stays in the cache. Each image must be worked on by itself.
-
-    Args:
-        function: is given some of the images and the rows of the parameters that belong to them.
-        images: ``(N, C, H, W)`` uint8 or float.
-        parameters: tensors of N rows.
-    """
-    check_images(images)
-    pieces = zip(*(tensor.split(piece_size(images, _PIECE)) for tensor in (images, *parameters)))
-    return concatenate([function(*piece) for piece in pieces])
-
-
-def piece_size(images: Tensor, values: int) -> int:
-    """Return how many images hold ``values`` values a thread, at least one; off the CPU, all of them."""
-    if not images.is_cpu:
-        return max(1, len(images))
-    return max(1, values * torch.get_num_threads() // max(1, images[:1].numel()))
-
-
-def concatenate(pieces: list[Tensor]) -> Tensor:
-    """Put pieces of a batch together again, without a copy where there is but one."""
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)

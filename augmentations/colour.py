@@ -17,7 +17,7 @@ from augmentations.adjust import (
     colour_maps,
     rgb_to_grayscale,
 )
-from augmentations.batch import in_pieces, to_float
+from augmentations.batch import check_images, to_float
 from augmentations.random import SampleRandom
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -69,28 +69,30 @@ class ColorJitter(nn.Module):
     def forward(self, images: Tensor, random: SampleRandom | None = None) -> Tensor:
         """Return the images in other colours."""
         random = random or SampleRandom.fresh(len(images), images.device)
-        factors, order = self._draw(random, images.device)
-        gray = random.bernoulli(self.grayscale)
+        check_images(images)
+        factors, order, gray = self._draw(random, images.device)
         if self.exact or images.shape[1] not in (1, 3):
-            return in_pieces(self._one_by_one, images, factors, order, gray)
-        return in_pieces(
-            apply_colour_maps, images, *colour_maps(factors, order, gray, channels=images.shape[1])
+            return self._one_by_one(to_float(images), factors, order, gray)
+        return apply_colour_maps(
+            to_float(images), *colour_maps(factors, order, gray, channels=images.shape[1])
         )
 
-    def _draw(self, random: SampleRandom, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return factors, neutral in the images that stay as they are, and their order, both ``(N, 4)``."""
+    def _draw(self, random: SampleRandom, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw factors and their order, both ``(N, 4)``, neutral in unchanged images, and who turns gray."""
+        draws = random.uniform(10)
         low, high = torch.tensor(self.ranges, device=device).unbind(1)
-        factors = low + (high - low) * random.uniform(4)
-        factors = torch.where(
-            random.bernoulli(self.p)[:, None], factors, torch.tensor(_NEUTRAL, device=device)
+        factors = low + (high - low) * draws[:, :4]
+        factors = torch.where(draws[:, 4:5] < self.p, factors, torch.tensor(_NEUTRAL, device=device))
+        order = (
+            draws[:, 6:].argsort(1)
+            if self.random_order
+            else torch.arange(4, device=device).expand_as(factors)
         )
-        if self.random_order:
-            return factors, random.permutation(4)
-        return factors, torch.arange(4, device=device).expand_as(factors)
+        return factors, order, draws[:, 5] < self.grayscale
 
     def _one_by_one(self, images: Tensor, factors: Tensor, order: Tensor, gray: Tensor) -> Tensor:
         """Make the first change of every image, then the second, and so on."""
-        images = to_float(images).clone()
+        images = images.clone()
         for place in range(4):
             for kind, adjust in enumerate(_ADJUST):
                 if self.ranges[kind] == (_NEUTRAL[kind], _NEUTRAL[kind]):

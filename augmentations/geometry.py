@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from augmentations.batch import check_images, in_pieces, to_float
+from augmentations.batch import check_images, to_float
 from augmentations.random import SampleRandom
 from augmentations.resampling import (
     affine_matrices,
@@ -102,10 +101,10 @@ class RandomResizedCrop(nn.Module):
         flip = random.bernoulli(self.flip)
         if self.degrees == 0:
             taps = crop_taps(boxes, flip, image_size=(height, width), size=self.size)
-            return in_pieces(resample, images, *taps)
+            return resample(images, *taps)
         angle = random.uniform(low=-self.degrees, high=self.degrees)
         matrices = crop_matrices(boxes, flip, angle, image_size=(height, width), size=self.size)
-        return in_pieces(partial(warp, size=(self.size, self.size)), images, matrices)
+        return warp(to_float(images), matrices, size=(self.size, self.size))
 
 
 class RandomAffine(nn.Module):
@@ -150,7 +149,7 @@ class RandomAffine(nn.Module):
         )
         mirror = 1 - 2 * random.bernoulli(self.flip).float()
         matrices[:, 0] *= mirror[:, None]
-        return in_pieces(partial(warp, size=(height, width)), images, matrices)
+        return warp(to_float(images), matrices, size=(height, width))
 
 
 class GaussianBlur(nn.Module):
@@ -175,12 +174,14 @@ class GaussianBlur(nn.Module):
     def forward(self, images: Tensor, random: SampleRandom | None = None) -> Tensor:
         """Return the images, some of them blurred."""
         random = random or SampleRandom.fresh(len(images), images.device)
-        sigma = random.uniform(low=self.sigma[0], high=self.sigma[1])
-        chosen = random.bernoulli(self.p).nonzero().squeeze(1)
-        chosen = chosen[sigma[chosen].argsort()]  # pieces of similar kernels
-        blur = partial(gaussian_blur, kernel_size=self.kernel_size)
-        out = to_float(images).clone()
-        return out.index_copy_(0, chosen, in_pieces(blur, out[chosen], sigma[chosen]))
+        images = to_float(images)
+        low, high = self.sigma
+        draws = random.uniform(2)
+        chosen = (draws[:, 1] < self.p).nonzero().squeeze(1)
+        sigma = low + (high - low) * draws[chosen, 0]
+        return images.index_copy(
+            0, chosen, gaussian_blur(images[chosen], sigma, kernel_size=self.kernel_size)
+        )
 
 
 class Cutout(nn.Module):

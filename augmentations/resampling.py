@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, grid_sample
 
-from augmentations.batch import to_float
-
 _CUT_OFF = 5.26  # standard deviations at which a Gaussian is 1e-6 of its peak
 
 
@@ -103,8 +101,7 @@ def resample(
 def gaussian_blur(images: Tensor, sigma: Tensor, *, kernel_size: int) -> Tensor:
     """Blur every image with its own Gaussian, mirrored at the borders, as torchvision's ``gaussian_blur``.
 
-    A Gaussian is cut off where it has fallen to a millionth of its peak. Images of similar ``sigma`` in one
-    call are fastest, because the widest kernel sets the cost.
+    A Gaussian is cut off where it has fallen to a millionth of its peak.
 
     Args:
         images: ``(N, C, H, W)`` float32.
@@ -174,7 +171,7 @@ def warp(images: Tensor, matrices: Tensor, *, size: tuple[int, int]) -> Tensor:
     """Resample every image through its own affine map: bilinear, black where the map leaves the image.
 
     Args:
-        images: ``(N, C, H, W)`` uint8, or float in [0, 1].
+        images: ``(N, C, H, W)`` float.
         matrices: ``(N, 2, 3)`` output pixel to input pixel, both counted from the centre, x before y.
         size: height and width of the result.
     """
@@ -184,4 +181,4 @@ def warp(images: Tensor, matrices: Tensor, *, size: tuple[int, int]) -> Tensor:
     half = torch.tensor((width / 2, height / 2), device=images.device)
     along_x, along_y, shift = (matrices / half[:, None])[:, None, None].unbind(4)
     grid = along_x * x[:, None] + (along_y * y[:, None, None] + shift)
-    return grid_sample(to_float(images), grid, align_corners=False)
+    return grid_sample(images, grid, align_corners=False)

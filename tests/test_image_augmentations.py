@@ -160,7 +160,7 @@ def sequence(images, factors, order):
 @pytest.mark.parametrize("random_order", [False, True])
 def test_exact_jitter_is_torchvisions_sequence(random_order):
     module = jitter(random_order=random_order, exact=True)
-    factors, order = module._draw(SampleRandom(torch.arange(N)), torch.device("cpu"))
+    factors, order, _ = module._draw(SampleRandom(torch.arange(N)), torch.device("cpu"))
     expected = sequence(FLOATS, factors, order)
     torch.testing.assert_close(module(IMAGES, SampleRandom(torch.arange(N))), expected, atol=2e-5, rtol=0)
 
@@ -169,7 +169,7 @@ def test_exact_jitter_is_torchvisions_sequence(random_order):
 def test_composed_jitter_equals_the_sequence_where_nothing_is_clamped(channels):
     images = 0.4 + 0.2 * pictures(channels=channels).float() / 255
     module = jitter(hue=0.0, brightness=0.2, contrast=0.3, saturation=0.3)
-    factors, order = module._draw(SampleRandom(torch.arange(N)), torch.device("cpu"))
+    factors, order, _ = module._draw(SampleRandom(torch.arange(N)), torch.device("cpu"))
     expected = sequence(images, factors, order)
     torch.testing.assert_close(module(images, SampleRandom(torch.arange(N))), expected, atol=2e-6, rtol=0)
 
@@ -225,7 +225,7 @@ def test_jitter_factors_and_order_are_drawn_as_torchvision_draws_them():
     peer = tv.ColorJitter(**settings)
     draws = [peer.get_params(peer.brightness, peer.contrast, peer.saturation, peer.hue) for _ in range(n)]
     module = colour.ColorJitter(**settings, p=1.0)
-    factors, order = module._draw(SampleRandom(torch.arange(n)), torch.device("cpu"))
+    factors, order, _ = module._draw(SampleRandom(torch.arange(n)), torch.device("cpu"))
     for kind in range(4):
         assert same_distribution(factors[:, kind], [draw[1 + kind] for draw in draws])
         assert stats.chisquare(order[:, kind].bincount()).pvalue > 1e-3
