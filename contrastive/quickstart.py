@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from contrastive.data.images import ImageDataset, read_images
 from contrastive.errors import ContrastiveError
@@ -56,6 +57,10 @@ def quickstart(*, output: str | None = None, seed: int = 0) -> None:
         seed: of the pretraining and of the draws of labelled digits.
     """
     start = time.perf_counter()
+    # A second thread gains so small a network little, and waiting for it on a busy machine costs minutes. One
+    # thread also sums in one order, so that the numbers do not depend on how many cores there are.
+    torch.set_num_threads(1)
+    threadpool_limits(1)
     folder = Path(output) if output else Path("runs") / "quickstart" / time.strftime("%Y-%m-%d_%H-%M-%S")
     if (folder / LAST).exists():
         raise ContrastiveError(f"{folder} already holds a run; give another --output")

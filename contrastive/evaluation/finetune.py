@@ -19,8 +19,8 @@ def train_classifier(
     labels: Tensor,
     *,
     num_classes: int,
-    num_steps: int = 100,
-    batch_size: int = 128,
+    num_steps: int = 60,
+    batch_size: int = 64,
     lr: float = 3e-3,
     weight_decay: float = 1e-2,
     seed: int = 0,
@@ -47,7 +47,7 @@ def train_classifier(
     torch.manual_seed(seed)
     classifier = nn.Linear(encoder.num_features, num_classes)  # type: ignore[arg-type]
     model = nn.Sequential(copy.deepcopy(encoder), classifier)
-    model.train().requires_grad_(True)
+    model.train().requires_grad_(True).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(decay_groups(model), lr=lr, weight_decay=weight_decay)
     schedule = warmup_cosine(optimizer, warmup_steps=num_steps // 10, total_steps=num_steps)
     for step in range(num_steps):
