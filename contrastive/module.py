@@ -33,7 +33,8 @@ class ContrastiveModule(LightningModule):
         preprocess: what an input needs before the encoder when nothing is augmented; kept with the encoder.
         optimizer: called with the parameter groups; biases and norms come in a group without weight decay.
         warmup_epochs: epochs in which the learning rate rises from 0; then it falls along a cosine.
-        channels_last: lay convolutions out channels last: faster on CPU and with tensor cores.
+        channels_last: lay convolutions out channels last: faster on CPU and with tensor cores. With fewer
+            than 8 channels a CPU has no kernel for it and takes minutes a step: turn it off there.
         accumulate_negatives: split every batch in so many micro-batches and hold the graph of one at a time
             (`gradient_cache`): the large batch's loss in a small one's memory, for twice the forward passes.
             Batch norm sees micro-batches. The trainer's gradient clipping is not available then.
