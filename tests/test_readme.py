@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-CONSOLE = [
-    line[2:] for block in re.findall(r"```console\n(.*?)```", README, re.S) for line in block.splitlines()
-]
+CONSOLE = [line for block in re.findall(r"```console\n(.*?)```", README, re.S) for line in block.splitlines()]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
