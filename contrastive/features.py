@@ -118,7 +118,9 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tenso
             f"{path} is no checkpoint, or holds code, and was not opened: {str(error).splitlines()[0]}"
         ) from error
     except Exception as error:  # a damaged pickle can fail in any way
-        raise ContrastiveError(f"{path} is not a checkpoint of a pretraining run: {error}") from error
+        raise ContrastiveError(
+            f"{path} is not a checkpoint of a pretraining run ({type(error).__name__}: {error})"
+        ) from error
     prefix = "encoder."
     weights = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
     return checkpoint.get("config"), weights
