@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from contrastive.data.images import Split, read_images
 from contrastive.errors import ContrastiveError
-from contrastive.features import extract_features, load_encoder
+from contrastive.features import encode, load_encoder
 
 
 def embed(
@@ -37,19 +36,9 @@ def embed(
     if not file.parent.is_dir():
         raise ContrastiveError(f"cannot write {file}: there is no folder {file.parent}")
     encoder = load_encoder(run)
-    recorded = ((encoder.config or {}).get("data") or {}).get("init_args", {})
-    shape = {key: recorded.get(key) for key in ("image_size", "channels")}
+    shape = {key: encoder.data.get(key) for key in ("image_size", "channels")}
     dataset = read_images(data, split, **shape, download=download, skip_corrupt=skip_corrupt)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder.to(device)
-    h = extract_features(
-        encoder.encoder,
-        encoder.preprocess,
-        dataset,
-        batch_size=batch_size,
-        device=device,
-        progress="Encoding",
-    )
+    h = encode(encoder, dataset, batch_size=batch_size, progress="Encoding")
     arrays = {"h": h.numpy(), "classes": np.array(dataset.classes)}
     if dataset.labels is not None:
         arrays["y"] = dataset.labels.numpy()

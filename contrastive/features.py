@@ -19,6 +19,7 @@ from augmentations.colour import Normalize
 from contrastive.errors import ContrastiveError
 from contrastive.report import track
 
+CONFIG, LAST = "config.yaml", Path("checkpoints") / "last.ckpt"  # in a run folder
 EXPORT_WEIGHTS, EXPORT_CONFIG = "encoder.safetensors", "config.json"
 
 
@@ -38,6 +39,11 @@ class FrozenEncoder(nn.Module):
         self.encoder, self.preprocess, self.config = encoder, preprocess, config
         self.num_features: int = encoder.num_features  # type: ignore[assignment]
         self.eval().requires_grad_(False)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The arguments of the data module it was trained on, such as ``source``; empty if not known."""
+        return ((self.config or {}).get("data") or {}).get("init_args", {})
 
     def forward(self, x: Any) -> Tensor:
         """Encode raw inputs, images ``(N, C, H, W)`` of uint8 or of [0, 1], as ``(N, num_features)``."""
@@ -63,25 +69,24 @@ def load_encoder(path: str | Path, *, encoder: nn.Module | None = None) -> Froze
         config, weights = _read_export(path)
     else:
         config, weights = _read_checkpoint(checkpoint_of(path))
-    if encoder is not None:
-        preprocess: nn.Module = Normalize()
-        if config and config["model"].get("preprocess"):
-            preprocess = build_module(config["model"]["preprocess"])
-    elif config is None:
-        raise ContrastiveError(
-            f"{path} does not say how its encoder is built; pass load_encoder(path, encoder=…)"
-        )
-    else:
-        encoder, preprocess = build_encoder(config)
+    if encoder is None:
+        if config is None:
+            raise ContrastiveError(
+                f"{path} does not say how its encoder is built; pass load_encoder(path, encoder=…)"
+            )
+        encoder = build_module(config["model"]["encoder"])
     _fill(encoder, weights, path)
-    return FrozenEncoder(encoder, preprocess, config)
+    return FrozenEncoder(encoder, _preprocess(config), config)
 
 
 def build_encoder(config: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     """Build the untrained encoder and its preprocessing from a run's configuration."""
-    model = config["model"]
-    preprocess = build_module(model["preprocess"]) if model.get("preprocess") else Normalize()
-    return build_module(model["encoder"]), preprocess
+    return build_module(config["model"]["encoder"]), _preprocess(config)
+
+
+def _preprocess(config: dict[str, Any] | None) -> nn.Module:
+    spec = config["model"].get("preprocess") if config else None
+    return build_module(spec) if spec else Normalize()
 
 
 def build_module(spec: dict[str, Any]) -> nn.Module:
@@ -98,11 +103,9 @@ def build_module(spec: dict[str, Any]) -> nn.Module:
 def checkpoint_of(path: Path) -> Path:
     """The checkpoint file that ``path`` stands for: itself, or the last one of a run folder."""
     if path.is_dir():
-        last = path / "checkpoints" / "last.ckpt"
+        last = path / LAST
         if not last.exists():
-            raise ContrastiveError(
-                f"{path} is no run folder (no checkpoints/last.ckpt) and no export (no {EXPORT_WEIGHTS})"
-            )
+            raise ContrastiveError(f"{path} is no run folder (no {LAST}) and no export (no {EXPORT_WEIGHTS})")
         return last
     if not path.exists():
         raise ContrastiveError(f"there is no {path}; give a run folder, a .ckpt file or an export folder")
@@ -159,9 +162,25 @@ def _fill(encoder: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
 def run_config(path: Path) -> dict[str, Any]:
     """The configuration of the run in a folder."""
     try:
-        return yaml.safe_load((path / "config.yaml").read_text())
+        return yaml.safe_load((path / CONFIG).read_text())
     except OSError as error:
-        raise ContrastiveError(f"{path} is not a run folder: it has no config.yaml") from error
+        raise ContrastiveError(f"{path} is not a run folder: it has no {CONFIG}") from error
+
+
+def accelerator() -> str:
+    """The device that frozen features are computed and probed on: CUDA where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def encode(
+    encoder: FrozenEncoder, dataset: Dataset, *, batch_size: int = 512, progress: str | None = None
+) -> Tensor:
+    """`extract_features` with a frozen encoder, on the accelerator where there is one."""
+    device = accelerator()
+    encoder.to(device)
+    return extract_features(
+        encoder.encoder, encoder.preprocess, dataset, batch_size=batch_size, device=device, progress=progress
+    )
 
 
 @torch.inference_mode()

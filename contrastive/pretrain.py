@@ -21,10 +21,8 @@ from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
 from contrastive.callbacks import CollapseMeter, NonFiniteGuard, OnlineKNN
 from contrastive.errors import ContrastiveError
+from contrastive.features import CONFIG, LAST
 from contrastive.module import ContrastiveModule
-
-CONFIG, LAST = "config.yaml", Path("checkpoints") / "last.ckpt"
-log = logging.getLogger("contrastive")
 
 Wandb = Literal["auto", "online", "offline", "off"]
 
@@ -97,7 +95,7 @@ class PretrainCLI(LightningCLI):
             raise ContrastiveError(
                 f"{self.run_dir} already holds a run; resume with --ckpt_path last or give another --run_dir"
             )
-        make_folder(self.run_dir / "checkpoints")
+        make_folder(self.run_dir / LAST.parent)
         print(f"run folder: {self.run_dir}", flush=True)
 
     def instantiate_classes(self) -> None:
@@ -120,7 +118,7 @@ class PretrainCLI(LightningCLI):
         trainer_config["default_root_dir"] = str(self.run_dir)
         own: list[Callback] = [
             ModelCheckpoint(
-                self.run_dir / "checkpoints",
+                self.run_dir / LAST.parent,
                 filename="{epoch}-{step}",
                 save_last=True,
                 enable_version_counter=False,  # else a resumed run writes last-v1 and leaves last behind
@@ -186,9 +184,8 @@ def _wandb_logger(run_dir: Path, mode: Wandb) -> WandbLogger:
         mode = "online" if _has_wandb_key() else "offline"
     os.environ.setdefault("WANDB_SILENT", "true")
     if mode == "offline":
-        os.environ["WANDB_MODE"] = (
-            "offline"  # without it wandb asks for a key even though offline is set below
-        )
+        # without it wandb asks for a key, even though offline is set below
+        os.environ["WANDB_MODE"] = "offline"
     id_file = run_dir / "wandb_id"
     if not id_file.exists():
         id_file.write_text(secrets.token_hex(4))

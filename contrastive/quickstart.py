@@ -22,8 +22,15 @@ from contrastive.evaluation.probe import (
     linear_probe,
 )
 from contrastive.evaluation.statistics import mean_interval
-from contrastive.features import FrozenEncoder, build_encoder, build_module, load_encoder, run_config
-from contrastive.pretrain import LAST, make_folder, pretrain
+from contrastive.features import (
+    LAST,
+    FrozenEncoder,
+    build_encoder,
+    build_module,
+    load_encoder,
+    run_config,
+)
+from contrastive.pretrain import make_folder, pretrain
 from contrastive.report import (
     percent,
     plot_embedding,
@@ -170,7 +177,7 @@ def report(
     write_json(folder / "results" / "quickstart.json", rows)
     write_json(
         folder / "results" / "protocol.json",
-        asdict(_protocol(0, NUM_DRAWS, seed)) | {"labels_per_class": LABELS_PER_CLASS},
+        asdict(Protocol("digits", repeats=NUM_DRAWS, seed=seed)) | {"labels_per_class": LABELS_PER_CLASS},
     )
     panels = {DESCRIPTIONS[name]: held_out.h for name, (_, held_out) in features.items()}
     plot_embedding(panels, features["raw"][1].y, test.classes, folder / "plots" / "embedding.png")

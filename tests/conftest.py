@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from encoders import message_passing
+
 
 @pytest.fixture(scope="session")
 def command():
@@ -44,3 +46,13 @@ def digits_run(command, tmp_path_factory) -> Path:
     )
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(params=["dgl", "torch"])
+def kernels(request, monkeypatch):
+    """Run with DGL's kernels and, as if DGL were not installed, with torch's."""
+    if request.param == "torch":
+        monkeypatch.setattr(message_passing, "load_dgl", lambda: None)
+    else:
+        pytest.importorskip("dgl")
+    return request.param

@@ -16,6 +16,7 @@ from contrastive.evaluation.probe import (
     fit_softmax_regression,
     labelled_draws,
     linear_probe,
+    results_folder,
 )
 from contrastive.evaluation.quality import dimension_std, effective_rank
 from contrastive.evaluation.statistics import mean_interval, proportion_interval
@@ -122,3 +123,12 @@ def test_probe_writes_protocol_and_untrained_row(command, digits_run):
     protocol = result["protocol"]
     assert (protocol["data"], protocol["labels_per_class"], protocol["seed"]) == ("digits", 2, 5)
     assert result["num_test"] == 540
+
+
+def test_a_loose_checkpoint_is_probed_beside_itself(tmp_path):
+    inside, loose = tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / "elsewhere" / "x.ckpt"
+    for file in (inside, loose):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    assert results_folder(inside) == results_folder(tmp_path / "run") == tmp_path / "run" / "results"
+    assert results_folder(loose) == tmp_path / "elsewhere" / "results"

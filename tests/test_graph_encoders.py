@@ -19,16 +19,6 @@ def seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=["dgl", "torch"])
-def kernels(request, monkeypatch):
-    """Run with DGL's kernels and, as if DGL were not installed, with torch's."""
-    if request.param == "torch":
-        monkeypatch.setattr(mp, "load_dgl", lambda: None)
-    else:
-        pytest.importorskip("dgl")
-    return request.param
-
-
 def make(seed=0, undirected=False, self_loops=False, **features):
     """Three graphs of 7, 1 and 9 nodes; nodes 7 and 8 are isolated unless they get loops."""
     generator = torch.Generator().manual_seed(seed)

@@ -115,7 +115,28 @@ def test_files_too_many_for_memory_are_read_when_asked_for(folder, monkeypatch):
     assert torch.equal(one.input, cached.images) and torch.equal(one.label, cached.labels)
 
 
-def test_a_torchvision_set_by_name(tmp_path):
+def write_idx(path, array):
+    """The format of MNIST's files: http://yann.lecun.com/exdb/mnist."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes())
+
+
+def test_a_torchvision_set_is_read_by_name(tmp_path):
+    rng, written = np.random.default_rng(0), {}
+    for split, stem, num in (("train", "train", 30), ("test", "t10k", 12)):
+        images = rng.integers(0, 256, (num, 28, 28), dtype=np.uint8)
+        labels = (np.arange(num) % 10).astype(np.uint8)
+        write_idx(tmp_path / "MNIST" / "raw" / f"{stem}-images-idx3-ubyte", images)
+        write_idx(tmp_path / "MNIST" / "raw" / f"{stem}-labels-idx1-ubyte", labels)
+        written[split] = images, labels
+    for split, (images, labels) in written.items():
+        data = read_images(f"MNIST:{tmp_path}", split, channels=1)
+        np.testing.assert_array_equal(data.images[:, 0], images)
+        np.testing.assert_array_equal(data.labels, labels)
+        assert len(data.classes) == 10
+
+
+def test_a_torchvision_set_that_is_not_there_is_not_downloaded_unasked(tmp_path):
     with pytest.raises(ContrastiveError, match="download=true"):
         read_images(f"CIFAR10:{tmp_path}", "train")
 

@@ -16,16 +16,6 @@ def gradcheck(function, inputs):
     return torch.autograd.gradcheck(function, inputs, fast_mode=True)
 
 
-@pytest.fixture(params=["dgl", "torch"])
-def kernels(request, monkeypatch):
-    """Run with DGL's kernels and, as if DGL were not installed, with torch's."""
-    if request.param == "torch":
-        monkeypatch.setattr(mp, "load_dgl", lambda: None)
-    else:
-        pytest.importorskip("dgl")
-    return request.param
-
-
 def make(num_src=5, num_dst=6, num_edges=14, seed=0, **attributes):
     """Random edges; destination 2 is isolated; some edges are parallel."""
     generator = torch.Generator().manual_seed(seed)

@@ -154,7 +154,7 @@ def read_images(
         split: ``"train"`` or ``"test"``. Where a source has no test split, 30 % of it, stratified, are held
             out; which ones does not depend on any seed of the run.
         image_size: side in pixels; None takes the first image's shorter side.
-        channels: 1 or 3; None takes the source's own.
+        channels: 1 or 3; None is 1 for digits and 3 for everything else.
         download: whether torchvision may download the data.
         skip_corrupt: leave out files that do not decode, and count them, instead of stopping.
 
@@ -280,7 +280,7 @@ class ImageData(LightningDataModule):
     Args:
         source: ``digits``, a folder, or a torchvision data set by name (see ``read_images``).
         image_size: side in pixels the images are read at; None takes the source's own.
-        channels: 1 or 3; None takes the source's own.
+        channels: 1 or 3; None is 1 for digits and 3 for everything else.
         batch_size: images a process takes a step. Every other image in the batch is a negative.
         val_fraction: share of the training split kept from pretraining, for the online evaluation.
         num_workers: processes that decode; 0 is fastest for images that fit in memory.

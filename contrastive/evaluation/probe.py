@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from contrastive.data.images import ImageDataset, read_images
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.statistics import mean_interval, proportion_interval
-from contrastive.features import FrozenEncoder, build_encoder, extract_features, load_encoder
+from contrastive.features import LAST, FrozenEncoder, accelerator, build_encoder, encode, load_encoder
 from contrastive.report import percent, print_table, track, write_json
 
 REGULARISATIONS = tuple(10.0**k for k in range(-4, 3))
@@ -124,11 +124,10 @@ def labelled_splits(
     Raises:
         ContrastiveError: no data given or recorded, no labels, or fewer than two classes.
     """
-    recorded = ((encoder.config or {}).get("data") or {}).get("init_args", {})
-    source = data or recorded.get("source")
+    source = data or encoder.data.get("source")
     if source is None:
         raise ContrastiveError("this encoder does not record its data; give --data")
-    shape = {key: recorded.get(key) for key in ("image_size", "channels")}
+    shape = {key: encoder.data.get(key) for key in ("image_size", "channels")}
     train, test = (read_images(source, split, **shape, **options) for split in ("train", "test"))  # type: ignore[arg-type]
     if train.labels is None or test.labels is None:
         raise ContrastiveError(
@@ -146,12 +145,8 @@ def labelled_splits(
 def features_of(
     encoder: FrozenEncoder, dataset: ImageDataset, batch_size: int, progress: str | None
 ) -> Features:
-    """Encode a labelled data set, on the accelerator where there is one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder.to(device)
-    h = extract_features(
-        encoder.encoder, encoder.preprocess, dataset, batch_size=batch_size, device=device, progress=progress
-    )
+    """Encode a labelled data set."""
+    h = encode(encoder, dataset, batch_size=batch_size, progress=progress)
     assert dataset.labels is not None
     return Features(h.numpy(), dataset.labels.numpy())
 
@@ -263,7 +258,7 @@ def fit_softmax_regression(fit: Features, c: float, *, start: nn.Linear | None =
         c: scikit-learn's C.
         start: a layer to start from.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = accelerator()
     h, y = torch.from_numpy(fit.h).float().to(device), torch.from_numpy(fit.y).to(device)
     layer = nn.Linear(h.shape[1], int(y.max()) + 1, device=device)
     if start is None:
@@ -314,5 +309,7 @@ def _report(rows: list[dict], run: str, protocol: Protocol, num_test: int, outpu
 
 
 def results_folder(run: Path) -> Path:
-    """``results`` of a run folder, also where a checkpoint inside it is meant."""
-    return (run.parent.parent if run.is_file() else run) / "results"
+    """``results`` of a run folder, also for a checkpoint in it; beside a checkpoint that lies elsewhere."""
+    if run.is_file():
+        run = run.parent.parent if run.parent.name == LAST.parent.name else run.parent
+    return run / "results"
