@@ -179,7 +179,9 @@ def report(
         folder / "results" / "protocol.json",
         asdict(Protocol("digits", repeats=NUM_DRAWS, seed=seed)) | {"labels_per_class": LABELS_PER_CLASS},
     )
-    panels = {DESCRIPTIONS[name]: held_out.h for name, (_, held_out) in features.items()}
+    panels = {
+        DESCRIPTIONS[name].removesuffix(" + probe"): held_out.h for name, (_, held_out) in features.items()
+    }
     plot_embedding(panels, features["raw"][1].y, test.classes, folder / "plots" / "embedding.png")
     plot_label_efficiency(rows, 1 / len(test.classes), folder / "plots" / "label_efficiency.png")
     for file in ("results/quickstart.json", "plots/embedding.png", "plots/label_efficiency.png"):
