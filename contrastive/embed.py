@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from contrastive.data.images import Split, read_images
+from contrastive.data.images import read_images
+from contrastive.data.loading import Split
 from contrastive.errors import ContrastiveError
 from contrastive.features import encode, load_encoder
 

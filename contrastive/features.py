@@ -74,19 +74,30 @@ def load_encoder(path: str | Path, *, encoder: nn.Module | None = None) -> Froze
             raise ContrastiveError(
                 f"{path} does not say how its encoder is built; pass load_encoder(path, encoder=…)"
             )
-        encoder = build_module(config["model"]["encoder"])
+        encoder = build_module(model_args(config)["encoder"])
     _fill(encoder, weights, path)
-    return FrozenEncoder(encoder, _preprocess(config), config)
+    return FrozenEncoder(encoder, _preprocess(config, encoder), config)
+
+
+def model_args(config: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of the pretrained module in a run's configuration."""
+    return config["model"].get("init_args", config["model"])
 
 
 def build_encoder(config: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     """Build the untrained encoder and its preprocessing from a run's configuration."""
-    return build_module(config["model"]["encoder"]), _preprocess(config)
+    encoder = build_module(model_args(config)["encoder"])
+    return encoder, _preprocess(config, encoder)
 
 
-def _preprocess(config: dict[str, Any] | None) -> nn.Module:
-    spec = config["model"].get("preprocess") if config else None
-    return build_module(spec) if spec else Normalize()
+def _preprocess(config: dict[str, Any] | None, encoder: nn.Module) -> nn.Module:
+    spec = model_args(config).get("preprocess") if config else None
+    return build_module(spec) if spec else default_preprocess(encoder)
+
+
+def default_preprocess(encoder: nn.Module) -> nn.Module:
+    """What an encoder's raw inputs need: images are normalised, graphs are taken as they are."""
+    return nn.Identity() if getattr(encoder, "takes_graphs", False) else Normalize()
 
 
 def build_module(spec: dict[str, Any]) -> nn.Module:

@@ -11,9 +11,9 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from augmentations.colour import Normalize
 from augmentations.random import SampleRandom
-from contrastive.data import Batch, split_batch
+from contrastive.data import Batch, concatenate, split_batch
+from contrastive.features import default_preprocess
 from contrastive.gradient_cache import cached_backward
 from contrastive.losses import InfoNCE
 from contrastive.optimizers import decay_groups, warmup_cosine
@@ -64,7 +64,7 @@ class ContrastiveModule(LightningModule):
         self.projector = projector(encoder.num_features)  # type: ignore[arg-type]
         self.views = nn.ModuleList(views)
         self.loss = loss or InfoNCE()
-        self.preprocess = preprocess or Normalize()
+        self.preprocess = preprocess or default_preprocess(encoder)
         self.optimizer, self.warmup_epochs, self.seed = optimizer, warmup_epochs, seed
         self.accumulate_negatives = accumulate_negatives
         self.automatic_optimization = accumulate_negatives == 1
@@ -83,10 +83,10 @@ class ContrastiveModule(LightningModule):
         return drawn
 
     def encode(self, views: list[Any]) -> list[Tensor]:
-        """Encode each view as ``(N, num_features)``; views that are tensors go through in one pass."""
-        if isinstance(views[0], Tensor) and views[0].shape == views[1].shape:
-            return list(self.encoder(torch.cat(views)).chunk(len(views)))
-        return [self.encoder(view) for view in views]
+        """Encode each view as ``(N, num_features)``, in one pass unless images differ in size."""
+        if isinstance(views[0], Tensor) and views[0].shape != views[1].shape:
+            return [self.encoder(view) for view in views]
+        return list(self.encoder(concatenate(views)).chunk(len(views)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the loss, and the features and projections of the views for the callbacks."""

@@ -33,6 +33,7 @@ def pretrain(args: list[str]) -> Path:
     cli = PretrainCLI(
         ContrastiveModule,
         LightningDataModule,
+        subclass_mode_model=True,
         subclass_mode_data=True,
         args=[_found(arg) for arg in args],
         run=False,
@@ -80,7 +81,8 @@ class PretrainCLI(LightningCLI):
         )
         parser.add_lightning_class_args(OnlineKNN, "knn")
         parser.add_lightning_class_args(CollapseMeter, "collapse")
-        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+        parser.set_defaults({"model": {"class_path": "contrastive.module.ContrastiveModule"}})
+        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def before_instantiate_classes(self) -> None:

@@ -28,6 +28,7 @@ from contrastive.features import (
     build_encoder,
     build_module,
     load_encoder,
+    model_args,
     run_config,
 )
 from contrastive.pretrain import make_folder, pretrain
@@ -123,7 +124,7 @@ def scratch_rows(folder: Path, train: ImageDataset, test: ImageDataset, seed: in
     """The network of the run, trained on the first draws of the labels that the probes are trained on."""
     config = run_config(folder)
     assert train.labels is not None
-    view = build_module(config["model"]["views"][0])
+    view = build_module(model_args(config)["views"][0])
     accuracies: dict[int, list[float]] = {k: [] for k in LABELS_PER_CLASS}
     draws = [
         (k, fit)

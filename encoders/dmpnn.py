@@ -36,6 +36,8 @@ class DMPNN(nn.Module):
         num_features: width of the rows of ``encoder(batch)`` and of ``encoder.nodes(batch)``.
     """
 
+    takes_graphs = True
+
     def __init__(
         self,
         *,

@@ -66,6 +66,8 @@ class GraphEncoder(nn.Module):
         num_node_features: width of the rows of ``encoder.nodes(batch)``.
     """
 
+    takes_graphs = True  # so that nothing normalises its inputs like images
+
     def __init__(
         self,
         *,
@@ -168,6 +170,23 @@ class GraphEncoder(nn.Module):
             return torch.cat(list(outputs), dim=1)
         stacked = torch.stack(list(outputs))
         return stacked.amax(0) if self.jumping_knowledge == "max" else stacked.sum(0)
+
+
+class NodeEncoder(GraphEncoder):
+    """``encoder(batch)`` gives one row a node, of those in ``batch.target`` where it is set.
+
+    The arguments are those of `GraphEncoder`; the readout is not used. ``num_features`` is
+    ``num_node_features``.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.num_features = self.num_node_features
+
+    def forward(self, batch: GraphBatch) -> Tensor:
+        """Features of the nodes, ``(num_nodes or number of targets, num_features)``."""
+        h = self.nodes(batch)
+        return h if batch.target is None else h[batch.target]
 
 
 def _embedding(inputs: int | list[int], num_hidden: int, input_layer: bool) -> tuple[nn.Module | None, int]:

@@ -14,7 +14,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from encoders.message_passing import Adjacency, aggregate
 
 _PER_EDGE = ("edge_attr", "edge_weight", "edge_type")
-_PER_NODE = ("x", "node_type")
+_PER_NODE = ("x", "node_type", "target")
 
 
 @dataclass(eq=False, repr=False)
@@ -33,6 +33,8 @@ class GraphBatch:
         edge_weight: ``(E,)`` float, a factor on the message along each edge, or None.
         edge_type: ``(E,)`` int64 relation of each edge, or None.
         node_type: ``(N,)`` int64 type of each node, or None.
+        target: ``(N,)`` bool, the nodes that the batch is about, as those whose neighbourhoods were sampled;
+            None for all.
     """
 
     src: Tensor
@@ -43,6 +45,7 @@ class GraphBatch:
     edge_weight: Tensor | None = None
     edge_type: Tensor | None = None
     node_type: Tensor | None = None
+    target: Tensor | None = None
 
     @property
     def num_graphs(self) -> int:

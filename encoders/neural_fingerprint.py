@@ -30,6 +30,8 @@ class NeuralFingerprint(nn.Module):
         max_degree: atoms with more neighbours share the matrix of this degree.
     """
 
+    takes_graphs = True
+
     def __init__(
         self,
         *,

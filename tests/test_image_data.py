@@ -8,7 +8,8 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 
 from contrastive.data import Batch, split_batch
-from contrastive.data.images import ImageData, read_image, read_images, split_indices
+from contrastive.data.images import ImageData, read_image, read_images
+from contrastive.data.loading import split_indices
 from contrastive.errors import ContrastiveError
 
 

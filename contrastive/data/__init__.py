@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,11 @@ class Batch(NamedTuple):
     input: Any
     label: Tensor | None
     index: Tensor  # type: ignore[assignment]  # it hides tuple.index, which nobody calls
+
+
+def concatenate(inputs: Sequence[Any]) -> Any:
+    """Inputs of several batches as those of one: tensors, or ``GraphBatch``."""
+    return torch.cat(list(inputs)) if isinstance(inputs[0], Tensor) else inputs[0].concatenate(inputs)
 
 
 def split_batch(batch: Batch, num_parts: int) -> list[Batch]:

@@ -7,23 +7,21 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from pytorch_lightning import LightningDataModule
-from sklearn.model_selection import train_test_split
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional as TF
 
 from contrastive.data import Batch
+from contrastive.data.loading import PretrainingData, Split, split_indices
 from contrastive.errors import ContrastiveError
 from contrastive.report import track
 
-Split = Literal["train", "test"]
 log = logging.getLogger("contrastive")
 
 _CACHE_BYTES = 4 * 2**30
@@ -258,23 +256,7 @@ def _pool_split(pool: ImageDataset, split: Split) -> np.ndarray:
     return train if split == "train" else test
 
 
-def split_indices(
-    num_items: int, labels: Tensor | None, held_out: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Split ``0 … num_items-1`` in two, stratified where every class has two items or more; both sorted."""
-    stratify = None
-    if labels is not None and labels.bincount()[labels.unique()].min() >= 2:
-        stratify = labels.numpy()
-    try:
-        kept, held = train_test_split(
-            np.arange(num_items), test_size=held_out, stratify=stratify, random_state=seed
-        )
-    except ValueError as error:
-        raise ContrastiveError(f"cannot hold out {held_out:.0%} of {num_items} items: {error}") from error
-    return np.sort(kept), np.sort(held)
-
-
-class ImageData(LightningDataModule):
+class ImageData(PretrainingData):
     """Batches of unlabelled images for pretraining, and a labelled validation split to watch it by.
 
     Args:
@@ -302,58 +284,13 @@ class ImageData(LightningDataModule):
         skip_corrupt: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.source, self.batch_size, self.num_workers, self.seed = source, batch_size, num_workers, seed
-        self.val_fraction = val_fraction
+        super().__init__(
+            source, batch_size=batch_size, val_fraction=val_fraction, num_workers=num_workers, seed=seed
+        )
         self._options = dict(
             image_size=image_size, channels=channels, download=download, skip_corrupt=skip_corrupt
         )
-        self.train: ImageDataset | None = None
-        self.val: ImageDataset | None = None
 
     def read(self, split: Split) -> ImageDataset:
         """Read a split with this module's settings, before any of it is set aside for validation."""
         return read_images(self.source, split, **self._options)  # type: ignore[arg-type]
-
-    def setup(self, stage: str | None = None) -> None:
-        """Read the training split and set ``val_fraction`` of it aside.
-
-        Raises:
-            ContrastiveError: fewer images than one batch.
-        """
-        if self.train is not None:
-            return
-        pool = self.read("train")
-        train, val = split_indices(len(pool), pool.labels, self.val_fraction, self.seed)
-        world_size = self.trainer.world_size if self.trainer else 1
-        if len(train) < self.batch_size * world_size:
-            raise ContrastiveError(
-                f"{self.source} leaves {len(train)} images for pretraining, fewer than one batch of "
-                f"{self.batch_size} on {world_size} process(es); lower data.init_args.batch_size"
-            )
-        self.train, self.val = pool.subset(train), pool.subset(val)
-
-    def train_dataloader(self) -> DataLoader:
-        """Full batches in an order that follows from (seed, epoch), each process its own share."""
-        assert self.train is not None and self.trainer is not None
-        sampler: DistributedSampler = DistributedSampler(
-            self.train,
-            num_replicas=self.trainer.world_size,
-            rank=self.trainer.global_rank,
-            seed=self.seed,
-            drop_last=True,
-        )
-        return DataLoader(
-            self.train,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            drop_last=True,
-            collate_fn=_as_is,
-            pin_memory=torch.cuda.is_available(),
-        )
-
-
-def _as_is(batch: Any) -> Any:
-    return batch

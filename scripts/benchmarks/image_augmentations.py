@@ -1,6 +1,6 @@
 """Images a second through SimCLR's recipe: this package beside torchvision, kornia and lightly.
 
-    python scripts/benchmarks/augmentations.py --threads 1 --plot docs/augmentations.png
+    python scripts/benchmarks/image_augmentations.py --threads 1 --plot docs/augmentations.png
 
 Every library runs the same recipe (random resized crop, flip, colour jitter in random order, grayscale, blur
 where the paper blurs, normalise) on the same uint8 images in memory, in the way its users run it: torchvision

@@ -1,0 +1,124 @@
+"""What every data module for pretraining shares: the validation split, and full batches in a fixed order."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
+
+from contrastive.errors import ContrastiveError
+
+Split = Literal["train", "test"]
+
+
+class PretrainingData(LightningDataModule):
+    """Batches of unlabelled samples, and a validation split to watch pretraining by.
+
+    A source gives ``read(split)``: a data set that yields a ``Batch`` for a list of indices
+    (``__getitems__``), and has ``labels`` (``(N,)`` int64 or None) and ``subset(indices)``.
+
+    Args:
+        source: where the data is; for messages.
+        batch_size: samples a process takes a step. Every other sample in the batch is a negative.
+        val_fraction: share of the training split kept from pretraining, for the online evaluation.
+        num_workers: processes that read.
+        seed: of the validation split and of the order of the samples.
+
+    Attributes:
+        train: the data set that is pretrained on, after ``setup``.
+        val: the one set aside, or None where ``val_fraction`` is 0.
+    """
+
+    def __init__(
+        self, source: str, *, batch_size: int, val_fraction: float, num_workers: int, seed: int
+    ) -> None:
+        super().__init__()
+        self.source, self.batch_size, self.num_workers, self.seed = source, batch_size, num_workers, seed
+        self.val_fraction = val_fraction
+        self.train: Any = None
+        self.val: Any = None
+
+    def read(self, split: Split) -> Any:
+        """Read a split, before any of it is set aside for validation."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the training split and set ``val_fraction`` of it aside.
+
+        Raises:
+            ContrastiveError: fewer samples than one batch.
+        """
+        if self.train is not None:
+            return
+        pool = self.read("train")
+        if self.val_fraction:
+            train, val = split_indices(len(pool), pool.labels, self.val_fraction, self.seed)
+            self.val = pool.subset(val)
+        else:
+            train = np.arange(len(pool))
+        world_size = self.trainer.world_size if self.trainer else 1
+        if len(train) < self.batch_size * world_size:
+            raise ContrastiveError(
+                f"{self.source} leaves {len(train)} samples for pretraining, fewer than one batch of "
+                f"{self.batch_size} on {world_size} process(es); lower data.init_args.batch_size"
+            )
+        self.train = pool.subset(train)
+
+    def train_dataloader(self) -> DataLoader:
+        """Full batches in an order that follows from (seed, epoch), each process its own share."""
+        assert self.train is not None and self.trainer is not None
+        sampler: DistributedSampler = DistributedSampler(
+            self.train,
+            num_replicas=self.trainer.world_size,
+            rank=self.trainer.global_rank,
+            seed=self.seed,
+            drop_last=True,
+        )
+        return DataLoader(
+            self.train,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            drop_last=True,
+            collate_fn=as_is,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def as_is(batch: Any) -> Any:
+    """The ``collate_fn`` of data sets that yield whole batches."""
+    return batch
+
+
+def split_indices(
+    num_items: int, labels: Tensor | None, held_out: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split ``0 … num_items-1`` in two, stratified where every class has two items or more; both sorted.
+
+    Args:
+        num_items: how many.
+        labels: ``(N,)`` int64 classes, or None; other labels do not stratify.
+        held_out: share of the second part.
+        seed: of the draw.
+
+    Raises:
+        ContrastiveError: a part would be empty.
+    """
+    stratify = None
+    if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
+        _, counts = labels.unique(return_counts=True)
+        if counts.min() >= 2:
+            stratify = labels.numpy()
+    try:
+        kept, held = train_test_split(
+            np.arange(num_items), test_size=held_out, stratify=stratify, random_state=seed
+        )
+    except ValueError as error:
+        raise ContrastiveError(f"cannot hold out {held_out:.0%} of {num_items} items: {error}") from error
+    return np.sort(kept), np.sort(held)
