@@ -144,7 +144,7 @@ def test_a_torchvision_set_that_is_not_there_is_not_downloaded_unasked(tmp_path)
 
 def test_a_batch_larger_than_the_data_is_refused():
     data = ImageData("digits", batch_size=2000)
-    with pytest.raises(ContrastiveError, match="1131 images .* fewer than one batch of 2000"):
+    with pytest.raises(ContrastiveError, match="1131 samples .* fewer than one batch of 2000"):
         data.setup()
 
 
