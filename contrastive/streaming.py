@@ -12,7 +12,7 @@ Nothing here is touched by autocast, which leaves products with ``out=`` and in-
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -86,15 +86,17 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, scale, beta, excluded, both):  # type: ignore[no-untyped-def]
-        rows, columns = tile_logsumexp(q, q if k is None else k, float(scale), beta, excluded, both=both)
-        ctx.save_for_backward(q, k, scale, rows, columns)
+        rows, columns, powers = tile_logsumexp(
+            q, q if k is None else k, float(scale), beta, excluded, both=both
+        )
+        ctx.save_for_backward(q, k, scale, rows, columns, *powers)
         ctx.beta, ctx.excluded, ctx.symmetric = beta, excluded, k is None
         return (rows, columns) if both and k is not None else (rows,)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, rows_gradient, columns_gradient=None):  # type: ignore[no-untyped-def]
-        q, k, scale, rows, columns = ctx.saved_tensors
+        q, k, scale, rows, columns, *powers = ctx.saved_tensors
         row_statistics = RowStatistics(rows, rows_gradient)
         column_statistics = None if columns_gradient is None else RowStatistics(columns, columns_gradient)
         dq, dk = tile_gradient(
@@ -106,6 +108,7 @@ class _LogSumExp(torch.autograd.Function):
             row_statistics,
             row_statistics if ctx.symmetric else column_statistics,
             need_dk=ctx.needs_input_grad[1],
+            powers=powers,
         )
         # x is linear in the scale: Σ_ij G_ij x_ij / scale, where every pair counts twice if q is k
         dscale = (q * dq).sum() / (2 * scale if ctx.symmetric else scale) if ctx.needs_input_grad[2] else None
@@ -114,17 +117,18 @@ class _LogSumExp(torch.autograd.Function):
 
 def tile_logsumexp(
     q: Tensor, k: Tensor, scale: float, beta: float, excluded: Offsets, *, both: bool
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
     """Log-sum-exps of the rows of scale · q kᵀ and, with ``both``, of its columns; autograd sees none of it.
 
-    ``k is q`` marks the symmetric case, whose rows are its columns.
+    ``k is q`` marks the symmetric case, whose rows are its columns. The third result are the exponentials
+    where one tile held all of them, for `tile_gradient`; it is empty where there were more.
     """
     if (1 + beta) * scale <= LARGEST_EXPONENT:
         return _plain_logsumexp(q, k, scale, beta, excluded, both=both)
     rows = _running_logsumexp(q, k, scale, beta, excluded)
     if k is q or not both:
-        return rows, rows if both else None
-    return rows, _running_logsumexp(k, q, scale, beta, tuple(-offset for offset in excluded))
+        return rows, rows if both else None, ()
+    return rows, _running_logsumexp(k, q, scale, beta, tuple(-offset for offset in excluded)), ()
 
 
 def tile_gradient(
@@ -137,12 +141,17 @@ def tile_gradient(
     columns: RowStatistics | None,
     *,
     need_dk: bool,
+    powers: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor | None]:
     """Gradient by ``q`` and, with ``need_dk``, by ``k`` of the log-sum-exps of rows and columns.
 
-    With ``k is q`` the first result is the whole gradient.
+    With ``k is q`` the first result is the whole gradient. ``powers`` are the forward pass's exponentials,
+    where it kept them: small batches need no second product.
     """
     symmetric = k is q
+    if powers:
+        g = _weigh(powers, rows.weights(beta)[:, :, None], columns and columns.weights(beta)[:, None])
+        return (g @ k) * scale, (g.T @ q) * scale if need_dk and not symmetric else None
     dq = torch.zeros_like(q)
     dk = dq if symmetric else torch.zeros_like(k) if need_dk else None
     plain = (1 + beta) * scale <= LARGEST_EXPONENT
@@ -151,7 +160,7 @@ def tile_gradient(
     for i, j, x, spare in _similarity_tiles(q, k, scale, excluded, triangle=symmetric):
         if row_weights is not None:
             across = None if column_weights is None else column_weights[:, None, j]
-            g = _weigh_plain(x, spare, beta, row_weights[:, i, None], across)
+            g = _weigh(_exponentials(x, spare[0], beta), row_weights[:, i, None], across, spare[1])
         else:
             g = _weigh_shifted(x, spare[0], beta, rows.at(i), columns.at(j) if columns else None)
         dq[i].addmm_(g, k[j], alpha=scale)
@@ -189,18 +198,20 @@ def _exponentials(x: Tensor, spare: Tensor, beta: float) -> tuple[Tensor, ...]:
 
 def _plain_logsumexp(
     q: Tensor, k: Tensor, scale: float, beta: float, excluded: Offsets, *, both: bool
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
     """Logarithms of plain sums of exponentials, for exponents that cannot overflow."""
     symmetric = k is q
     row_sums = q.new_zeros(len(_exponents(beta)), len(q))
     column_sums = row_sums if symmetric else q.new_zeros(len(row_sums), len(k)) if both else None
     for i, j, x, spare in _similarity_tiles(q, k, scale, excluded, triangle=symmetric):
-        for e, power in enumerate(_exponentials(x, spare[0], beta)):
+        powers = _exponentials(x, spare[0], beta)
+        for e, power in enumerate(powers):
             row_sums[e, i] += power.sum(1)
             if column_sums is not None and not (symmetric and i == j):
                 column_sums[e, j] += power.sum(0)
     rows = row_sums.log()
-    return rows, rows if symmetric else None if column_sums is None else column_sums.log()
+    kept = powers if len(q) <= TILE and len(k) <= TILE else ()
+    return rows, rows if symmetric else None if column_sums is None else column_sums.log(), kept
 
 
 def _running_logsumexp(q: Tensor, k: Tensor, scale: float, beta: float, excluded: Offsets) -> Tensor:
@@ -219,12 +230,22 @@ def _running_logsumexp(q: Tensor, k: Tensor, scale: float, beta: float, excluded
     return sums.log() + torch.tensor(exponents).to(q)[:, None] * largest
 
 
-def _weigh_plain(x: Tensor, spare: list[Tensor], beta: float, rows: Tensor, columns: Tensor | None) -> Tensor:
-    """G_ij = Σ_e e^{α_e x_ij} (r_ei + c_ej) with r ``(E, M, 1)`` and c ``(E, 1, N)``."""
-    powers = _exponentials(x, spare[0], beta)
+def _weigh(
+    powers: Sequence[Tensor], rows: Tensor, columns: Tensor | None, spare: Tensor | None = None
+) -> Tensor:
+    """G_ij = Σ_e e^{α_e x_ij} (r_ei + c_ej) with r ``(E, M, 1)`` and c ``(E, 1, N)``.
+
+    With a ``spare`` tile it overwrites that and the powers; without one they are left as they are.
+    """
+    total = None
     for e, power in enumerate(powers):
-        power.mul_(rows[e] if columns is None else torch.add(rows[e], columns[e], out=spare[1]))
-    return powers[0] if len(powers) == 1 else powers[0].add_(powers[1])
+        weight = rows[e] if columns is None else torch.add(rows[e], columns[e], out=spare)
+        if total is None:
+            total = torch.mul(power, weight, out=None if spare is None else power)
+        else:
+            total.addcmul_(power, weight)
+    assert total is not None
+    return total
 
 
 def _weigh_shifted(

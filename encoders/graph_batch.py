@@ -115,6 +115,10 @@ class GraphBatch:
         mapped: dict[str, Any] = {k: None if v is None else function(v) for k, v in self._tensors().items()}
         return GraphBatch(**mapped)
 
+    def edge_features(self) -> dict[str, Tensor | None]:
+        """``edge_attr``, ``edge_weight`` and ``edge_type``."""
+        return {name: getattr(self, name) for name in _PER_EDGE}
+
     def _select(self, names: Sequence[str], index: Tensor) -> dict[str, Any]:
         return {name: None if (v := getattr(self, name)) is None else v[index] for name in names}
 
