@@ -16,6 +16,11 @@ from scipy import sparse
 from contrastive.data.nodes import NodeDataset, undirected_graph
 from contrastive.errors import ContrastiveError
 
+try:
+    from numpy._core import multiarray  # type: ignore[import-not-found, unused-ignore]
+except ImportError:  # NumPy 1
+    from numpy.core import multiarray  # type: ignore[no-redef, unused-ignore]
+
 # What arrays and sparse matrices are pickled as, by NumPy and SciPy of any age; anything else is refused.
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
@@ -24,7 +29,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("__builtin__", "list"): list,
     ("builtins", "list"): list,
     **{
-        (module, name): getattr(np.core.multiarray if hasattr(np, "core") else np._core.multiarray, name)
+        (module, name): getattr(multiarray, name)
         for module in ("numpy.core.multiarray", "numpy._core.multiarray")
         for name in ("_reconstruct", "scalar")
     },
@@ -107,7 +112,7 @@ def read_npz(path: Path) -> NodeDataset:
         raise ContrastiveError(f"{path} has neither adj_matrix nor adj_data nor edges: {arrays.names}")
     if x is None:
         x = arrays["x"] if "x" in arrays else sparse.eye(adjacency.shape[0] if adjacency is not None else 0)
-    features = np.asarray(x.toarray() if sparse.issparse(x) else x, dtype=np.float32)
+    features = np.asarray(x.toarray() if sparse.issparse(x) else x, dtype=np.float32)  # type: ignore[union-attr, attr-defined]
     name = next((key for key in ("node_label", "labels", "y") if key in arrays), None)
     labels = None if name is None else torch.from_numpy(np.asarray(arrays[name]).astype(np.int64))
     if labels is not None and len(labels) != len(features):
