@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,13 @@ def centrality(batch: GraphBatch, name: Centrality) -> Tensor:
 def _sum_graphs(batch: GraphBatch, values: Tensor) -> Tensor:
     out = values.new_zeros(batch.num_graphs, values.shape[1])
     return out.index_add(0, batch.graph_of_node, values)
+
+
+def _sum_columns(batch: GraphBatch, x: Any) -> Tensor:
+    """Σ_v |x_v| over each graph, ``(G, F)``, of sparse features."""
+    place = batch.graph_of_node[x.row] * x.width + x.column
+    sums = x.value.new_zeros(batch.num_graphs * x.width)
+    return sums.index_add_(0, place, x.value.abs()).view(batch.num_graphs, x.width)
 
 
 def _drop_probability(scores: Tensor, group: Tensor, num_groups: int, p: float, threshold: float) -> Tensor:
@@ -118,7 +125,11 @@ class AdaptiveFeatureMask(nn.Module):
     def probabilities(self, batch: GraphBatch) -> Tensor:
         """``(G, F)`` float32: the probability of masking each dimension in each graph."""
         phi = centrality(batch, self.centrality).unsqueeze(1)
-        weights = _sum_graphs(batch, require_float(batch).float().abs() * phi)
+        x = require_float(batch)
+        if isinstance(x, Tensor):
+            weights = _sum_graphs(batch, x.float().abs() * phi)
+        else:
+            weights = _sum_columns(batch, x * phi)
         graph, dimension = (weights > 0).nonzero().unbind(1)
         scores = weights[graph, dimension].log()
         drop = _drop_probability(scores, graph, batch.num_graphs, self.p, self.threshold)

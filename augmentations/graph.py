@@ -9,6 +9,7 @@ torch's generator.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -226,8 +227,8 @@ def mask_dimensions(batch: GraphBatch, keep: Tensor) -> GraphBatch:
     return batch.with_features(x=batch.x * rows)
 
 
-def require_float(batch: GraphBatch) -> Tensor:
-    """``batch.x``; ValueError where it holds categories."""
+def require_float(batch: GraphBatch) -> Any:
+    """``batch.x``, dense or sparse; ValueError where it holds categories."""
     if not batch.x.is_floating_point():
         raise ValueError(
             f"x holds categories ({batch.x.dtype}), expected floats; AttributeMask masks categories"
@@ -250,7 +251,10 @@ class FeatureDropout(nn.Module):
 
     def forward(self, batch: GraphBatch, random: SampleRandom | None = None) -> GraphBatch:
         """Drop entries; ValueError for categories."""
-        width = require_float(batch).shape[1]
+        x = require_float(batch)
+        if not isinstance(x, Tensor):
+            raise ValueError("x is sparse: FeatureDropout would draw for its zeros; use FeatureMask")
+        width = x.shape[1]
         keep = node_draws(batch, draws(batch, random)).uniform(width) >= self.p
         return batch.with_features(x=batch.x * keep / (1 - self.p))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from encoders.message_passing import Adjacency, aggregate
+from encoders.sparse_features import SparseFeatures
 
 _PER_EDGE = ("edge_attr", "edge_weight", "edge_type")
 _PER_NODE = ("x", "node_type", "target")
@@ -27,7 +28,8 @@ class GraphBatch:
     Attributes:
         src: ``(E,)`` int64, where each edge starts.
         dst: ``(E,)`` int64, where each edge ends, ascending. An undirected edge is stored in both directions.
-        x: ``(N, F)`` float features, or ``(N, C)`` int64 categories (column c is one categorical feature).
+        x: ``(N, F)`` float features, dense or ``SparseFeatures``, or ``(N, C)`` int64 categories (column c is
+            one categorical feature).
         ptr: ``(G + 1,)`` int64, offsets of the graphs' nodes; the first is 0, the last N.
         edge_attr: ``(E, F)`` float or ``(E, C)`` int64 edge features, or None.
         edge_weight: ``(E,)`` float, a factor on the message along each edge, or None.
@@ -39,7 +41,7 @@ class GraphBatch:
 
     src: Tensor
     dst: Tensor
-    x: Tensor
+    x: Any  # Tensor | SparseFeatures; most of what reads it takes the one or the other alone
     ptr: Tensor
     edge_attr: Tensor | None = None
     edge_weight: Tensor | None = None
@@ -210,7 +212,7 @@ class GraphBatch:
             absent = sum(value is None for value in values)
             if absent not in (0, len(values)):
                 raise ValueError(f"{name} is None in {absent} of {len(values)} batches: give it to all")
-            tensors[name] = None if absent else torch.cat(values)
+            tensors[name] = None if absent else _cat(values)
         src = torch.cat([batch.src + start for batch, start in zip(batches, starts)])
         dst = torch.cat([batch.dst + start for batch, start in zip(batches, starts)])
         ptr = torch.cat([batches[0].ptr[:1], *(b.ptr[1:] + start for b, start in zip(batches, starts))])
@@ -264,6 +266,10 @@ def _ranges(ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     total = int(offsets[-1])
     first = (ptr[index] - offsets[:-1]).repeat_interleave(counts, output_size=total)
     return offsets, first + torch.arange(total, device=ptr.device)
+
+
+def _cat(values: Sequence[Any]) -> Any:
+    return SparseFeatures.cat(values) if isinstance(values[0], SparseFeatures) else torch.cat(list(values))
 
 
 def _collate(batch: Sequence[GraphBatch], *, collate_fn_map: Any = None) -> GraphBatch:

@@ -10,6 +10,7 @@ from torch.nn.functional import leaky_relu
 
 from encoders.graph_layers import FeatureEncoder, Features, reduce_messages, scale, split
 from encoders.message_passing import Adjacency, aggregate, edge_softmax, gather_dst, gather_src
+from encoders.sparse_features import SparseFeatures, linear
 
 
 class GCN(nn.Module):
@@ -31,14 +32,14 @@ class GCN(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_out))
         nn.init.xavier_uniform_(self.linear.weight)
 
-    def forward(self, adjacency: Adjacency, x: Tensor) -> Tensor:
+    def forward(self, adjacency: Adjacency, x: Tensor | SparseFeatures) -> Tensor:
         """One convolution over a square adjacency."""
-        narrow_first = self.linear.out_features <= self.linear.in_features
-        h = self.linear(x) if narrow_first else x
+        widens = self.linear.out_features > self.linear.in_features and isinstance(x, Tensor)
+        h = x if widens else linear(x, self.linear.weight)
         out_scale, in_scale = (d.rsqrt().to(h.dtype).unsqueeze(1) for d in _degrees(adjacency))
         scaled = h * out_scale
         h = (aggregate(adjacency, scaled, "sum", adjacency.weight) + scaled) * in_scale
-        return (h if narrow_first else self.linear(h)) + self.bias
+        return (self.linear(h) if widens else h) + self.bias
 
 
 def _degrees(adjacency: Adjacency) -> tuple[Tensor, Tensor]:

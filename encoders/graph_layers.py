@@ -21,6 +21,7 @@ from encoders.message_passing import (
     gather_dst,
     gather_src,
 )
+from encoders.sparse_features import SparseFeatures, linear
 
 Features = Tensor | tuple[Tensor, Tensor]
 Aggregator = Literal["sum", "mean", "max", "min", "std", "attention", "mlp"]
@@ -39,7 +40,7 @@ class FeatureEncoder(nn.Module):
         num_features: the width of floating-point features, or the number of categories of each column.
         num_out: width of the result.
 
-    Shape: ``(N, num_features)`` float or ``(N, C)`` int64 → ``(N, num_out)``.
+    Shape: ``(N, num_features)`` float, dense or sparse, or ``(N, C)`` int64 → ``(N, num_out)``.
     """
 
     def __init__(self, num_features: int | Sequence[int], num_out: int) -> None:
@@ -55,18 +56,19 @@ class FeatureEncoder(nn.Module):
         first = torch.tensor([0, *self.categories[:-1]]).cumsum(0)
         self.register_buffer("first", first, persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | SparseFeatures) -> Tensor:
         """Embed ``x``; ValueError where its columns or type are not what was promised."""
         if self.categories is None:
             if not x.is_floating_point() or x.shape[1] != self.linear.in_features:
                 raise ValueError(self._complain(x, f"{self.linear.in_features} float columns"))
-            return self.linear(x)
+            return linear(x, self.linear.weight, self.linear.bias)
         if x.is_floating_point() or x.shape[1] != len(self.categories):
             raise ValueError(self._complain(x, f"{len(self.categories)} int64 columns of categories"))
+        assert isinstance(x, Tensor)
         return self.embedding(x + self.first)
 
     @staticmethod
-    def _complain(x: Tensor, expected: str) -> str:
+    def _complain(x: Tensor | SparseFeatures, expected: str) -> str:
         return (
             f"features have shape {tuple(x.shape)} and dtype {x.dtype}, expected {expected}; set num_features"
         )

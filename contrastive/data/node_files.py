@@ -69,10 +69,10 @@ def read_planetoid(folder: Path, name: str) -> NodeDataset:
     order = np.loadtxt(folder / f"ind.{name}.test.index", dtype=np.int64)
     # the rows of tx belong to the nodes listed in test.index, which may leave numbers out
     num_nodes = max(order.max() + 1, len(graph))
-    features = np.zeros((num_nodes, allx.shape[1]), np.float32)
+    features = sparse.lil_matrix((num_nodes, allx.shape[1]), dtype=np.float32)
     onehot = np.zeros((num_nodes, ally.shape[1]))
-    features[: allx.shape[0]], onehot[: len(ally)] = allx.toarray(), ally
-    features[order], onehot[order] = tx.toarray(), ty
+    features[: allx.shape[0]], onehot[: len(ally)] = allx, ally
+    features[order], onehot[order] = tx, ty
     src = np.repeat(list(graph), [len(ends) for ends in graph.values()])
     dst = np.concatenate([np.asarray(ends, dtype=np.int64) for ends in graph.values()])
     train = np.arange(len(y))
@@ -111,13 +111,13 @@ def read_npz(path: Path) -> NodeDataset:
     else:
         raise ContrastiveError(f"{path} has neither adj_matrix nor adj_data nor edges: {arrays.names}")
     if x is None:
-        x = arrays["x"] if "x" in arrays else sparse.eye(adjacency.shape[0] if adjacency is not None else 0)
-    features = np.asarray(x.toarray() if sparse.issparse(x) else x, dtype=np.float32)  # type: ignore[union-attr, attr-defined]
+        # without features every node is its own word
+        x = arrays["x"] if "x" in arrays else sparse.identity(int(max(src.max(), dst.max())) + 1)
     name = next((key for key in ("node_label", "labels", "y") if key in arrays), None)
     labels = None if name is None else torch.from_numpy(np.asarray(arrays[name]).astype(np.int64))
-    if labels is not None and len(labels) != len(features):
-        raise ContrastiveError(f"{path}: there are {len(labels)} labels for {len(features)} nodes")
-    return NodeDataset(undirected_graph(src, dst, features), labels)
+    if labels is not None and len(labels) != x.shape[0]:
+        raise ContrastiveError(f"{path}: there are {len(labels)} labels for {x.shape[0]} nodes")
+    return NodeDataset(undirected_graph(src, dst, x), labels)
 
 
 class _Arrays:

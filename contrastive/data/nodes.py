@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
+from scipy import sparse
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -19,6 +21,7 @@ from contrastive.data.loading import as_is
 from contrastive.errors import ContrastiveError
 from encoders.graph_batch import GraphBatch
 from encoders.message_passing import Adjacency
+from encoders.sparse_features import SparseFeatures
 
 
 @dataclass(frozen=True)
@@ -64,23 +67,51 @@ def read_nodes(source: str, *, normalize_features: bool = True) -> NodeDataset:
         )
     if normalize_features:
         graph = dataset.graph
-        dataset = replace(dataset, graph=graph.with_features(x=F.normalize(graph.x, p=1, dim=1)))
+        dataset = replace(dataset, graph=graph.with_features(x=rows_normalized(graph.x)))
     return dataset
 
 
-def undirected_graph(src: np.ndarray, dst: np.ndarray, x: np.ndarray | Tensor) -> GraphBatch:
+def rows_normalized(x: Tensor | SparseFeatures) -> Tensor | SparseFeatures:
+    """Rows divided by the sums of their magnitudes; rows of zeros stay."""
+    if isinstance(x, Tensor):
+        return F.normalize(x, p=1, dim=1)
+    sums = x.value.new_zeros(len(x)).index_add_(0, x.row, x.value.abs())
+    return x * (1 / sums.masked_fill(sums == 0, 1)).unsqueeze(1)
+
+
+def undirected_graph(src: np.ndarray, dst: np.ndarray, x: Any) -> GraphBatch:
     """A graph with every edge in both directions, each once, and no self-loops.
 
+    Args:
+        src: ``(E,)`` integers, where each edge starts.
+        dst: ``(E,)`` integers, where each edge ends.
+        x: ``(N, F)`` features, a NumPy array or SciPy matrix; kept sparse where under a tenth is not zero.
+
     Raises:
-        ContrastiveError: an edge names a node that is not there.
+        ContrastiveError: an edge names a node that is not there, or a feature is not finite.
     """
-    num_nodes = len(x)
+    num_nodes = x.shape[0]
     ends = np.stack([np.concatenate([src, dst]), np.concatenate([dst, src])]).astype(np.int64)
     ends = ends[:, ends[0] != ends[1]]
     if ends.size and (ends.min() < 0 or ends.max() >= num_nodes):
         raise ContrastiveError(f"an edge joins node {ends.max()}, but there are {num_nodes} nodes")
     keys = np.unique(ends[0] * num_nodes + ends[1])
-    return GraphBatch.from_edges(np.stack([keys // num_nodes, keys % num_nodes], axis=1), x)
+    edges = np.stack([keys // num_nodes, keys % num_nodes], axis=1)
+    return GraphBatch.from_edges(edges, num_nodes=num_nodes).with_features(x=_features(x))
+
+
+def _features(x: Any) -> Tensor | SparseFeatures:
+    rows = sparse.csr_matrix(x, dtype=np.float32)
+    rows.eliminate_zeros()
+    rows.sort_indices()
+    if not np.isfinite(rows.data).all():
+        raise ContrastiveError(
+            f"{(~np.isfinite(rows.data)).sum()} features are not finite; mend or drop them"
+        )
+    if rows.nnz > 0.1 * x.shape[0] * x.shape[1]:
+        return torch.from_numpy(rows.toarray())
+    indptr, column = (torch.from_numpy(part.astype(np.int64)) for part in (rows.indptr, rows.indices))
+    return SparseFeatures(indptr, column, torch.from_numpy(rows.data), x.shape[1])
 
 
 def sample_neighbourhood(
