@@ -90,14 +90,15 @@ class ContrastiveModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the loss, and the features and projections of the views for the callbacks."""
-        if self.accumulate_negatives > 1:
-            outputs = {"loss": self._cached_step(batch)}
-        else:
-            h, z = self.project(batch)
-            outputs = {"loss": self.loss(*z.chunk(2)), "h": h.detach(), "z": z.detach()}
-        self.log("loss", outputs["loss"], prog_bar=True)
-        self.log_dict(dict(getattr(self.loss, "metrics", {})))
+        outputs = {"loss": self._cached_step(batch)} if self.accumulate_negatives > 1 else self.step(batch)
+        self.log("loss", outputs["loss"], prog_bar=True, batch_size=len(batch.index))
+        self.log_dict(dict(getattr(self.loss, "metrics", {})), batch_size=len(batch.index))
         return outputs
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss ``()`` of a batch, its features ``h`` and projections ``z``."""
+        h, z = self.project(batch)
+        return {"loss": self.loss(*z.chunk(2)), "h": h.detach(), "z": z.detach()}
 
     def project(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features ``(2N, num_features)`` and projections ``(2N, D)`` of two views, the first view first."""

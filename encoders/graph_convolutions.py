@@ -34,12 +34,13 @@ class GCN(nn.Module):
 
     def forward(self, adjacency: Adjacency, x: Tensor | SparseFeatures) -> Tensor:
         """One convolution over a square adjacency."""
-        widens = self.linear.out_features > self.linear.in_features and isinstance(x, Tensor)
-        h = x if widens else linear(x, self.linear.weight)
+        # the narrower of h and W h is aggregated; sparse features never are
+        widens = self.linear.out_features > self.linear.in_features
+        h = x if widens and isinstance(x, Tensor) else linear(x, self.linear.weight)
         out_scale, in_scale = (d.rsqrt().to(h.dtype).unsqueeze(1) for d in _degrees(adjacency))
         scaled = h * out_scale
         h = (aggregate(adjacency, scaled, "sum", adjacency.weight) + scaled) * in_scale
-        return (self.linear(h) if widens else h) + self.bias
+        return (self.linear(h) if widens and isinstance(x, Tensor) else h) + self.bias
 
 
 def _degrees(adjacency: Adjacency) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,8 @@ class SparseFeatures:
 
     def __init__(self, indptr: Tensor, column: Tensor, value: Tensor, width: int) -> None:
         self.indptr, self.column, self.value, self.width = indptr, column, value, width
-        self._structure: Adjacency | None = None
+        # structures by how many copies of the rows are stacked; shared by what has the same places
+        self._structures: dict[int, Adjacency] = {}
 
     @staticmethod
     def from_dense(x: Tensor) -> SparseFeatures:
@@ -65,10 +66,10 @@ class SparseFeatures:
 
     @property
     def structure(self) -> Adjacency:
-        """An edge from each column to each row where there is an entry; shared by what has the same ones."""
-        if self._structure is None:
-            self._structure = Adjacency(self.column, self.row, self.width, len(self))
-        return self._structure
+        """An edge from each column to each row where there is an entry; built once for all views."""
+        if 1 not in self._structures:
+            self._structures[1] = Adjacency(self.column, self.row, self.width, len(self))
+        return self._structures[1]
 
     @property
     def row(self) -> Tensor:
@@ -88,7 +89,7 @@ class SparseFeatures:
 
     def __getstate__(self) -> dict[str, Any]:
         """The tensors without the structure, which holds DGL handles and can be rebuilt."""
-        return self.__dict__ | {"_structure": None}
+        return self.__dict__ | {"_structures": {}}
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SparseFeatures:
         """The features on another device."""
@@ -123,7 +124,7 @@ class SparseFeatures:
     def with_values(self, value: Tensor) -> SparseFeatures:
         """Other values in the same places."""
         product = SparseFeatures(self.indptr, self.column, value, self.width)
-        product._structure = self.structure
+        product._structures = self._structures
         return product
 
     @staticmethod
@@ -131,7 +132,15 @@ class SparseFeatures:
         """Rows of several, one below the other."""
         counts = torch.cat([part.indptr.diff() for part in parts])
         column = torch.cat([part.column for part in parts])
-        return SparseFeatures(_offsets(counts), column, torch.cat([p.value for p in parts]), parts[0].width)
+        stacked = SparseFeatures(
+            _offsets(counts), column, torch.cat([p.value for p in parts]), parts[0].width
+        )
+        if all(part._structures is parts[0]._structures for part in parts):
+            shared = parts[0]._structures
+            if len(parts) not in shared:
+                shared[len(parts)] = stacked.structure
+            stacked._structures = {1: shared[len(parts)]}
+        return stacked
 
 
 def linear(x: Tensor | SparseFeatures, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -79,16 +79,19 @@ def probe(
     skip_corrupt: bool = False,
     output: str | None = None,
 ) -> None:
-    """Train a linear classifier on the frozen features of a run and report its test accuracy.
+    """Train a classifier on the frozen features of a run and report its test accuracy.
 
-    The regularisation is chosen on a validation split of the training data; the test split is read once.
+    Images: logistic regression; the regularisation is chosen on a validation split of the training data and
+    the test split is read once. Graphs: a support vector machine in nested 10-fold cross-validation. Nodes:
+    logistic regression on the public split, or on random ones.
 
     Args:
         run: a run folder, a checkpoint or an export.
-        data: a labelled folder, torchvision data set or ``digits`` (default: what the run trained on).
+        data: a labelled source of the same kind (default: what the run trained on).
         labels_per_class: train on so many labels a class, drawn at random.
         fraction: train on this share of the labels, drawn at random.
-        repeats: draws of the labelled set (default: 10 where labels are drawn, else 1).
+        repeats: draws of the labelled set (default: 10 where labels are drawn, else 1), random splits of
+            nodes (default: 20), or deals of the graphs into folds (default: 1).
         untrained: also evaluate the same encoder before training.
         seed: of the validation split and the draws.
         batch_size: images encoded at a time.
@@ -99,6 +102,12 @@ def probe(
     if labels_per_class is not None and fraction is not None:
         raise ContrastiveError("give --labels-per-class or --fraction, not both")
     encoder = load_encoder(run)
+    file = Path(output) if output else results_folder(Path(run)) / "probe.json"
+    if getattr(encoder.encoder, "takes_graphs", False):
+        from contrastive.evaluation.graph_probe import probe_graphs
+
+        probe_graphs(encoder, run, data=data, untrained=untrained, repeats=repeats, seed=seed, file=file)
+        return
     drawn = labels_per_class is not None or fraction is not None
     train, test, source = labelled_splits(encoder, data, download=download, skip_corrupt=skip_corrupt)
     protocol = Protocol(
@@ -113,7 +122,7 @@ def probe(
         h, held_out = (features_of(model, split, batch_size, f"Encoding ({name})") for split in (train, test))
         result = linear_probe(h, held_out, protocol, progress=f"Probing ({name})")
         rows.append({"representation": name, **result})
-    _report(rows, run, protocol, len(test), output)
+    _report(rows, run, protocol, len(test), file)
 
 
 def labelled_splits(
@@ -289,13 +298,12 @@ def _predict(layer: nn.Linear, h: np.ndarray) -> np.ndarray:
     return layer(torch.from_numpy(h).float().to(layer.weight.device)).argmax(1).cpu().numpy()
 
 
-def _report(rows: list[dict], run: str, protocol: Protocol, num_test: int, output: str | None) -> None:
+def _report(rows: list[dict], run: str, protocol: Protocol, num_test: int, file: Path) -> None:
     print_table(
         f"Linear probe on {protocol.data}, {num_test} test images",
         ("representation", "test accuracy, % [95 %]", "draws"),
         [(row["representation"], percent(row), str(row["num_draws"])) for row in rows],
     )
-    file = Path(output) if output else results_folder(Path(run)) / "probe.json"
     versions = {"torch": torch.__version__, "scikit-learn": sklearn.__version__}
     result = {
         "run": run,

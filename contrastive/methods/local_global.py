@@ -1,0 +1,176 @@
+"""Local against global: nodes know the graph that they are in (InfoGraph), or that it is whole (DGI)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from augmentations.graph import Identity
+from augmentations.random import SampleRandom
+from contrastive.data import Batch
+from contrastive.module import ContrastiveModule
+from encoders.graph import GraphEncoder
+from encoders.graph_batch import GraphBatch
+from encoders.heads import MLPHead
+
+
+def jensen_shannon(positive: Tensor, negative: Tensor, *, tau_plus: float = 0.0, beta: float = 0.0) -> Tensor:
+    """Jensen–Shannon bound on mutual information, negated: E₊[softplus(−s)] + E₋[softplus(s)].
+
+    f-GAN's estimator (Nowozin et al. 2016, arXiv 1606.00709) as in InfoGraph and DGI, without its constant.
+    With β the negatives are drawn with q(s) ∝ e^{βs} p(s), so that *near* ones weigh more (Robinson et al.
+    2021, arXiv 2010.04592): E₋ is the mean under softmax(βs). The authors' published code for graphs has the
+    sign of its weights reversed, so that the *easiest* negatives weigh most; here the paper's order holds.
+    With τ⁺, the chance that a negative shares the class, E₋ becomes (E₋ − τ⁺ E₊[softplus(s)]) / (1 − τ⁺),
+    at least 0 (Chuang et al. 2020, arXiv 2007.00224).
+
+    Args:
+        positive: scores of the pairs that belong together, any shape.
+        negative: scores of the others, any shape, none empty.
+        tau_plus: 0 ≤ τ⁺ < 1.
+        beta: β ≥ 0.
+
+    Returns:
+        ``()``.
+    """
+    if not 0 <= tau_plus < 1 or beta < 0:
+        raise ValueError(f"expected 0 ≤ tau_plus < 1 and beta ≥ 0, but they are {tau_plus} and {beta}")
+    if positive.numel() == 0 or negative.numel() == 0:
+        raise ValueError("there are no positives or no negatives; give a batch of at least two graphs")
+    attraction = F.softplus(-positive).mean()
+    weight = (beta * negative.flatten()).softmax(0)
+    repulsion = (weight * F.softplus(negative.flatten())).sum()
+    if tau_plus:
+        repulsion = ((repulsion - tau_plus * F.softplus(positive).mean()) / (1 - tau_plus)).clamp(min=0)
+    return attraction + repulsion
+
+
+class _LocalGlobal(ContrastiveModule):
+    """What InfoGraph and DGI share: one view, and a loss of scores."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        view: nn.Module | None,
+        tau_plus: float,
+        beta: float,
+        projector: Any,
+        **options: Any,
+    ) -> None:
+        super().__init__(encoder, [view or Identity()], projector=projector, channels_last=False, **options)
+        self.tau_plus, self.beta = tau_plus, beta
+
+    def view(self, batch: Batch) -> GraphBatch:
+        """One view of the batch."""
+        random = SampleRandom(batch.index, seed=self.seed, epoch=self.current_epoch)
+        return self.views[0](batch.input, random)
+
+
+class InfoGraph(_LocalGlobal):
+    """Nodes score high with their own graph and low with the others (Sun et al. 2020, arXiv 1908.01000).
+
+    s_vg = f_l(h_v)·f_g(g) with two heads, and `jensen_shannon` of them. With several processes the graphs of
+    each are contrasted among themselves.
+
+    Args:
+        encoder: a ``GraphEncoder``.
+        view: an augmentation of the graphs; none as in the paper.
+        num_hidden: width of the heads.
+        tau_plus: probability that another graph is of the same class; 0 turns debiasing off.
+        beta: how much near negatives weigh.
+        optimizer: called with the parameter groups; biases and norms come in a group without weight decay.
+        warmup_epochs: epochs in which the learning rate rises from 0; then it falls along a cosine.
+        seed: of the augmentations; taken from ``seed_everything``.
+    """
+
+    def __init__(
+        self,
+        encoder: GraphEncoder,
+        *,
+        view: nn.Module | None = None,
+        num_hidden: int = 256,
+        tau_plus: float = 0.0,
+        beta: float = 0.0,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        warmup_epochs: float = 1,
+        seed: int = 0,
+    ) -> None:
+        head = _head(num_hidden)
+        super().__init__(
+            encoder, view, tau_plus, beta, head, optimizer=optimizer, warmup_epochs=warmup_epochs, seed=seed
+        )
+        self.local_projector = head(encoder.num_node_features)
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Contrast every node with every graph of the batch."""
+        view = self.view(batch)
+        nodes, graphs = self.encoder.nodes_and_graphs(view)  # type: ignore[operator]
+        scores = self.local_projector(nodes) @ self.projector(graphs).T
+        own = F.one_hot(view.graph_of_node, view.num_graphs).bool()
+        loss = jensen_shannon(scores[own], scores[~own], tau_plus=self.tau_plus, beta=self.beta)
+        return {"loss": loss, "h": graphs.detach(), "z": graphs.detach()}
+
+
+class DGI(_LocalGlobal):
+    """Nodes score high with their graph's summary, and low where the features were shuffled between nodes.
+
+    Deep Graph Infomax (Veličković et al. 2019, arXiv 1809.10341): s_v = h_vᵀ W σ(mean h), and
+    `jensen_shannon` of the scores of the graph and of its corruption, which is binary cross-entropy.
+
+    Args:
+        encoder: a ``NodeEncoder``.
+        view: an augmentation of the graph; none as in the paper.
+        tau_plus: share of the corrupted nodes that fit their place nevertheless; 0 turns debiasing off.
+        beta: how much near negatives weigh.
+        optimizer: called with the parameter groups; biases and norms come in a group without weight decay.
+        warmup_epochs: epochs in which the learning rate rises from 0; then it falls along a cosine.
+        seed: of augmentations and corruptions; taken from ``seed_everything``.
+    """
+
+    def __init__(
+        self,
+        encoder: GraphEncoder,
+        *,
+        view: nn.Module | None = None,
+        tau_plus: float = 0.0,
+        beta: float = 0.0,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        warmup_epochs: float = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            encoder,
+            view,
+            tau_plus,
+            beta,
+            _bilinear,
+            optimizer=optimizer,
+            warmup_epochs=warmup_epochs,
+            seed=seed,
+        )
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Contrast the nodes with those of a corrupted graph."""
+        view = self.view(batch)
+        order = SampleRandom(batch.index, seed=self.seed, epoch=self.current_epoch, view=1)
+        shuffled = view.x[order.permutation(view.num_nodes)[0]]
+        h = self.encoder(view)
+        corrupted = self.encoder(view.with_features(x=shuffled))
+        summary = self.projector(h.mean(0).sigmoid())
+        loss = jensen_shannon(h @ summary, corrupted @ summary, tau_plus=self.tau_plus, beta=self.beta)
+        return {"loss": loss, "h": h.detach(), "z": h.detach()}
+
+
+def _head(num_hidden: int) -> Any:
+    def make(num_features: int) -> nn.Module:
+        return MLPHead(num_features, hidden_features=num_hidden, out_features=num_hidden)
+
+    return make
+
+
+def _bilinear(num_features: int) -> nn.Module:
+    return nn.Linear(num_features, num_features, bias=False)
