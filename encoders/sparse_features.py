@@ -114,11 +114,13 @@ class SparseFeatures:
         entries = first + torch.arange(total, device=self.device)
         return SparseFeatures(indptr, self.column[entries], self.value[entries], self.width)
 
-    def __mul__(self, factor: Tensor) -> SparseFeatures:
-        """Times a factor a row ``(N, 1)``, a column ``(1, F)``, or an entry of the whole ``(N, F)``."""
+    def __mul__(self, factor: Tensor | float) -> SparseFeatures:
+        """Times a number, or a factor a row ``(N, 1)``, a column ``(1, F)``, or a place ``(N, F)``."""
+        if not isinstance(factor, Tensor):
+            return self.with_values(self.value * factor)
         n, f = factor.shape
-        row = self.row if n > 1 else 0
-        column = self.column if f > 1 else 0
+        row = self.row if n != 1 else 0
+        column = self.column if f != 1 else 0
         return self.with_values(self.value * factor[row, column])
 
     def with_values(self, value: Tensor) -> SparseFeatures:

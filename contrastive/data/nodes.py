@@ -148,7 +148,7 @@ def sample_neighbourhood(
         frontier = frontier[~seen[frontier]]
         seen[frontier] = True
         reached.append(frontier)
-    return torch.cat(reached), torch.cat(chosen).unique()
+    return torch.cat(reached), torch.cat([nodes[:0], *chosen]).unique()
 
 
 def _edges_into(adjacency: Adjacency, nodes: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,177 @@
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from contrastive.data.nodes import (
+    NodeData,
+    NodePasses,
+    Passes,
+    read_nodes,
+    sample_neighbourhood,
+    undirected_graph,
+)
+from contrastive.errors import ContrastiveError
+from encoders.graph import NodeEncoder
+from encoders.sparse_features import SparseFeatures
+
+SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
+needs_data = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="the published data sets are not on this machine (shared/data)"
+)
+
+
+class Code:
+    """What a pickle must not be able to do."""
+
+    def __reduce__(self):
+        return os.system, ("touch /tmp/contrastive-was-here",)
+
+
+def ring(num_nodes=40, width=5):
+    src = np.arange(num_nodes)
+    x = np.random.default_rng(0).random((num_nodes, width), np.float32)
+    return undirected_graph(src, (src + 1) % num_nodes, x)
+
+
+def object_npz(path, **arrays):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, value in arrays.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, np.asarray(value, dtype=object), allow_pickle=True)
+
+
+@needs_data
+@pytest.mark.parametrize(
+    "source, nodes, edges, classes, split",
+    [  # as published, edges in both directions
+        ("planetoid/cora", 2708, 10556, 7, (140, 500, 1000)),
+        ("planetoid/citeseer", 3327, 9104, 6, (120, 500, 1000)),
+        ("gnn_npz/amazon_photo.npz", 7650, 238162, 8, None),
+    ],
+)
+def test_published_graphs(source, nodes, edges, classes, split):
+    dataset = read_nodes(str(SHARED / source))
+    assert (dataset.graph.num_nodes, dataset.graph.num_edges) == (nodes, edges)
+    assert len(dataset.labels.unique()) == classes
+    assert split == (dataset.split and tuple(len(part) for part in dataset.split))
+    if isinstance(dataset.graph.x, SparseFeatures):
+        sums = dataset.graph.x.dense().sum(1)
+        assert torch.allclose(sums[sums > 0], torch.ones(()))
+
+
+def test_an_npz_of_plain_arrays(tmp_path):
+    path = tmp_path / "mine.npz"
+    np.savez(path, edges=[[0, 1], [1, 2], [2, 2]], x=np.eye(3, 2, dtype=np.float32) + 1, y=[0, 1, 0])
+    dataset = read_nodes(str(path))
+    assert sorted(zip(dataset.graph.src.tolist(), dataset.graph.dst.tolist())) == [
+        (0, 1),
+        (1, 0),
+        (1, 2),
+        (2, 1),
+    ]
+    assert dataset.labels.tolist() == [0, 1, 0] and torch.allclose(dataset.graph.x.sum(1), torch.ones(3))
+
+
+def test_scipys_matrices_are_read_and_code_is_not(tmp_path):
+    path = tmp_path / "graph.npz"
+    adjacency = sparse.csr_matrix(np.array([[0, 1], [0, 0]]))
+    object_npz(path, adj_matrix=adjacency, node_attr=sparse.csr_matrix(np.eye(2)))
+    assert read_nodes(str(path)).graph.num_edges == 2
+    object_npz(path, adj_matrix=Code(), node_attr=sparse.csr_matrix(np.eye(2)))
+    with pytest.raises(ContrastiveError, match=r"adj_matrix was not opened: it names (posix|nt)\.system"):
+        read_nodes(str(path))
+    assert not Path("/tmp/contrastive-was-here").exists()
+
+
+def test_planetoid_files_with_code_are_refused(tmp_path):
+    for part in ("x", "y", "allx", "ally", "tx", "ty", "graph"):
+        (tmp_path / f"ind.evil.{part}").write_bytes(pickle.dumps(Code()))
+    with pytest.raises(ContrastiveError, match=r"ind\.evil\.y was not opened"):
+        read_nodes(str(tmp_path / "evil"))
+
+
+@pytest.mark.parametrize("source", ["nowhere/cora", "missing.npz", "dgl:NoSuchDataset"])
+def test_what_is_not_there_is_named(source, tmp_path):
+    with pytest.raises(ContrastiveError, match=source.split(":")[-1]):
+        read_nodes(source)
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=60, deadline=None)
+def test_damaged_files_end_in_our_error(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("npz") / "damaged.npz"
+    path.write_bytes(content)
+    with pytest.raises(ContrastiveError):
+        read_nodes(str(path))
+
+
+@given(
+    st.integers(2, 30), st.integers(0, 60), st.lists(st.sampled_from([-1, 0, 1, 2, 5]), max_size=3), st.data()
+)
+@settings(max_examples=80, deadline=None)
+def test_sampled_neighbourhoods(num_nodes, num_edges, fanouts, data):
+    generator = np.random.default_rng(data.draw(st.integers(0, 999)))
+    src, dst = generator.integers(0, num_nodes, (2, num_edges))
+    adjacency = undirected_graph(src, dst, np.ones((num_nodes, 1))).adjacency
+    start = torch.randperm(num_nodes)[: data.draw(st.integers(1, num_nodes))]
+    nodes, edges = sample_neighbourhood(adjacency, start, fanouts, seed=3)
+    assert torch.equal(nodes[: len(start)], start) and len(nodes.unique()) == len(nodes)
+    assert torch.isin(adjacency.src[edges], nodes).all() and torch.isin(adjacency.dst[edges], nodes).all()
+    if fanouts:
+        into = torch.bincount(adjacency.dst[edges], minlength=num_nodes)[start]
+        expected = adjacency.degree[start]
+        # a node of the first frontier is reached again by no later hop
+        assert torch.equal(into, expected if fanouts[0] < 0 else expected.clamp(max=fanouts[0]))
+    again = sample_neighbourhood(adjacency, start, fanouts, seed=3)
+    assert torch.equal(again[0], nodes) and torch.equal(again[1], edges)
+
+
+def test_each_neighbour_is_as_likely():
+    star = undirected_graph(np.zeros(9, int), np.arange(1, 10), np.ones((10, 1)))
+    counts = torch.zeros(10)
+    for seed in range(900):
+        nodes, _ = sample_neighbourhood(star.adjacency, torch.tensor([0]), [3], seed)
+        counts[nodes[1:]] += 1
+    assert counts.sum() == 2700 and (counts[1:] - 300).abs().max() < 75  # five standard deviations
+
+
+def test_all_neighbours_of_all_hops_give_the_whole_graphs_features():
+    graph = ring()
+    passes = NodePasses(graph, num_targets=6, fanouts=[-1, -1], seed=0)
+    batch = passes.__getitems__([7])
+    encoder = NodeEncoder(node_features=5, num_hidden=8, num_layers=2, layer="sage", norm=False).eval()
+    assert batch.input.num_nodes < graph.num_nodes
+    torch.testing.assert_close(encoder(batch.input), encoder(graph)[passes.targets(7)])
+
+
+def test_processes_share_the_targets_of_a_pass():
+    ranks = [
+        NodePasses(ring(), num_targets=8, fanouts=None, seed=0, rank=rank, world_size=3) for rank in range(3)
+    ]
+    targets = torch.cat([passes.targets(5) for passes in ranks])
+    assert len(targets.unique()) == 24
+    alone = NodePasses(ring(), num_targets=24, fanouts=None, seed=0).targets(5)
+    assert torch.equal(alone, targets)
+
+
+def test_epochs_number_their_passes():
+    passes = Passes(3)
+    passes.set_epoch(2)
+    assert list(passes) == [6, 7, 8] and len(passes) == 3
+
+
+def test_more_targets_than_nodes_are_refused(tmp_path):
+    path = tmp_path / "small.npz"
+    np.savez(path, edges=np.array([[0, 1]]), x=np.ones((2, 1), np.float32))
+    with pytest.raises(ContrastiveError, match="2 nodes, fewer than a batch of 5"):
+        NodeData(str(path), batch_size=5).setup()
+    with pytest.raises(ValueError, match="batch_size"):
+        NodeData(str(path), fanouts=[3])
