@@ -18,9 +18,7 @@ from contrastive.features import FrozenEncoder, accelerator, build_encoder, enco
 from contrastive.report import percent, print_table, track, write_json
 
 NODE_PROTOCOL = "logistic regression on rows of unit length; C with the best validation accuracy"
-GRAPH_PROTOCOL = (
-    "RBF support vector machine in stratified 10-fold cross-validation; C and width chosen inside"
-)
+GRAPH_PROTOCOL = "RBF support vector machine in stratified 10-fold cross-validation; C chosen inside"
 
 
 def probe_graphs(
@@ -118,11 +116,12 @@ def _probe_nodes(
     for name, h in features.items():
         results = [node_probe(h, y, split) for split in track(splits, f"Probing ({name})")]  # type: ignore[arg-type]
         accuracies = [result["accuracy"] for result in results]
+        val_accuracy = float(np.mean([result["val_accuracy"] for result in results]))
         mean, interval = mean_interval(accuracies)
         if dataset.split is not None:
             num_test = len(dataset.split[2])
             interval = proportion_interval(round(mean * num_test), num_test)
-        rows.append(_row(name, mean, interval, h, accuracies=accuracies))
+        rows.append(_row(name, mean, interval, h, val_accuracy=val_accuracy, accuracies=accuracies))
     return f"{NODE_PROTOCOL}; {where}", rows
 
 
@@ -142,7 +141,8 @@ def _probe_graphs(
         ]
         folds = [accuracy for result in results for accuracy in result["folds"]]
         mean, interval = mean_interval(folds)
-        rows.append(_row(name, mean, interval, h, folds=folds))
+        val_accuracy = float(np.mean([result["val_accuracy"] for result in results]))
+        rows.append(_row(name, mean, interval, h, val_accuracy=val_accuracy, folds=folds))
     return f"{GRAPH_PROTOCOL}; folds dealt {repeats} time(s)", rows
 
 
