@@ -34,7 +34,8 @@ def test_graphs_from_the_command_line(command, tmp_path):
     settings = ["--data.source", source, "--model.encoder.node_features", 65, "--trainer.max_epochs", 4]
     for method in ("graphcl", "infograph"):
         done = command(
-            "pretrain", "--config", f"configs/graph/{method}.yaml", "--run_dir", run / method, "--wandb", "off",
+            "pretrain", "--config", f"configs/graph/{method}.yaml", "--run_dir", run / method,
+            "--wandb", "off",
             "--data.batch_size", 16, *settings,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -55,7 +56,8 @@ def test_nodes_from_the_command_line(command, tmp_path):
     source, run = tmp_path / "nodes.npz", tmp_path / "run"
     np.savez(source, edges=np.stack([src, dst], 1)[kept], x=x.astype(np.float32), y=y)
     done = command(
-        "pretrain", "--config", "configs/node/grace.yaml", "--run_dir", run, "--wandb", "off", "--data.source", source,
+        "pretrain", "--config", "configs/node/grace.yaml", "--run_dir", run, "--wandb", "off",
+        "--data.source", source,
         "--model.encoder.node_features", 3, "--data.batch_size", 50, "--data.fanouts", "[5, 5]",
         "--data.steps_per_epoch", 5, "--trainer.max_epochs", 4,
     )  # fmt: skip

@@ -98,7 +98,7 @@ def test_dgi_tells_a_graph_from_a_shuffled_one():
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert abs(losses[0] - 2 * math.log(2)) < 0.2 and sum(losses[-10:]) / 10 < 0.9 * 2 * math.log(2)
+    assert sum(losses[-10:]) / 10 < 0.9 * 2 * math.log(2) < losses[0] + 0.3
 
 
 def test_dgi_corrupts_anew_at_every_step_and_the_same_after_a_resume():
