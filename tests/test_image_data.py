@@ -8,7 +8,8 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 
 from contrastive.data import Batch, split_batch
-from contrastive.data.images import ImageData, read_image, read_images
+from contrastive.data.image_dataset import read_image
+from contrastive.data.images import ImageData, read_images
 from contrastive.data.loading import split_indices
 from contrastive.errors import ContrastiveError
 
@@ -144,7 +145,7 @@ def test_a_torchvision_set_that_is_not_there_is_not_downloaded_unasked(tmp_path)
 
 def test_a_batch_larger_than_the_data_is_refused():
     data = ImageData("digits", batch_size=2000)
-    with pytest.raises(ContrastiveError, match="1131 images .* fewer than one batch of 2000"):
+    with pytest.raises(ContrastiveError, match="1131 samples .* fewer than one batch of 2000"):
         data.setup()
 
 

@@ -16,7 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from contrastive.data.images import ImageDataset, read_images
+from contrastive.data.image_dataset import ImageDataset
+from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.statistics import mean_interval, proportion_interval
 from contrastive.features import LAST, FrozenEncoder, accelerator, build_encoder, encode, load_encoder
