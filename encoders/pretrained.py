@@ -86,11 +86,12 @@ class TimmEncoder(nn.Module):
         options: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
         if drop_path:
             options["drop_path_rate"] = drop_path
-        self.model: Any = timm.create_model(
+        model: Any = timm.create_model(
             name, pretrained=pretrained, in_chans=in_channels, num_classes=0, **options
         )
+        self.model = model
         # some networks have one more layer between the pooled features and the classifier
-        self.num_features = int(getattr(self.model, "head_hidden_size", None) or self.model.num_features)
+        self.num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode ``(N, in_channels, H, W)`` as ``(N, num_features)``."""
