@@ -4,7 +4,8 @@
     python scripts/benchmarks/image_step.py --curves --width 16 --batch-size 128 --plot curves.png
 
 In the step are, for both: the encoder (ResNet-18 with the 3×3 stem), the two-layer head, NT-Xent at t = 0.5,
-the backward pass and a step of SGD with momentum, on views that are ready: two float32 tensors of 32×32 pixels. Drawing the views is not in it (image_augmentations.py measures that). lightly's step is what its
+the backward pass and a step of SGD with momentum, on views that are ready: two float32 tensors of 32×32
+pixels. Drawing the views is not in it (image_augmentations.py measures that). lightly's step is what its
 examples run: float32, each view in a pass of its own. Ours is built up option by option, each one line of a
 configuration; the first row is ours with none of them, so that what the options gain is seen apart.
 Rounds take turns (A B C A B C) and medians are compared.
