@@ -9,7 +9,7 @@ import numpy as np
 
 from contrastive.data.image_dataset import ImageDataset
 from contrastive.data.image_sources import held_out_split, open_digits, open_folder, open_torchvision
-from contrastive.data.loading import PretrainingData, Split
+from contrastive.data.loading import PretrainingData, Split, draw_subset
 
 _CACHE_BYTES = 4 * 2**30
 
@@ -72,7 +72,9 @@ class ImageData(PretrainingData):
         image_size: side in pixels the images are read at; None takes the source's own.
         channels: 1 or 3; None is 1 for digits and 3 for everything else.
         batch_size: images a process takes a step. Every other image in the batch is a negative.
-        val_fraction: share of the training split kept from pretraining, for the online evaluation.
+        train_subset: pretrain on so many images of the training split, or on this share of it, drawn with
+            ``seed`` and stratified where there are labels; None takes them all.
+        val_fraction: share of those images kept from pretraining, for the online evaluation.
         num_workers: processes that decode; 0 is fastest for images that fit in memory.
         download: whether torchvision may download the data.
         skip_corrupt: leave out files that do not decode, and count them, instead of stopping.
@@ -86,6 +88,7 @@ class ImageData(PretrainingData):
         image_size: int | None = None,
         channels: int | None = None,
         batch_size: int = 256,
+        train_subset: int | float | None = None,
         val_fraction: float = 0.1,
         num_workers: int = 0,
         download: bool = False,
@@ -95,12 +98,15 @@ class ImageData(PretrainingData):
         super().__init__(
             source, batch_size=batch_size, val_fraction=val_fraction, num_workers=num_workers, seed=seed
         )
-        self.skip_corrupt = skip_corrupt
+        self.skip_corrupt, self.train_subset = skip_corrupt, train_subset
         self._options: dict[str, Any] = dict(image_size=image_size, channels=channels, download=download)
 
     def open(self, split: Split) -> ImageDataset:
         """Find a split's images with this module's settings, decoding none."""
-        return open_images(self.source, split, **self._options)
+        images = open_images(self.source, split, **self._options)
+        if split == "test" or self.train_subset is None:
+            return images
+        return images.subset(draw_subset(len(images), images.labels, self.train_subset, self.seed))
 
     def read(self, split: Split) -> ImageDataset:
         """Read a split with this module's settings, before any of it is set aside for validation."""
