@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -118,4 +119,6 @@ def _cell(line: dict[str, Any], key: str, sign: str = "") -> str:
     if key not in line:
         return ""
     low, high = line[f"{key}_ci95"]
+    if math.isnan(low):  # of one seed
+        return f"{100 * line[key]:{sign}.1f}"
     return f"{100 * line[key]:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
