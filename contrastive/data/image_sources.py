@@ -1,4 +1,4 @@
-"""Where images come from: digits, a folder, a torchvision data set by name. None of it is decoded here."""
+"""Where images come from: digits, a folder, a torchvision data set by name. Files are not decoded here."""
 
 from __future__ import annotations
 
@@ -94,9 +94,18 @@ class _FirstOfPair:
 
 
 def open_torchvision(
-    source: str, split: Split, image_size: int | None, channels: int, *, download: bool
+    source: str,
+    split: Split,
+    image_size: int | None,
+    channels: int,
+    *,
+    download: bool,
+    unlabelled: bool = False,
 ) -> ImageDataset:
-    """A class of ``torchvision.datasets`` by its name, with its root after a colon (default: ``data``)."""
+    """A class of ``torchvision.datasets`` by its name, with its root after a colon (default: ``data``).
+
+    With ``unlabelled`` the training split of STL10 has its 100,000 unlabelled images too, with label -1.
+    """
     import torchvision.datasets
 
     name, _, root = source.partition(":")
@@ -107,6 +116,10 @@ def open_torchvision(
         )
     parameters = inspect.signature(cls).parameters
     chosen: dict[str, Any] = {"train": split == "train"} if "train" in parameters else {"split": split}
+    if unlabelled and name != "STL10":
+        raise ContrastiveError(f"unlabelled=true is for STL10, which has such a split; {source} has none")
+    if unlabelled and split == "train":
+        chosen = {"split": "train+unlabeled"}
     if "download" in parameters:
         chosen["download"] = download
     try:

@@ -1,4 +1,4 @@
-"""Images: digits, a torchvision data set by name, or a folder, read into uint8 ``(C, H, W)``."""
+"""Images of any source, found or read as uint8 ``(C, H, W)``, and their batches for pretraining."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from contrastive.data.image_dataset import ImageDataset
+from contrastive.data.image_files import open_csv, read_npz
+from contrastive.data.image_huggingface import is_saved_dataset, open_huggingface
 from contrastive.data.image_sources import held_out_split, open_digits, open_folder, open_torchvision
 from contrastive.data.loading import PretrainingData, Split, draw_subset
 
@@ -40,43 +42,61 @@ def open_images(
     image_size: int | None = None,
     channels: int | None = None,
     download: bool = False,
+    unlabelled: bool = False,
 ) -> ImageDataset:
     """Find the images of one split of a source, with their labels, without decoding them.
 
     Args:
-        source: ``"digits"`` (scikit-learn's, which ship with it), a folder, or the name of a class of
-            ``torchvision.datasets`` (``CIFAR10``), optionally with its root: ``CIFAR10:/data``. A folder may
-            hold ``train`` and ``test`` (or ``val``) folders; each holds a folder a class, or images alone.
+        source: one of
+
+            - ``digits``: scikit-learn's, which ship with it;
+            - a folder, of images or of a folder a class, or with ``train`` and ``test`` (or ``val``) folders
+              of either; or one that Hugging Face's ``datasets`` saved;
+            - a ``.npz`` file of MedMNIST's keys, ``train_images``, ``train_labels``, …;
+            - a ``.csv`` file with a column ``path``, from the file's folder, and optionally ``label`` and
+              ``split``;
+            - ``hf:NAME``, or ``hf:NAME:CONFIGURATION``, of a data set on Hugging Face's hub;
+            - a class of ``torchvision.datasets``, ``CIFAR10``, optionally with its root: ``CIFAR10:/data``.
+
         split: ``"train"`` or ``"test"``. Where a source has no test split, 30 % of it, stratified, are held
             out; which ones does not depend on any seed of the run.
         image_size: side in pixels; None takes the first image's shorter side.
-        channels: 1 or 3; None is 1 for digits and 3 for everything else.
-        download: whether torchvision may download the data.
+        channels: 1 or 3; None is 1 for digits, what an .npz file has, and 3 for everything else.
+        download: whether torchvision or Hugging Face may download the data.
+        unlabelled: add the unlabelled images of STL10 to its training split, with label -1.
 
     Raises:
         ContrastiveError: nothing there.
     """
     if source == "digits":
         return held_out_split(open_digits(channels or 1), split)
-    path = Path(source).expanduser()
+    path, shape = Path(source).expanduser(), (image_size, channels or 3)
+    if source.startswith("hf:") or is_saved_dataset(path):
+        return open_huggingface(source, split, *shape, download=download)
     if path.is_dir():
-        return open_folder(path, split, image_size, channels or 3)
-    return open_torchvision(source, split, image_size, channels or 3, download=download)
+        return open_folder(path, split, *shape)
+    if path.suffix == ".npz":
+        return read_npz(path, split, image_size, channels)
+    if path.suffix == ".csv":
+        return open_csv(path, split, *shape)
+    return open_torchvision(source, split, *shape, download=download, unlabelled=unlabelled)
 
 
 class ImageData(PretrainingData):
     """Batches of unlabelled images for pretraining, and a labelled validation split to watch it by.
 
     Args:
-        source: ``digits``, a folder, or a torchvision data set by name (see ``open_images``).
+        source: ``digits``, a folder, a .csv or .npz file, a data set of torchvision (``CIFAR10``) or of
+            Hugging Face (``hf:NAME``); see ``open_images``.
         image_size: side in pixels the images are read at; None takes the source's own.
-        channels: 1 or 3; None is 1 for digits and 3 for everything else.
+        channels: 1 or 3; None is 1 for digits, what an .npz file has, and 3 for everything else.
         batch_size: images a process takes a step. Every other image in the batch is a negative.
         train_subset: pretrain on so many images of the training split, or on this share of it, drawn with
             ``seed`` and stratified where there are labels; None takes them all.
         val_fraction: share of those images kept from pretraining, for the online evaluation.
         num_workers: processes that decode; 0 is fastest for images that fit in memory.
-        download: whether torchvision may download the data.
+        download: whether torchvision or Hugging Face may download the data.
+        unlabelled: pretrain on the unlabelled images of STL10 too.
         skip_corrupt: leave out files that do not decode, and count them, instead of stopping.
         seed: of the validation split and of the order of the images; taken from ``seed_everything``.
     """
@@ -92,6 +112,7 @@ class ImageData(PretrainingData):
         val_fraction: float = 0.1,
         num_workers: int = 0,
         download: bool = False,
+        unlabelled: bool = False,
         skip_corrupt: bool = False,
         seed: int = 0,
     ) -> None:
@@ -99,7 +120,9 @@ class ImageData(PretrainingData):
             source, batch_size=batch_size, val_fraction=val_fraction, num_workers=num_workers, seed=seed
         )
         self.skip_corrupt, self.train_subset = skip_corrupt, train_subset
-        self._options: dict[str, Any] = dict(image_size=image_size, channels=channels, download=download)
+        self._options: dict[str, Any] = dict(
+            image_size=image_size, channels=channels, download=download, unlabelled=unlabelled
+        )
 
     def open(self, split: Split) -> ImageDataset:
         """Find a split's images with this module's settings, decoding none."""

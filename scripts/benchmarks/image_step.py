@@ -8,8 +8,8 @@ the backward pass and a step of SGD with momentum, on views that are ready: two 
 pixels. Drawing the views is not in it (image_augmentations.py measures that). lightly's step is what its
 examples run: float32, each view in a pass of its own. Ours is built up option by option, each one line of a
 configuration; the first row is ours with none of them, so that what the options gain is seen apart.
-Rounds take turns (A B C A B C) and medians are compared. In one thread the clock is the processor's, which other
-work on the machine does not stop; with more threads it is the one on the wall.
+Rounds take turns (A B C A B C) and medians are compared. In one thread the clock is the processor's, which
+other work on the machine does not stop; with more threads it is the one on the wall.
 
 ``--curves`` trains lightly's network and ours from the same weights, on the same views in the same order, and
 prints how far the losses part. In two passes the two do the same arithmetic, so ``--double`` shows that they
