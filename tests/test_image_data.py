@@ -117,6 +117,20 @@ def test_files_too_many_for_memory_are_read_when_asked_for(folder, monkeypatch):
     assert torch.equal(one.input, cached.images) and torch.equal(one.label, cached.labels)
 
 
+def test_a_corrupt_file_of_many_is_replaced_by_the_next_when_asked(folder, monkeypatch, caplog):
+    monkeypatch.setattr("contrastive.data.images._CACHE_BYTES", 0)
+    (folder / "cat" / "3.png").write_bytes(b"not an image")
+    for name in ("train", "test"):
+        (folder / name).mkdir()
+    (folder / "cat").rename(folder / "train" / "cat")
+    (folder / "dog").rename(folder / "train" / "dog")
+    with pytest.raises(ContrastiveError, match="cat/3.png is not a readable image"):
+        read_images(str(folder), "train").__getitems__([3])
+    batch = read_images(str(folder), "train", skip_corrupt=True).subset(np.arange(5)).__getitems__([2, 3])
+    assert batch.index.tolist() == [2, 4] and batch.input.shape == (2, 3, 10, 10)
+    assert "cat/3.png" in caplog.text
+
+
 def write_idx(path, array):
     """The format of MNIST's files: http://yann.lecun.com/exdb/mnist."""
     path.parent.mkdir(parents=True, exist_ok=True)

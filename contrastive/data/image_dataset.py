@@ -44,6 +44,8 @@ class ImageDataset(Dataset):
         classes: the names of the labels.
         image_size: side in pixels to which an image is resized (shorter side) and cropped (centre).
         channels: 1 or 3; an image is converted.
+        skip_corrupt: read the next image that decodes instead of one that does not, and log it, so that a
+            batch keeps its size.
     """
 
     def __init__(
@@ -54,9 +56,10 @@ class ImageDataset(Dataset):
         *,
         image_size: int,
         channels: int,
+        skip_corrupt: bool = False,
     ) -> None:
         self.images, self.labels, self.classes = images, labels, list(classes)
-        self.image_size, self.channels = image_size, channels
+        self.image_size, self.channels, self.skip_corrupt = image_size, channels, skip_corrupt
 
     def __len__(self) -> int:
         return len(self.images)
@@ -65,14 +68,24 @@ class ImageDataset(Dataset):
         return self.__getitems__([i])
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        index = torch.as_tensor(indices, dtype=torch.int64)
         if isinstance(self.images, Tensor):
+            index = torch.as_tensor(indices, dtype=torch.int64)
             images = self.images[index]
         else:
-            images = torch.stack(
-                [read_image(self.images[i], self.image_size, self.channels) for i in indices]
-            )
+            places, decoded = zip(*(self._decode(i) for i in indices))
+            index, images = torch.as_tensor(places, dtype=torch.int64), torch.stack(decoded)
         return Batch(images, None if self.labels is None else self.labels[index], index)
+
+    def _decode(self, place: int) -> tuple[int, Tensor]:
+        """The image at ``place``, or the next one that can be read; and its place."""
+        for i in range(place, place + len(self)):
+            try:
+                return i % len(self), read_image(self.images[i % len(self)], self.image_size, self.channels)  # type: ignore[arg-type]
+            except ContrastiveError as error:
+                if not self.skip_corrupt:
+                    raise
+                log.warning("skipped: %s", error)
+        raise ContrastiveError(f"none of the {len(self)} images decodes")
 
     @property
     def num_bytes(self) -> int:
@@ -84,7 +97,14 @@ class ImageDataset(Dataset):
         index = torch.as_tensor(indices, dtype=torch.int64)
         images = self.images[index] if isinstance(self.images, Tensor) else [self.images[i] for i in index]
         labels = None if self.labels is None else self.labels[index]
-        return ImageDataset(images, labels, self.classes, image_size=self.image_size, channels=self.channels)
+        return ImageDataset(
+            images,
+            labels,
+            self.classes,
+            image_size=self.image_size,
+            channels=self.channels,
+            skip_corrupt=self.skip_corrupt,
+        )
 
     def labelled(self) -> ImageDataset:
         """The images whose label is known; all of them where the data set has no labels at all."""

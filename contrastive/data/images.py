@@ -32,7 +32,10 @@ def read_images(source: str, split: Split, *, skip_corrupt: bool = False, **opti
 
 
 def _held(dataset: ImageDataset, skip_corrupt: bool) -> ImageDataset:
-    return dataset.cached(skip_corrupt) if dataset.num_bytes <= _CACHE_BYTES else dataset
+    if dataset.num_bytes <= _CACHE_BYTES:
+        return dataset.cached(skip_corrupt)
+    dataset.skip_corrupt = skip_corrupt
+    return dataset
 
 
 def open_images(
