@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -45,23 +46,29 @@ class OnlineKNN(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if data.val is None or data.val.labels is None or not trainer.is_global_zero:
             return
-        step = max(1, len(data.train) // self.max_bank)
-        bank = data.train.subset(torch.arange(0, len(data.train), step).numpy())
+        known = _labelled(data.train)
+        bank = data.train.subset(known[:: max(1, len(known) // self.max_bank)])
+        val = data.val.subset(_labelled(data.val))
         encoder: Any = pl_module.encoder
         preprocess: Any = pl_module.preprocess
         was_training = encoder.training
         encoder.eval()
         h = {
             name: extract_features(encoder, preprocess, part, device=pl_module.device)
-            for name, part in (("bank", bank), ("val", data.val))
+            for name, part in (("bank", bank), ("val", val))
         }
         encoder.train(was_training)
-        accuracy = knn_accuracy(h["bank"], bank.labels, h["val"], data.val.labels, k=self.k)
+        accuracy = knn_accuracy(h["bank"], bank.labels, h["val"], val.labels, k=self.k)
         trainer.callback_metrics["knn_accuracy"] = torch.tensor(accuracy)
         for logger in trainer.loggers:
             logger.log_metrics(
                 {"knn_accuracy": accuracy, "epoch": trainer.current_epoch}, trainer.global_step
             )
+
+
+def _labelled(dataset: Any) -> np.ndarray:
+    """Which samples have a known class; a label of -1 says that it is not known."""
+    return (dataset.labels >= 0).nonzero()[:, 0].numpy()
 
 
 class CollapseMeter(Callback):

@@ -8,10 +8,13 @@ import sys
 COMMANDS = {
     "quickstart": ("contrastive.quickstart", "pretrain on digits without labels and compare, in a minute"),
     "pretrain": ("contrastive.pretrain", "pretrain an encoder as a configuration says"),
+    "views": ("contrastive.views", "save a picture of a configuration's augmentations"),
     "probe": ("contrastive.evaluation.probe", "train a linear classifier on frozen features"),
     "embed": ("contrastive.embed", "write the features of a data set to a file"),
     "export": ("contrastive.export", "write the encoder alone, for use elsewhere"),
 }
+
+CONFIGURED = ("pretrain", "views")  # these take a whole configuration, and parse it themselves
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,8 +28,8 @@ def main(argv: list[str] | None = None) -> int:
 
     command = getattr(importlib.import_module(COMMANDS[name][0]), name)
     try:
-        if name == "pretrain":
-            command(args)
+        if name in CONFIGURED:
+            command([_underscored(arg) for arg in args])
         else:
             auto_cli(
                 command,

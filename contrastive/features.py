@@ -74,9 +74,16 @@ def load_encoder(path: str | Path, *, encoder: nn.Module | None = None) -> Froze
             raise ContrastiveError(
                 f"{path} does not say how its encoder is built; pass load_encoder(path, encoder=…)"
             )
-        encoder = build_module(model_args(config)["encoder"])
+        encoder = build_module(_without_weights(model_args(config)["encoder"]))
     _fill(encoder, weights, path)
     return FrozenEncoder(encoder, _preprocess(config, encoder), config)
+
+
+def _without_weights(spec: dict[str, Any]) -> dict[str, Any]:
+    """An encoder that starts at random: a checkpoint replaces every weight, so none needs to be fetched."""
+    start = {"weights": None, "pretrained": False}
+    arguments = spec.get("init_args") or {}
+    return {**spec, "init_args": {key: start.get(key, value) for key, value in arguments.items()}}
 
 
 def model_args(config: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import secrets
 import time
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import yaml
@@ -29,8 +29,26 @@ Wandb = Literal["auto", "online", "offline", "off"]
 
 def pretrain(args: list[str]) -> Path:
     """Pretrain as ``args`` (the command line after ``contrastive pretrain``) say; return the run folder."""
+    cli = parse(
+        PretrainCLI, args, "pretrain", "Pretrain an encoder as a configuration says, into a run folder."
+    )
+    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.checkpoint)
+    if cli.trainer.is_global_zero:
+        print(f"run folder: {cli.run_dir}")
+    return cli.run_dir
+
+
+def parse(cls: type[CLI], args: list[str], command: str, description: str) -> CLI:
+    """Read a pretraining configuration from a command line, and build what ``cls`` builds of it.
+
+    Args:
+        cls: ``PretrainCLI``, or a class that adds to it.
+        args: what follows the command's name.
+        command: its name.
+        description: of the ``--help``.
+    """
     _quieten()
-    cli = PretrainCLI(
+    return cls(
         ContrastiveModule,
         LightningDataModule,
         subclass_mode_model=True,
@@ -41,16 +59,12 @@ def pretrain(args: list[str]) -> Path:
         seed_everything_default=0,
         auto_configure_optimizers=False,
         parser_kwargs={
-            "prog": "contrastive pretrain",
-            "description": "Pretrain an encoder as a configuration says, into a run folder.",
+            "prog": f"contrastive {command}",
+            "description": description,
             "exit_on_error": False,
         },
         trainer_defaults={"max_epochs": 100, "log_every_n_steps": 10, "enable_model_summary": False},
     )
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.checkpoint)
-    if cli.trainer.is_global_zero:
-        print(f"run folder: {cli.run_dir}")
-    return cli.run_dir
 
 
 class PretrainCLI(LightningCLI):
@@ -109,10 +123,7 @@ class PretrainCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add loggers, checkpoints and callbacks to the user's own, and write ``config.yaml``."""
-        text = self.parser.dump(self.config, skip_none=False)
-        config = {
-            k: v for k, v in yaml.safe_load(text).items() if k not in ("config", "run_dir", "ckpt_path")
-        }
+        config = {k: v for k, v in load_config(self).items() if k not in ("config", "run_dir", "ckpt_path")}
         (self.run_dir / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
         trainer_config = self._get(self.config_init, "trainer", default={})
         if trainer_config.get("logger") is None:
@@ -134,6 +145,14 @@ class PretrainCLI(LightningCLI):
         theirs = trainer_config.get("callbacks") or []
         trainer_config["callbacks"] = own + (theirs if isinstance(theirs, list) else [theirs])
         return super().instantiate_trainer(**kwargs)
+
+
+CLI = TypeVar("CLI", bound=PretrainCLI)
+
+
+def load_config(cli: PretrainCLI) -> dict[str, Any]:
+    """The parsed configuration as plain data, with every default in it."""
+    return yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
 
 
 class RecordConfig(Callback):

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from contrastive.data.images import ImageDataset, read_images
+from contrastive.data.image_dataset import ImageDataset
+from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.finetune import train_classifier
 from contrastive.evaluation.probe import (

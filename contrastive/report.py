@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,10 +47,19 @@ def write_json(file: Path, content: Any) -> None:
     Raises:
         ContrastiveError: the file cannot be written.
     """
+    write_whole(file, lambda part: part.write_text(json.dumps(content, indent=2) + "\n"))
+
+
+def write_whole(file: Path, write: Callable[[Path], Any]) -> None:
+    """Have ``write`` fill a file beside ``file``, and put it in its place when it is whole.
+
+    Raises:
+        ContrastiveError: the file cannot be written.
+    """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_name(file.name + ".part")
-        part.write_text(json.dumps(content, indent=2) + "\n")
+        write(part)
         part.replace(file)
     except OSError as error:
         raise ContrastiveError(

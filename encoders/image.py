@@ -12,6 +12,7 @@ _RESNETS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, in
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
     101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
 }
 
 
@@ -22,7 +23,7 @@ class ResNet(nn.Module):
     state dict is torchvision's less ``fc``.
 
     Args:
-        depth: 18, 34, 50 or 101.
+        depth: 18, 34, 50, 101 or 152.
         width: channels of the first stage (64 in the paper); the others follow by doubling.
         stem: ``"small"`` is a 3×3 convolution of stride 1 and no pooling, as SimCLR uses for CIFAR;
             ``"imagenet"`` is 7×7 of stride 2 and a max-pool.

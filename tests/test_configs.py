@@ -22,6 +22,7 @@ def test_recipe_runs(config, tmp_path):
     if "digits" not in config.stem:  # scikit-learn's digits stand in for data that would be downloaded
         settings |= {"data.init_args.source": "digits", "data.init_args.channels": 3}
         settings |= {"data.init_args.image_size": "null", "model.encoder.init_args.width": 8}
+        settings |= {"data.init_args.num_workers": 0}
     folder = pretrain(["--config", str(config), *(f"--{key}={value}" for key, value in settings.items())])
     assert (folder / "checkpoints" / "last.ckpt").is_file()
 

@@ -8,7 +8,8 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 
 from contrastive.data import Batch, split_batch
-from contrastive.data.images import ImageData, read_image, read_images
+from contrastive.data.image_dataset import read_image
+from contrastive.data.images import ImageData, read_images
 from contrastive.data.loading import split_indices
 from contrastive.errors import ContrastiveError
 
@@ -114,6 +115,20 @@ def test_files_too_many_for_memory_are_read_when_asked_for(folder, monkeypatch):
     assert isinstance(cached.images, torch.Tensor) and not isinstance(lazy.images, torch.Tensor)
     (one,) = DataLoader(lazy, batch_size=len(lazy), num_workers=2, collate_fn=lambda batch: batch)
     assert torch.equal(one.input, cached.images) and torch.equal(one.label, cached.labels)
+
+
+def test_a_corrupt_file_of_many_is_replaced_by_the_next_when_asked(folder, monkeypatch, caplog):
+    monkeypatch.setattr("contrastive.data.images._CACHE_BYTES", 0)
+    (folder / "cat" / "3.png").write_bytes(b"not an image")
+    for name in ("train", "test"):
+        (folder / name).mkdir()
+    (folder / "cat").rename(folder / "train" / "cat")
+    (folder / "dog").rename(folder / "train" / "dog")
+    with pytest.raises(ContrastiveError, match="cat/3.png is not a readable image"):
+        read_images(str(folder), "train").__getitems__([3])
+    batch = read_images(str(folder), "train", skip_corrupt=True).subset(np.arange(5)).__getitems__([2, 3])
+    assert batch.index.tolist() == [2, 4] and batch.input.shape == (2, 3, 10, 10)
+    assert "cat/3.png" in caplog.text
 
 
 def write_idx(path, array):

@@ -30,7 +30,7 @@ def test_the_small_stem_keeps_the_resolution():
 
 
 def test_an_unknown_depth_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="19; choose one of 18, 34, 50, 101"):
+    with pytest.raises(ValueError, match="19; choose one of 18, 34, 50, 101, 152"):
         ResNet(depth=19)
 
 

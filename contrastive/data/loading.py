@@ -96,15 +96,27 @@ def as_is(batch: Any) -> Any:
     return batch
 
 
+def draw_subset(num_items: int, labels: Tensor | None, size: int | float, seed: int) -> np.ndarray:
+    """Draw ``size`` of ``0 … num_items-1``, a count or a share below 1; stratified as ``split_indices``.
+
+    Raises:
+        ContrastiveError: more than there are, or none.
+    """
+    size = int(size) if size >= 1 else size  # a parsed YAML may give 20000.0
+    if size == num_items:
+        return np.arange(num_items)
+    return split_indices(num_items, labels, size, seed)[1]
+
+
 def split_indices(
-    num_items: int, labels: Tensor | None, held_out: float, seed: int
+    num_items: int, labels: Tensor | None, held_out: int | float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split ``0 … num_items-1`` in two, stratified where every class has two items or more; both sorted.
 
     Args:
         num_items: how many.
         labels: ``(N,)`` int64 classes, or None; other labels do not stratify.
-        held_out: share of the second part.
+        held_out: share of the second part, or its number of items.
         seed: of the draw.
 
     Raises:
@@ -120,5 +132,6 @@ def split_indices(
             np.arange(num_items), test_size=held_out, stratify=stratify, random_state=seed
         )
     except ValueError as error:
-        raise ContrastiveError(f"cannot hold out {held_out:.0%} of {num_items} items: {error}") from error
+        share = held_out if isinstance(held_out, int) else f"{held_out:.0%}"
+        raise ContrastiveError(f"cannot draw {share} of {num_items} items: {error}") from error
     return np.sort(kept), np.sort(held)

@@ -16,7 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from contrastive.data.images import ImageDataset, read_images
+from contrastive.data.image_dataset import ImageDataset
+from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.statistics import mean_interval, proportion_interval
 from contrastive.features import LAST, FrozenEncoder, accelerator, build_encoder, encode, load_encoder
@@ -137,10 +138,10 @@ def labelled_splits(
     if source is None:
         raise ContrastiveError("this encoder does not record its data; give --data")
     shape = {key: encoder.data.get(key) for key in ("image_size", "channels")}
-    train, test = (read_images(source, split, **shape, **options) for split in ("train", "test"))  # type: ignore[arg-type]
+    train, test = (read_images(source, split, **shape, **options).labelled() for split in ("train", "test"))  # type: ignore[arg-type]
     if train.labels is None or test.labels is None:
         raise ContrastiveError(
-            f"{source} has no labels: its images lie in one flat folder. A probe needs a folder a class"
+            f"{source} has no labels: a probe needs a folder a class, or a column or array of labels"
         )
     if len(train.labels.unique()) < 2:
         raise ContrastiveError(f"{source} has one class only ({train.classes[0]}); a probe needs two or more")

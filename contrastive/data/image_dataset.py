@@ -1,0 +1,179 @@
+"""Images of one size as a data set that yields whole batches, held in memory or decoded when asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as TF
+
+from contrastive.data import Batch
+from contrastive.errors import ContrastiveError
+from contrastive.report import track
+
+log = logging.getLogger("contrastive")
+
+
+class Item(NamedTuple):
+    """An image that another library's data set decodes: ``images[place]`` is a PIL image."""
+
+    images: Any
+    place: int
+
+    def __str__(self) -> str:
+        return f"image {self.place} of {type(self.images).__name__}"
+
+
+class ImageDataset(Dataset):
+    """Images of one size with their labels, read as a whole ``Batch`` at a time.
+
+    Images held as one uint8 tensor make a batch one indexing operation, which needs no worker; the others are
+    decoded when they are asked for.
+
+    Args:
+        images: uint8 ``(N, C, H, W)``, or where each of N images is: a file's path, or an ``Item``.
+        labels: int64 ``(N,)``, -1 where it is not known; or None.
+        classes: the names of the labels.
+        image_size: side in pixels to which an image is resized (shorter side) and cropped (centre).
+        channels: 1 or 3; an image is converted.
+        skip_corrupt: read the next image that decodes instead of one that does not, and log it, so that a
+            batch keeps its size.
+    """
+
+    def __init__(
+        self,
+        images: Tensor | Sequence[Path | Item],
+        labels: Tensor | None,
+        classes: Sequence[str],
+        *,
+        image_size: int,
+        channels: int,
+        skip_corrupt: bool = False,
+    ) -> None:
+        self.images, self.labels, self.classes = images, labels, list(classes)
+        self.image_size, self.channels, self.skip_corrupt = image_size, channels, skip_corrupt
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Batch:
+        return self.__getitems__([i])
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        if isinstance(self.images, Tensor):
+            index = torch.as_tensor(indices, dtype=torch.int64)
+            images = self.images[index]
+        else:
+            places, decoded = zip(*(self._decode(i) for i in indices))
+            index, images = torch.as_tensor(places, dtype=torch.int64), torch.stack(decoded)
+        return Batch(images, None if self.labels is None else self.labels[index], index)
+
+    def _decode(self, place: int) -> tuple[int, Tensor]:
+        """The image at ``place``, or the next one that can be read; and its place."""
+        for i in range(place, place + len(self)):
+            try:
+                return i % len(self), read_image(self.images[i % len(self)], self.image_size, self.channels)  # type: ignore[arg-type]
+            except ContrastiveError as error:
+                if not self.skip_corrupt:
+                    raise
+                log.warning("skipped: %s", error)
+        raise ContrastiveError(f"none of the {len(self)} images decodes")
+
+    @property
+    def num_bytes(self) -> int:
+        """What the decoded images take."""
+        return len(self) * self.channels * self.image_size**2
+
+    def subset(self, indices: np.ndarray) -> ImageDataset:
+        """The images at ``indices``, which are renumbered from 0."""
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        images = self.images[index] if isinstance(self.images, Tensor) else [self.images[i] for i in index]
+        labels = None if self.labels is None else self.labels[index]
+        return ImageDataset(
+            images,
+            labels,
+            self.classes,
+            image_size=self.image_size,
+            channels=self.channels,
+            skip_corrupt=self.skip_corrupt,
+        )
+
+    def labelled(self) -> ImageDataset:
+        """The images whose label is known; all of them where the data set has no labels at all."""
+        if self.labels is None or bool((self.labels >= 0).all()):
+            return self
+        return self.subset((self.labels >= 0).nonzero()[:, 0].numpy())
+
+    def cached(self, skip_corrupt: bool = False) -> ImageDataset:
+        """Decode every image once, in threads, into one uint8 tensor.
+
+        Raises:
+            ContrastiveError: an image that does not decode, unless ``skip_corrupt``; then it is left out and
+                the log says how many were.
+        """
+        if isinstance(self.images, Tensor):
+            return self
+
+        def read(item: Path | Item) -> Tensor | ContrastiveError:
+            try:
+                return read_image(item, self.image_size, self.channels)
+            except ContrastiveError as error:
+                return error
+
+        with ThreadPoolExecutor() as pool:
+            decoded = list(track(pool.map(read, self.images), "Decoding", len(self)))
+        errors = [image for image in decoded if isinstance(image, ContrastiveError)]
+        if errors and not skip_corrupt:
+            raise errors[0]
+        for error in errors:
+            log.warning("skipped: %s", error)
+        if errors:
+            log.warning("skipped %d of %d images that do not decode", len(errors), len(self))
+        kept = np.array([i for i, image in enumerate(decoded) if isinstance(image, Tensor)], dtype=np.int64)
+        if not len(kept):
+            raise ContrastiveError(f"none of the {len(self)} images decodes; the first: {errors[0]}")
+        images = torch.stack([image for image in decoded if isinstance(image, Tensor)])
+        labels = None if self.labels is None else self.labels[torch.as_tensor(kept)]
+        return ImageDataset(images, labels, self.classes, image_size=self.image_size, channels=self.channels)
+
+
+def read_image(item: Path | Item, image_size: int, channels: int) -> Tensor:
+    """Decode an image to uint8 ``(channels, image_size, image_size)``.
+
+    Raises:
+        ContrastiveError: the file is missing, truncated or not an image; the message names it.
+    """
+    try:
+        if isinstance(item, Item):
+            return fit(to_tensor(item.images[item.place], channels), image_size)
+        with Image.open(item) as file:
+            return fit(to_tensor(file, channels), image_size)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ContrastiveError(
+            f"{item} is not a readable image ({error}); repair or remove it, or pass skip_corrupt=true"
+        ) from error
+
+
+def to_tensor(image: Image.Image, channels: int) -> Tensor:
+    """A PIL image as uint8 ``(channels, H, W)``, converted to grey or colour."""
+    return TF.pil_to_tensor(image.convert("RGB" if channels == 3 else "L"))
+
+
+def fit(image: Tensor, size: int) -> Tensor:
+    """Resize the shorter side to ``size`` and crop the centre; an image of that size stays as it is.
+
+    Args:
+        image: uint8 ``(C, H, W)`` or ``(N, C, H, W)``.
+        size: the side in pixels.
+    """
+    if image.shape[-2:] == (size, size):
+        return image
+    return TF.center_crop(TF.resize(image, [size], antialias=True), [size, size])

@@ -1,0 +1,138 @@
+"""Images listed in one file, .csv, or held in one, .npz."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+from contrastive.data.image_dataset import ImageDataset, fit
+from contrastive.data.image_sources import held_out_split, shorter_side
+from contrastive.data.loading import Split
+from contrastive.errors import ContrastiveError
+
+_SPLITS = {"train": ("train",), "test": ("test", "val")}  # where there is no test split, val serves
+
+
+def open_csv(file: Path, split: Split, image_size: int | None, channels: int) -> ImageDataset:
+    """Images that a CSV file lists, UTF-8, with a header.
+
+    The column ``path`` is where each image is, from the file's own folder; ``label`` its class, in words, and
+    empty where it is not known; ``split`` is train, val or test. The last two may be missing: then there are
+    no labels, and 30 % of the images are held out as test split.
+
+    Raises:
+        ContrastiveError: no such file or column, not UTF-8, an unknown split or an image that is not there;
+            the message names the line.
+    """
+    rows = _rows(file)
+    labelled = "label" in rows[0]
+    classes = sorted({row["label"] for row in rows} - {""}) if labelled else []
+    has_splits = "split" in rows[0]
+    if has_splits:
+        rows = _of_split(rows, split, file)
+    paths = [file.parent / row["path"] for row in rows]
+    for path, row in zip(paths, rows):
+        if not path.is_file():
+            raise ContrastiveError(f"{file}, line {row['line']}: there is no image {path}")
+    number = {name: i for i, name in enumerate(classes)} | {"": -1}
+    labels = torch.tensor([number[row["label"]] for row in rows]) if labelled else None
+    size = image_size or shorter_side(paths)
+    pool = ImageDataset(paths, labels, classes, image_size=size, channels=channels)
+    return pool if has_splits else held_out_split(pool, split)
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    """The rows of a file as they are, with their line."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            columns = reader.fieldnames or []
+            rows = [{**row, "line": str(reader.line_num)} for row in reader]
+    except UnicodeDecodeError as error:
+        raise ContrastiveError(f"{file} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except (OSError, csv.Error) as error:
+        raise ContrastiveError(f"{file} cannot be read: {error}") from error
+    if "path" not in columns:
+        raise ContrastiveError(f"{file} has no column path; its columns are {', '.join(columns) or 'none'}")
+    if not rows:
+        raise ContrastiveError(f"{file} lists no image")
+    for row in rows:
+        if not row["path"] or None in row or None in row.values():
+            raise ContrastiveError(
+                f"{file}, line {row['line']}: expected {len(columns)} fields, path not empty"
+            )
+    return rows
+
+
+def _of_split(rows: list[dict[str, str]], split: Split, file: Path) -> list[dict[str, str]]:
+    known = ("train", "val", "test")
+    for row in rows:
+        if row["split"] not in known:
+            raise ContrastiveError(
+                f"{file}, line {row['line']}: split is {row['split']!r}; expected one of {', '.join(known)}"
+            )
+    for name in _SPLITS[split]:
+        chosen = [row for row in rows if row["split"] == name]
+        if chosen:
+            return chosen
+    raise ContrastiveError(f"{file} lists no image whose split is {' or '.join(_SPLITS[split])}")
+
+
+def read_npz(file: Path, split: Split, image_size: int | None, channels: int | None) -> ImageDataset:
+    """Images in an .npz file of MedMNIST's format (Yang et al. 2021, arXiv 2110.14795).
+
+    ``train_images`` is uint8 ``(N, H, W)`` or ``(N, H, W, 3)``, ``train_labels`` integers ``(N,)`` or
+    ``(N, 1)``; so for ``val`` and ``test``. Labels of several columns are left out.
+    Objects, which would run code when they are loaded, are refused.
+
+    Raises:
+        ContrastiveError: not an .npz file, or arrays that are missing or of another shape; the message names
+            them.
+    """
+    arrays = _arrays(file, split)
+    images = arrays["images"]
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):
+        raise ContrastiveError(
+            f"{file}: images are {images.dtype} of {images.shape}; expected uint8 (N, H, W) or (N, H, W, 3)"
+        )
+    pixels = torch.from_numpy(images)
+    pixels = pixels[:, None] if images.ndim == 3 else pixels.permute(0, 3, 1, 2)
+    if channels is not None and channels != pixels.shape[1]:
+        pixels = pixels.expand(-1, 3, -1, -1) if channels == 3 else TF.rgb_to_grayscale(pixels)
+    size = image_size or min(pixels.shape[-2:])
+    labels = _labels(arrays.get("labels"), len(pixels), file)
+    classes = [] if labels is None else [str(i) for i in range(int(labels.max()) + 1)]
+    pixels = fit(pixels, size).contiguous()
+    return ImageDataset(pixels, labels, classes, image_size=size, channels=pixels.shape[1])
+
+
+def _arrays(file: Path, split: Split) -> dict[str, np.ndarray]:
+    """The images and, where there are any, the labels of a split; only they are read."""
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            for name in _SPLITS[split]:
+                if f"{name}_images" in content:
+                    keys = {key: f"{name}_{key}" for key in ("images", "labels")}
+                    return {key: content[stored] for key, stored in keys.items() if stored in content}
+            stored = ", ".join(content.files)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise ContrastiveError(f"{file} is not an .npz file of plain arrays: {error}") from error
+    wanted = " or ".join(f"{name}_images" for name in _SPLITS[split])
+    raise ContrastiveError(f"{file} has no array {wanted}; it holds {stored or 'nothing'}")
+
+
+def _labels(labels: np.ndarray | None, num_images: int, file: Path) -> Tensor | None:
+    if labels is None:
+        return None
+    if len(labels) != num_images or labels.dtype.kind not in "iub":
+        raise ContrastiveError(
+            f"{file}: labels are {labels.dtype} of {labels.shape}; expected {num_images} integers"
+        )
+    labels = labels.reshape(num_images, -1)
+    return torch.from_numpy(labels[:, 0].astype(np.int64)) if labels.shape[1] == 1 else None

@@ -1,0 +1,147 @@
+"""Where images come from: digits, a folder, a torchvision data set by name. Files are not decoded here."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from contrastive.data.image_dataset import ImageDataset, Item
+from contrastive.data.loading import Split, split_indices
+from contrastive.errors import ContrastiveError
+
+_HELD_OUT = 0.3  # of a source that has no test split of its own
+_HELD_OUT_SEED = 0  # a constant: the test images must not change with the seed of a run
+
+
+def held_out_split(pool: ImageDataset, split: Split) -> ImageDataset:
+    """Training or test images of a source that has no test split of its own; no seed of a run moves them."""
+    train, test = split_indices(len(pool), pool.labels, _HELD_OUT, _HELD_OUT_SEED)
+    return pool.subset(train if split == "train" else test)
+
+
+def open_digits(channels: int) -> ImageDataset:
+    """scikit-learn's 1,797 digits of 8×8 pixels, which ship with it."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)[:, None]
+    labels = torch.from_numpy(digits.target).to(torch.int64)
+    classes = [str(name) for name in digits.target_names]
+    return ImageDataset(
+        images.expand(-1, channels, -1, -1).contiguous(), labels, classes, image_size=8, channels=channels
+    )
+
+
+def open_folder(folder: Path, split: Split, image_size: int | None, channels: int) -> ImageDataset:
+    """A folder of images, flat or a folder a class; or with ``train`` and ``test`` (or ``val``) folders."""
+    has_splits = (folder / "train").is_dir()
+    pool = _open_images(_split_folder(folder, split) if has_splits else folder, image_size, channels)
+    return pool if has_splits else held_out_split(pool, split)
+
+
+def _split_folder(folder: Path, split: Split) -> Path:
+    names = ["train"] if split == "train" else ["test", "val"]
+    for name in names:
+        if (folder / name).is_dir():
+            return folder / name
+    raise ContrastiveError(f"{folder} has a train folder but none named {' or '.join(names)}; add one")
+
+
+def _open_images(folder: Path, image_size: int | None, channels: int) -> ImageDataset:
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
+    if not paths:
+        raise ContrastiveError(
+            f"{folder} holds no image ({', '.join(IMG_EXTENSIONS)}); "
+            "give a folder of images, flat or a folder a class"
+        )
+    names = [path.relative_to(folder).parts[0] for path in paths]
+    flat = any(path.parent == folder for path in paths)
+    classes = [] if flat else sorted(set(names))
+    number = {name: i for i, name in enumerate(classes)}
+    labels = None if flat else torch.tensor([number[name] for name in names])
+    size = image_size or shorter_side(paths)
+    return ImageDataset(paths, labels, classes, image_size=size, channels=channels)
+
+
+def shorter_side(paths: Sequence[Path]) -> int:
+    """The shorter side of the first image whose header can be read; the corrupt ones are reported later."""
+    for path in paths:
+        try:
+            with Image.open(path) as file:
+                return min(file.size)
+        except (OSError, SyntaxError, ValueError):
+            continue
+    raise ContrastiveError(f"none of the {len(paths)} images can be opened; the first is {paths[0]}")
+
+
+class _FirstOfPair:
+    """The images of a torchvision data set, which yields pairs of an image and a target."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, place: int) -> Image.Image:
+        return self.dataset[place][0]
+
+
+def open_torchvision(
+    source: str,
+    split: Split,
+    image_size: int | None,
+    channels: int,
+    *,
+    download: bool,
+    unlabelled: bool = False,
+) -> ImageDataset:
+    """A class of ``torchvision.datasets`` by its name, with its root after a colon (default: ``data``).
+
+    With ``unlabelled`` the training split of STL10 has its 100,000 unlabelled images too, with label -1.
+    """
+    import torchvision.datasets
+
+    name, _, root = source.partition(":")
+    cls: Any = getattr(torchvision.datasets, name, None)
+    if not inspect.isclass(cls) or not issubclass(cls, Dataset):
+        raise ContrastiveError(
+            f"{source!r} is neither a folder in {Path.cwd()}, nor 'digits', nor in torchvision.datasets"
+        )
+    parameters = inspect.signature(cls).parameters
+    chosen: dict[str, Any] = {"train": split == "train"} if "train" in parameters else {"split": split}
+    if unlabelled and name != "STL10":
+        raise ContrastiveError(f"unlabelled=true is for STL10, which has such a split; {source} has none")
+    if unlabelled and split == "train":
+        chosen = {"split": "train+unlabeled"}
+    if "download" in parameters:
+        chosen["download"] = download
+    try:
+        dataset: Any = cls(root or "data", **chosen)  # type: ignore[call-arg]
+    except RuntimeError as error:
+        raise ContrastiveError(f"{source}: {error} (pass download=true to download it)") from error
+    labels = _targets(dataset)
+    classes = getattr(dataset, "classes", None) or sorted(set(labels.tolist()))
+    images = _FirstOfPair(dataset)
+    return ImageDataset(
+        [Item(images, i) for i in range(len(dataset))],
+        labels,
+        [str(c) for c in classes],
+        image_size=image_size or min(images[0].size),
+        channels=channels,
+    )
+
+
+def _targets(dataset: Any) -> Tensor:
+    """The classes, from where torchvision's classes keep them; read sample by sample where they do not."""
+    for name in ("targets", "labels", "_labels"):
+        targets = getattr(dataset, name, None)
+        if targets is not None and len(targets) == len(dataset):
+            return torch.as_tensor(np.asarray(targets)).to(torch.int64)
+    return torch.tensor([dataset[i][1] for i in range(len(dataset))])

@@ -1,0 +1,285 @@
+"""Each kind of source is written as its users have it, and read back pixel for pixel."""
+
+import csv
+import hashlib
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.datasets import CIFAR100, STL10
+
+from contrastive.data.images import ImageData, open_images, read_images
+from contrastive.errors import ContrastiveError
+
+RNG = np.random.default_rng(0)
+
+
+def pixels(*shape):
+    return RNG.integers(0, 256, shape, dtype=np.uint8)
+
+
+def picture(path, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(image).save(path)
+    return image
+
+
+# --- .csv ---
+
+
+def write_csv(file, rows, header=("path", "label", "split")):
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([header, *rows])
+    return str(file)
+
+
+def test_csv_with_splits(tmp_path):
+    images = [picture(tmp_path / "pictures" / f"{i}.png", i) for i in range(4)]
+    splits, labels = ("train", "train", "val", "train"), ("dog", "cat", "dog", "")
+    rows = [(f"pictures/{i}.png", labels[i], splits[i]) for i in range(4)]
+    source = write_csv(tmp_path / "list.csv", rows)
+    train, test = read_images(source, "train"), read_images(source, "test")
+    np.testing.assert_array_equal(train.images.permute(0, 2, 3, 1), np.stack([images[i] for i in (0, 1, 3)]))
+    assert train.classes == test.classes == ["cat", "dog"]
+    assert train.labels.tolist() == [1, 0, -1] and test.labels.tolist() == [1]
+    assert len(train.labelled()) == 2
+
+
+def test_csv_without_labels_and_splits_is_held_out_in_part(tmp_path):
+    for i in range(10):
+        picture(tmp_path / f"{i}.png", i)
+    source = write_csv(tmp_path / "list.csv", [(f"{i}.png",) for i in range(10)], ("path",))
+    train, test = read_images(source, "train"), read_images(source, "test")
+    assert (len(train), len(test), train.labels) == (7, 3, None)
+
+
+LABELS = st.lists(
+    st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=8),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(labels=LABELS)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_csv_keeps_any_label(labels, tmp_path):
+    picture(tmp_path / "0.png")
+    source = write_csv(tmp_path / "any.csv", [("0.png", label, "train") for label in labels])
+    images = open_images(source, "train")
+    read = [images.classes[i] if i >= 0 else "" for i in images.labels.tolist()]
+    assert read == labels
+
+
+@pytest.mark.parametrize(
+    "content,message",
+    [
+        (b"file,label\na.png,cat\n", "no column path; its columns are file, label"),
+        (b"path,label\n", "lists no image"),
+        (b"", "no column path"),
+        ("path,label\na.png,caf\xe9\n".encode("latin-1"), "is not UTF-8"),
+        (b"path,label\nnowhere.png,cat\n", "line 2: there is no image"),
+        (
+            b"path,label,split\na.png,cat,trian\n",
+            "line 2: split is 'trian'; expected one of train, val, test",
+        ),
+        (b"path,label\na.png\n", "line 2: expected 2 fields"),
+        (b"path,label\na.png,cat,4\n", "line 2: expected 2 fields"),
+        (b'path,label\n"a.png,cat\n', "cannot be read"),
+        (b"path,split\na.png,test\n", "no image whose split is train"),
+    ],
+)
+def test_csv_says_what_is_wrong(content, message, tmp_path):
+    picture(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_bytes(content)
+    with pytest.raises(ContrastiveError, match=message):
+        read_images(str(tmp_path / "list.csv"), "train")
+
+
+# --- .npz ---
+
+
+def test_npz_of_medmnists_keys(tmp_path):
+    stored = {
+        "train_images": pixels(6, 28, 28),
+        "train_labels": np.arange(6, dtype=np.uint8)[:, None] % 3,
+        "val_images": pixels(2, 28, 28),
+        "val_labels": np.zeros((2, 1), np.uint8),
+        "test_images": pixels(3, 28, 28),
+        "test_labels": np.array([[2], [0], [1]]),
+    }
+    np.savez_compressed(tmp_path / "mnist.npz", **stored)
+    for split in ("train", "test"):
+        images = read_images(str(tmp_path / "mnist.npz"), split)
+        np.testing.assert_array_equal(images.images[:, 0], stored[f"{split}_images"])
+        np.testing.assert_array_equal(images.labels, stored[f"{split}_labels"][:, 0])
+        assert (images.classes, images.channels, images.image_size) == (["0", "1", "2"], 1, 28)
+    colour = read_images(str(tmp_path / "mnist.npz"), "train", channels=3, image_size=14)
+    assert colour.images.shape == (6, 3, 14, 14) and torch.equal(colour.images[:, 0], colour.images[:, 2])
+
+
+def test_npz_in_colour_with_several_findings_an_image(tmp_path):
+    images = pixels(5, 9, 9, 3)
+    np.savez(tmp_path / "c.npz", train_images=images, train_labels=np.zeros((5, 14), np.int64))
+    read = read_images(str(tmp_path / "c.npz"), "train")
+    np.testing.assert_array_equal(read.images.permute(0, 2, 3, 1), images)
+    assert read.labels is None and read.channels == 3
+
+
+@pytest.mark.parametrize(
+    "arrays,message",
+    [
+        ({"images": pixels(2, 4, 4)}, "no array train_images; it holds images"),
+        ({"train_images": pixels(2, 4, 4).astype(np.float32)}, r"float32 of \(2, 4, 4\); expected uint8"),
+        ({"train_images": pixels(2, 4, 4, 7)}, r"uint8 of \(2, 4, 4, 7\)"),
+        ({"train_images": pixels(2, 4, 4), "train_labels": np.zeros(3, int)}, "expected 2 integers"),
+        ({"train_images": np.array([{}, 1], dtype=object)}, "plain arrays"),
+    ],
+)
+def test_npz_says_what_is_wrong(arrays, message, tmp_path):
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(ContrastiveError, match=message):
+        read_images(str(tmp_path / "bad.npz"), "train")
+
+
+@given(content=st.binary(max_size=200), cut=st.integers(0, 400))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_npz_is_refused(content, cut, tmp_path):
+    whole = io.BytesIO()
+    np.savez(whole, train_images=pixels(2, 4, 4))
+    for damaged in (content, whole.getvalue()[: min(cut, len(whole.getvalue()) - 1)]):
+        (tmp_path / "bad.npz").write_bytes(damaged)
+        with pytest.raises(ContrastiveError, match="bad.npz"):
+            read_images(str(tmp_path / "bad.npz"), "train")
+
+
+# --- Hugging Face ---
+
+
+def saved(folder, num, **splits):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {
+            "id": datasets.Value("int64"),
+            "picture": datasets.Image(),
+            "kind": datasets.ClassLabel(names=["a", "b"]),
+        }
+    )
+    made, arrays = {}, {}
+    for name in splits:
+        arrays[name] = pixels(num, 8, 8, 3)
+        rows = {
+            "id": list(range(num)),
+            "picture": [Image.fromarray(image) for image in arrays[name]],
+            "kind": [i % 2 for i in range(num)],
+        }
+        made[name] = datasets.Dataset.from_dict(rows, features=features)
+    whole = datasets.DatasetDict(made) if "" not in splits else made[""]
+    whole.save_to_disk(str(folder))
+    return arrays
+
+
+def test_a_saved_dataset_of_hugging_face(tmp_path):
+    arrays = saved(tmp_path / "hf", 6, train=True, validation=True)
+    for split, name in (("train", "train"), ("test", "validation")):
+        images = read_images(str(tmp_path / "hf"), split)
+        np.testing.assert_array_equal(images.images.permute(0, 2, 3, 1), arrays[name])
+        assert images.classes == ["a", "b"] and images.labels.tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_a_saved_dataset_without_splits_is_held_out_in_part(tmp_path):
+    saved(tmp_path / "hf", 10, **{"": True})
+    assert [len(read_images(str(tmp_path / "hf"), split)) for split in ("train", "test")] == [7, 3]
+
+
+def test_a_dataset_without_images_is_refused(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"text": ["a"] * 9}).save_to_disk(str(tmp_path / "hf"))
+    with pytest.raises(ContrastiveError, match=r"no column of type Image; its columns are text \(Value\)"):
+        read_images(str(tmp_path / "hf"), "train")
+
+
+def test_the_hub_is_not_asked_unasked(tmp_path, monkeypatch):
+    pytest.importorskip("datasets")
+    with pytest.raises(ContrastiveError, match=r"hf:nobody/nothing cannot be opened.*download=true"):
+        read_images("hf:nobody/nothing", "train")
+
+
+# --- torchvision ---
+
+
+def test_stl10_is_pretrained_on_with_its_unlabelled_images(tmp_path, monkeypatch):
+    folder = tmp_path / "stl10_binary"
+    folder.mkdir()
+    written = {
+        "train": pixels(20, 3, 96, 96),
+        "unlabeled": pixels(5, 3, 96, 96),
+        "test": pixels(4, 3, 96, 96),
+    }
+    for name, images in written.items():
+        (folder / f"{name}_X.bin").write_bytes(images.transpose(0, 1, 3, 2).tobytes())
+        if name != "unlabeled":
+            labels = (np.arange(len(images)) % 10 + 1).astype(np.uint8)
+            (folder / f"{name}_y.bin").write_bytes(labels.tobytes())
+    (folder / "class_names.txt").write_text("\n".join("abcdefghij"))
+    (folder / "fold_indices.txt").write_text("0 1\n" * 10)
+    for name in ("train_list", "test_list"):  # torchvision knows its files by their sums
+        listed = [[file, _md5(folder / file)] for file, _ in getattr(STL10, name)]
+        monkeypatch.setattr(STL10, name, listed)
+    source = f"STL10:{tmp_path}"
+    images = read_images(source, "train", unlabelled=True)
+    np.testing.assert_array_equal(images.images, np.concatenate([written["train"], written["unlabeled"]]))
+    assert images.labels.tolist() == [i % 10 for i in range(20)] + [-1] * 5
+    assert len(read_images(source, "train")) == len(images.labelled()) == 20
+    assert len(read_images(source, "test", unlabelled=True)) == 4
+    data = ImageData(source, unlabelled=True, batch_size=4, val_fraction=0.5)
+    data.setup()
+    assert len(data.train) + len(data.val) == 25
+
+
+def test_cifar100_is_read_by_name(tmp_path, monkeypatch):
+    folder = tmp_path / CIFAR100.base_folder
+    folder.mkdir()
+    data = pixels(7, 3072)
+    for name in ("train", "test"):
+        content = {"data": data, "fine_labels": [3, 1, 4, 1, 5, 9, 2]}
+        (folder / name).write_bytes(pickle.dumps(content))
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"c{i}" for i in range(100)]}))
+    for name in ("train_list", "test_list"):
+        monkeypatch.setattr(CIFAR100, name, [[f, _md5(folder / f)] for f, _ in getattr(CIFAR100, name)])
+    monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": _md5(folder / "meta")})
+    images = read_images(f"CIFAR100:{tmp_path}", "train")
+    np.testing.assert_array_equal(images.images.flatten(1), data)
+    assert images.labels.tolist() == [3, 1, 4, 1, 5, 9, 2] and len(images.classes) == 100
+
+
+def _md5(path):
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def test_unlabelled_is_refused_where_there_is_no_such_split():
+    with pytest.raises(ContrastiveError, match="is for STL10"):
+        open_images("CIFAR10", "train", unlabelled=True)
+
+
+# --- part of a training split ---
+
+
+@pytest.mark.parametrize("size,num", [(100, 100), (0.1, 126), (1257, 1257)])
+def test_a_subset_is_stratified_and_moves_with_the_seed_alone(size, num):
+    data = [ImageData("digits", train_subset=size, seed=seed).read("train") for seed in (0, 0, 1)]
+    assert len(data[0]) == num and torch.equal(data[0].images, data[1].images)
+    assert num == 1257 or not torch.equal(data[0].images, data[2].images)
+    counts = data[0].labels.bincount()
+    assert counts.max() - counts.min() <= max(2, num // 100)
+    assert len(ImageData("digits", train_subset=size).read("test")) == 540
+
+
+def test_a_subset_larger_than_the_data_is_refused():
+    with pytest.raises(ContrastiveError, match="cannot draw 5000 of 1257"):
+        ImageData("digits", train_subset=5000).read("train")

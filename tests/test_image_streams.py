@@ -1,0 +1,150 @@
+"""Shards are real tar files, read by real worker processes."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from contrastive.cli import main
+from contrastive.data.image_streams import ImageStream, ShardDataset, find_shards, sample_index
+from contrastive.errors import ContrastiveError
+
+pytest.importorskip("webdataset", reason="tar shards need webdataset: pip install webdataset")
+
+NUM_SHARDS, PER_SHARD = 4, 10
+
+
+def add(tar, name, content):
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def png(seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue(), pixels
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Four shards of ten images, whose class is their number modulo 3."""
+    for s in range(NUM_SHARDS):
+        with tarfile.open(tmp_path / f"train-{s:03}.tar", "w") as tar:
+            for i in range(s * PER_SHARD, (s + 1) * PER_SHARD):
+                add(tar, f"{i:05}.png", png(i)[0])
+                add(tar, f"{i:05}.cls", str(i % 3).encode())
+    return str(tmp_path / "train-{000..003}.tar")
+
+
+def dataset(shards, **options):
+    defaults = dict(image_size=8, channels=3, batch_size=5, num_batches=8, shuffle_buffer=7, seed=0)
+    return ShardDataset(find_shards(shards), **(defaults | options))
+
+
+def numbers(batches):
+    place = {sample_index(f"{i:05}"): i for i in range(NUM_SHARDS * PER_SHARD)}
+    return [place[index] for batch in batches for index in batch.index.tolist()]
+
+
+def test_an_epoch_has_every_image_once_with_its_pixels_and_class(shards):
+    batches = list(dataset(shards))
+    assert sorted(numbers(batches)) == list(range(40)) != numbers(batches)
+    for number, image, label in zip(
+        numbers(batches), torch.cat([b.input for b in batches]), torch.cat([b.label for b in batches])
+    ):
+        np.testing.assert_array_equal(image.permute(1, 2, 0), png(number)[1])
+        assert label == number % 3
+
+
+def test_processes_and_workers_share_an_epoch_without_overlap(shards):
+    read = []
+    for rank in range(2):
+        part = dataset(shards, rank=rank, world_size=2, num_batches=4)
+        loader = DataLoader(part, batch_size=None, num_workers=2)
+        batches = list(loader)
+        assert len(batches) == len(loader) == 4
+        read += numbers(batches)
+    assert sorted(read) == list(range(40))
+
+
+def test_the_order_follows_from_seed_and_epoch(shards):
+    def order(seed, epoch):
+        data = dataset(shards, seed=seed)
+        data.epoch = epoch
+        return numbers(data)
+
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(*key)) for key in ((0, 0), (0, 1), (1, 0))}) == 3
+
+
+def test_a_reader_with_fewer_images_than_its_steps_begins_again(shards):
+    read = numbers(dataset(shards, num_batches=20))
+    assert len(read) == 100 and sorted(read[:40]) == sorted(read[40:80]) == list(range(40))
+
+
+def test_pretraining_from_shards(shards, tmp_path):
+    args = ["pretrain", "--config", "configs/image/simclr_cifar10.yaml", "--wandb", "off"]
+    args += ["--run_dir", str(tmp_path / "run"), "--model.encoder.init_args.width", "8"]
+    args += ["--data", "contrastive.data.image_streams.ImageStream", "--data.source", shards]
+    args += ["--data.image_size", "8", "--data.epoch_size", "40", "--data.batch_size", "8"]
+    args += ["--data.num_workers", "2", "--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"]
+    assert main([*args, "--trainer.accelerator", "cpu"]) == 0
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 10
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        ({"source": "nowhere-{0..1}.tar"}, "no shard nowhere-0.tar"),
+        ({"source": "nowhere-*.tar"}, "no shard fits nowhere"),
+        ({"num_workers": 5}, "4 shards for 5 readers"),
+        ({"batch_size": 64}, "fewer than one batch of 64"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(options, message, shards):
+    with pytest.raises(ContrastiveError, match=message):
+        ImageStream(
+            **({"source": shards, "image_size": 8, "epoch_size": 40} | {"batch_size": 8} | options)
+        ).setup()
+
+
+@pytest.mark.parametrize(
+    "damage,message",
+    [("cut", "cannot be read as a tar"), ("text", "cannot be read as a tar"), ("empty", "holds no sample")],
+)
+def test_a_damaged_shard_is_named(damage, message, shards, tmp_path):
+    shard = tmp_path / "train-002.tar"
+    if damage == "empty":
+        tarfile.open(shard, "w").close()
+    else:
+        shard.write_bytes(shard.read_bytes()[:700] if damage == "cut" else b"not a tar" * 200)
+    with pytest.raises(ContrastiveError, match=f"train-002.tar {message}"):
+        list(dataset(shards))
+
+
+@pytest.mark.parametrize(
+    "files,message",
+    [
+        ({"a.txt": b"x"}, "a of .* has no image; its files are txt"),
+        ({"a.png": b"x"}, "a of .* is not a readable image"),
+        ({"a.png": png(0)[0], "a.cls": b"cat"}, "a of .*: its class is no number"),
+    ],
+)
+def test_a_bad_sample_is_named(files, message, tmp_path):
+    with tarfile.open(tmp_path / "bad.tar", "w") as tar:
+        for name, content in files.items():
+            add(tar, name, content)
+    with pytest.raises(ContrastiveError, match=message):
+        list(dataset(str(tmp_path / "bad.tar"), batch_size=1, num_batches=1))
+
+
+def test_a_sheet_of_views_takes_the_first_images(shards):
+    images = ImageStream(shards, image_size=8, epoch_size=40).examples(3).images
+    np.testing.assert_array_equal(images.permute(0, 2, 3, 1), np.stack([png(i)[1] for i in range(3)]))
