@@ -121,7 +121,8 @@ def featurise(
     if not len(cached.kept):
         reason = cached.reasons[0] if cached.reasons else "it is empty"
         raise ContrastiveError(
-            f"{table.source} holds no molecule that RDKit can read; the first of {len(table.smiles)}: {reason}"
+            f"{table.source} holds no molecule that RDKit can read; the first of {len(table.smiles)}: "
+            f"{reason}"
         )
     kept = torch.from_numpy(cached.kept)
     labels = None if table.targets is None else torch.from_numpy(table.targets)[kept]
@@ -168,9 +169,7 @@ def _computed(smiles: Sequence[str], num_workers: int, time_limit: float, source
         for k, (shape, dtype) in enumerate(zip(shapes, (np.uint8, np.uint8, np.int32)))
     )
     sizes = np.array([(len(g[0]), len(g[2])) for g in good], np.int32).reshape(-1, 2)
-    return _Features(
-        x, edge_attr, ends, sizes, np.array(kept, np.int64), np.array(failed, np.int64), reasons
-    )
+    return _Features(x, edge_attr, ends, sizes, np.array(kept, np.int64), np.array(failed, np.int64), reasons)
 
 
 def import_rdkit() -> Any:
@@ -233,9 +232,7 @@ def _cache_folder(given: str | Path | None) -> Path:
 
 
 def _unwritable(path: Path, error: OSError) -> ContrastiveError:
-    return ContrastiveError(
-        f"cannot write {path}: {error.strerror}; give another folder with cache_dir"
-    )
+    return ContrastiveError(f"cannot write {path}: {error.strerror}; give another folder with cache_dir")
 
 
 def _load(file: Path) -> _Features | None:

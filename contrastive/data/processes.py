@@ -106,7 +106,9 @@ class _Worker:
             self._replace()
             return self.start, None
         done = iter(results)
-        return self.start, [self.failures[i] if i in self.failures else next(done) for i in range(len(self.chunk))]
+        return self.start, [
+            self.failures[i] if i in self.failures else next(done) for i in range(len(self.chunk))
+        ]
 
     def _replace(self) -> None:
         self.process.join()

@@ -74,7 +74,8 @@ def _text(path: Path) -> str:
 
 def _read_list(source: str, text: str) -> SmilesTable:
     """The first token of each line; a header, blank lines and comments are left out, as RDKit does."""
-    smiles, lines = [], []
+    smiles: list[str] = []
+    lines: list[int] = []
     for number, line in enumerate(text.split("\n"), start=1):
         tokens = line.split(maxsplit=1)
         if not tokens or tokens[0].startswith("#") or (not smiles and tokens[0].lower() in _HEADERS):
@@ -92,7 +93,9 @@ def _read_table(
         header = [name.strip() for name in next(reader, [])]
         place = _smiles_place(source, header, smiles_column)
         places = [_place(source, header, name) for name in targets]
-        smiles, lines, numbers = [], [], []
+        smiles: list[str] = []
+        lines: list[int] = []
+        numbers: list[list[float]] = []
         for row in reader:
             if not row:
                 continue
