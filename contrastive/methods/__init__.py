@@ -1,0 +1,1 @@
+"""Methods that are more than two views and a loss."""
