@@ -2,7 +2,7 @@
 
     python scripts/evaluate_molecules.py RUN --data FOLDER
 
-FOLDER holds bbbp.csv, bace.csv, clintox.csv, sider.csv and tox21.csv; the sets that are not there are left out.
+FOLDER holds bbbp.csv, bace.csv, clintox.csv, sider.csv and tox21.csv; those not there are left out.
 Every finished fit is kept in RUN/results/molecules/, and a run that was cut off continues with the next.
 """
 
