@@ -56,3 +56,12 @@ def kernels(request, monkeypatch):
     else:
         pytest.importorskip("dgl")
     return request.param
+
+
+@pytest.fixture(scope="session")
+def moleculenet() -> Path:
+    """The folder of MoleculeNet's CSV files, where the environment names one: the project has none."""
+    folder = os.environ.get("CONTRASTIVE_MOLECULENET")
+    if not folder:
+        pytest.skip("set CONTRASTIVE_MOLECULENET to a folder with MoleculeNet's bbbp.csv, bace.csv, …")
+    return Path(folder)

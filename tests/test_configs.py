@@ -1,12 +1,49 @@
-"""Every recipe is built and run for two steps on small images, through the command's own parser."""
+"""Every recipe is built and run for two steps on small data, through the command's own parser."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from contrastive.pretrain import find_config, pretrain
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
+
+
+def small_images(config, folder):
+    """scikit-learn's digits stand in for data that would be downloaded."""
+    if "digits" in config.stem:
+        return {}
+    settings = {"source": "digits", "channels": 3, "image_size": "null", "num_workers": 0}
+    return {"model.encoder.init_args.width": 8} | {f"data.init_args.{k}": v for k, v in settings.items()}
+
+
+def small_molecules(config, folder):
+    (folder / "molecules.smi").write_text("\n".join("C" * n + "O" for n in range(1, 17)) + "\n")
+    return {"data.init_args.source": folder / "molecules.smi", "data.init_args.cache_dir": folder}
+
+
+def small_graphs(config, folder):
+    """Paths of two nodes each, without features."""
+    edges = [f"{v}, {v + 1}\n{v + 1}, {v}" for v in range(1, 33, 2)]
+    (folder / "TOY_A.txt").write_text("\n".join(edges))
+    (folder / "TOY_graph_indicator.txt").write_text("\n".join(f"{g}\n{g}" for g in range(1, 17)))
+    return {"data.init_args.source": folder, "model.encoder.node_features": 65}
+
+
+def small_network(config, folder):
+    """A ring of 16 nodes with 4 features."""
+    ring = np.stack([np.arange(16), np.roll(np.arange(16), 1)], axis=1)
+    np.savez(folder / "ring.npz", edges=ring, x=np.random.default_rng(0).random((16, 4)))
+    return {"data.init_args.source": folder / "ring.npz", "model.encoder.node_features": 4}
+
+
+STAND_INS = {
+    "image": small_images,
+    "molecule": small_molecules,
+    "graph": small_graphs,
+    "node": small_network,
+}
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
@@ -19,10 +56,7 @@ def test_recipe_runs(config, tmp_path):
         "trainer.accelerator": "cpu",
         "data.init_args.batch_size": 8,
     }
-    if "digits" not in config.stem:  # scikit-learn's digits stand in for data that would be downloaded
-        settings |= {"data.init_args.source": "digits", "data.init_args.channels": 3}
-        settings |= {"data.init_args.image_size": "null", "model.encoder.init_args.width": 8}
-        settings |= {"data.init_args.num_workers": 0}
+    settings |= STAND_INS[config.parent.name](config, tmp_path)
     folder = pretrain(["--config", str(config), *(f"--{key}={value}" for key, value in settings.items())])
     assert (folder / "checkpoints" / "last.ckpt").is_file()
 

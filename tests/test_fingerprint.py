@@ -1,0 +1,108 @@
+"""Circular fingerprints as tensors, and the contrast against them."""
+
+import numpy as np
+import pytest
+import torch
+
+from augmentations.graph import AttributeMask
+from contrastive.data import Batch
+from contrastive.methods.fingerprint import FingerprintContrast
+from encoders.fingerprint import circular_fingerprint
+from encoders.graph import GraphEncoder
+from encoders.graph_batch import GraphBatch
+
+pytest.importorskip("rdkit", reason="needs the extra: pip install contrastive-pretraining[molecules]")
+
+SMILES = ["CCO", "c1ccccc1C(=O)O", "CC(C)Cc1ccc(cc1)C(C)C(=O)O", "CN1C=NC2=C1C(=O)N(C(=O)N2C)C", "C"]
+
+
+def test_it_depends_on_the_molecule_and_not_on_how_it_is_written_or_batched():
+    from rdkit import Chem
+
+    counts = circular_fingerprint(GraphBatch.from_smiles(SMILES))
+    for i, name in enumerate(SMILES):
+        molecule = Chem.MolFromSmiles(name)
+        for root in range(molecule.GetNumAtoms()):
+            other = Chem.MolToSmiles(molecule, rootedAtAtom=root, canonical=False)
+            assert torch.equal(circular_fingerprint(GraphBatch.from_smiles(other))[0], counts[i])
+    assert len(counts.unique(dim=0)) == len(SMILES)
+
+
+def test_it_counts_every_atom_once_a_radius():
+    batch = GraphBatch.from_smiles(SMILES)
+    for radius in range(4):
+        counts = circular_fingerprint(batch, radius=radius, num_bins=512)
+        assert counts.shape == (len(SMILES), 512) and counts.dtype == torch.float32
+        assert counts.sum(1).tolist() == [(radius + 1) * n for n in batch.nodes_per_graph.tolist()]
+
+
+def test_equal_surroundings_are_those_of_rdkits_fingerprints():
+    """Atom by atom, two surroundings of radius 1 are equal here where they are equal for RDKit."""
+    from rdkit import Chem
+    from rdkit.Chem import rdFingerprintGenerator
+
+    for name in SMILES[1:4]:
+        molecule = Chem.MolFromSmiles(name)
+        extra = rdFingerprintGenerator.AdditionalOutput()
+        extra.AllocateBitInfoMap()
+        generator = rdFingerprintGenerator.GetMorganGenerator(
+            radius=1, fpSize=2**20, includeRedundantEnvironments=True
+        )
+        generator.GetSparseCountFingerprint(molecule, additionalOutput=extra)
+        theirs = sorted(len(hits) for hits in extra.GetBitInfoMap().values())
+        counts = circular_fingerprint(GraphBatch.from_smiles(name), radius=1, num_bins=2**20)[0]
+        assert sorted(counts[counts > 0].int().tolist()) == theirs
+
+
+def test_it_tells_molecules_apart_as_rdkit_does():
+    """The Tanimoto similarities of two fingerprints of another make agree."""
+    from rdkit import RDConfig
+    from rdkit.Chem import MolFromSmiles
+    from scipy.stats import spearmanr
+
+    from contrastive.evaluation.molecules import morgan_fingerprints
+
+    with open(RDConfig.RDDataDir + "/NCI/first_5K.smi") as file:
+        names = [line.split()[0] for line in list(file)[:200]]
+    names = [name for name in names if MolFromSmiles(name) is not None]
+
+    def similarity(bits):
+        common = bits @ bits.T
+        total = bits.sum(1)
+        return (common / (total[:, None] + total - common))[np.triu_indices(len(bits), 1)]
+
+    ours = similarity((circular_fingerprint(GraphBatch.from_smiles(names)).numpy() > 0).astype(float))
+    theirs = similarity(morgan_fingerprints(names).toarray())
+    assert spearmanr(ours, theirs).statistic > 0.8
+
+
+def test_floats_are_refused():
+    with pytest.raises(ValueError, match="expected categories"):
+        circular_fingerprint(GraphBatch.from_edges([(0, 1)], torch.ones(2, 3)))
+
+
+@pytest.fixture
+def module():
+    torch.manual_seed(0)
+    encoder = GraphEncoder(node_features="atoms", num_hidden=16, num_layers=2)
+    return FingerprintContrast(encoder, [AttributeMask(p=0.2)], num_bins=256)
+
+
+def test_training_learns_which_fingerprint_is_whose(module):
+    names = ["C" * n + end for n in range(1, 9) for end in ("O", "N", "C#N", "Cl")]
+    batch = Batch(GraphBatch.from_smiles(names), None, torch.arange(len(names)))
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(40):
+        h, z = module.project(batch)
+        losses.append(module.loss(*z.chunk(2)))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert h.shape == (32, 16) and z.shape == (64, 128)
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_two_views_are_refused(module):
+    with pytest.raises(ValueError, match="give one: the fingerprint is the other"):
+        FingerprintContrast(module.encoder, [AttributeMask(), AttributeMask()])
