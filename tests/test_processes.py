@@ -1,47 +1,65 @@
-"""Workers that hang or crash, for real."""
+"""``contrastive pretrain`` on several processes and in micro-batches ends with one process's weights."""
 
-import os
-import time
+import numpy as np
+import pytest
+import torch
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from contrastive.data.processes import Failure, guarded_map
-
-
-def _act(item):
-    if item == "hang":
-        time.sleep(60)
-    if item == "crash":
-        os._exit(11)
-    return item.upper()
-
-
-def _results(items, **options):
-    options = {"num_workers": 2, "time_limit": 1.0, "chunk_size": 4} | options
-    results = [None] * len(items)
-    for start, chunk in guarded_map(_act, items, **options):
-        results[start : start + len(chunk)] = chunk
-    return results
-
-
-def test_one_that_hangs_and_one_that_crashes_cost_nobody_else():
-    items = ["a", "hang", "b", "c", "d", "crash", "crash", "e", "f"]
-    results = _results(items)
-    assert [r for r in results if not isinstance(r, Failure)] == ["A", "B", "C", "D", "E", "F"]
-    assert "took too long" in results[1] and results[5] == results[6] == "crashed with exit code 11"
+SETTINGS = {
+    "model.encoder.node_features": 65,
+    "model.encoder.num_hidden": 16,
+    "model.encoder.norm": "false",  # batch norm would see each process's own samples
+    "model.optimizer": "torch.optim.SGD",  # a gradient off by a factor shows in the weights
+    "model.optimizer.lr": 0.1,
+    "trainer.max_epochs": 3,
+    "trainer.accelerator": "cpu",
+    "trainer.enable_progress_bar": "false",
+    "trainer.log_every_n_steps": 1,
+    "wandb": "off",
+}
+VARIANTS = {
+    "one process": {"data.batch_size": 16},
+    "two processes": {"data.batch_size": 8, "trainer.devices": 2, "trainer.strategy": "ddp"},
+    "two processes in micro-batches": {
+        "data.batch_size": 8,
+        "trainer.devices": 2,
+        "trainer.strategy": "ddp",
+        "model.accumulate_negatives": 2,
+    },
+}
 
 
-def test_a_hang_ends_after_its_limit_and_no_process_is_left():
-    begin = time.monotonic()
-    _results(["hang"], time_limit=0.5)
-    assert time.monotonic() - begin < 10  # it would sleep for 60
-    import multiprocessing
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """32 rings with chords, as TUDataset files without features."""
+    folder = tmp_path_factory.mktemp("tu") / "RINGS"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    edges, indicator, first = [], [], 1
+    for g in range(32):
+        n = int(generator.integers(5, 9))
+        chord = int(generator.integers(2, n - 1))
+        for a, b in [*((i, (i + 1) % n) for i in range(n)), (0, chord)]:
+            edges += [f"{first + a}, {first + b}", f"{first + b}, {first + a}"]
+        indicator += [str(g + 1)] * n
+        first += n
+    (folder / "RINGS_A.txt").write_text("\n".join(edges))
+    (folder / "RINGS_graph_indicator.txt").write_text("\n".join(indicator))
+    return folder
 
-    assert not multiprocessing.active_children()
 
-
-@settings(max_examples=15, deadline=None)
-@given(items=st.lists(st.text(max_size=3), max_size=20), chunk=st.integers(1, 7), workers=st.integers(1, 3))
-def test_every_item_gets_its_own_result(items, chunk, workers):
-    assert _results(items, chunk_size=chunk, num_workers=workers) == [item.upper() for item in items]
+@pytest.mark.slow
+def test_the_same_weights(command, source, tmp_path):
+    weights = {}
+    for name, variant in VARIANTS.items():
+        settings = {"data.source": source, "run_dir": tmp_path / name} | SETTINGS | variant
+        arguments = [part for key, value in settings.items() for part in (f"--{key}", value)]
+        done = command("pretrain", "--config", "configs/graph/graphcl.yaml", *arguments)
+        assert done.returncode == 0, done.stderr
+        checkpoint = torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)
+        assert checkpoint["global_step"] == 6
+        weights[name] = checkpoint["state_dict"]
+        assert (tmp_path / name / "metrics.csv").is_file()
+    first, *others = weights.values()
+    for other in others:
+        for key, value in first.items():
+            torch.testing.assert_close(other[key], value, rtol=1e-4, atol=1e-6, msg=key)
