@@ -31,7 +31,7 @@ class ContrastiveModule(LightningModule):
         projector: called with ``encoder.num_features``, gives the head whose output ``z`` the loss sees.
         loss: called as ``loss(z0, z1)`` with two ``(N, D)`` projections; InfoNCE where none is given.
         preprocess: what an input needs before the encoder when nothing is augmented; kept with the encoder.
-        optimizer: called with the parameter groups; biases and norms come in a group without weight decay.
+        optimizer: called with the parameter groups, biases and norms without weight decay; None is AdamW.
         warmup_epochs: epochs in which the learning rate rises from 0; then it falls along a cosine.
         channels_last: lay convolutions out channels last: faster on CPU and with tensor cores. With fewer
             than 8 channels a CPU has no kernel for it and takes minutes a step: turn it off there.
@@ -50,7 +50,7 @@ class ContrastiveModule(LightningModule):
         projector: Callable[[int], nn.Module] = MLPHead,
         loss: nn.Module | None = None,
         preprocess: nn.Module | None = None,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
+        optimizer: OptimizerCallable | None = None,
         warmup_epochs: float = 5,
         channels_last: bool = True,
         accumulate_negatives: int = 1,
@@ -65,7 +65,9 @@ class ContrastiveModule(LightningModule):
         self.views = nn.ModuleList(views)
         self.loss = loss or InfoNCE()
         self.preprocess = preprocess or default_preprocess(encoder)
-        self.optimizer, self.warmup_epochs, self.seed = optimizer, warmup_epochs, seed
+        # not as the default above, whose weight decay would stay when the configuration names another class
+        self.optimizer = optimizer or torch.optim.AdamW
+        self.warmup_epochs, self.seed = warmup_epochs, seed
         self.accumulate_negatives = accumulate_negatives
         self.automatic_optimization = accumulate_negatives == 1
         if channels_last:

@@ -82,7 +82,7 @@ class InfoGraph(_LocalGlobal):
         num_hidden: width of the heads.
         tau_plus: probability that another graph is of the same class; 0 turns debiasing off.
         beta: how much near negatives weigh.
-        optimizer: called with the parameter groups; biases and norms come in a group without weight decay.
+        optimizer: called with the parameter groups, biases and norms without weight decay; None is AdamW.
         warmup_epochs: epochs in which the learning rate rises from 0; then it falls along a cosine.
         seed: of the augmentations; taken from ``seed_everything``.
     """
@@ -95,7 +95,7 @@ class InfoGraph(_LocalGlobal):
         num_hidden: int = 256,
         tau_plus: float = 0.0,
         beta: float = 0.0,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
+        optimizer: OptimizerCallable | None = None,
         warmup_epochs: float = 1,
         seed: int = 0,
     ) -> None:
@@ -126,7 +126,7 @@ class DGI(_LocalGlobal):
         view: an augmentation of the graph; none as in the paper.
         tau_plus: share of the corrupted nodes that fit their place nevertheless; 0 turns debiasing off.
         beta: how much near negatives weigh.
-        optimizer: called with the parameter groups; biases and norms come in a group without weight decay.
+        optimizer: called with the parameter groups, biases and norms without weight decay; None is AdamW.
         warmup_epochs: epochs in which the learning rate rises from 0; then it falls along a cosine.
         seed: of augmentations and corruptions; taken from ``seed_everything``.
     """
@@ -138,7 +138,7 @@ class DGI(_LocalGlobal):
         view: nn.Module | None = None,
         tau_plus: float = 0.0,
         beta: float = 0.0,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
+        optimizer: OptimizerCallable | None = None,
         warmup_epochs: float = 1,
         seed: int = 0,
     ) -> None:
