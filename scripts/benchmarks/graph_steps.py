@@ -1,0 +1,235 @@
+"""Whole pretraining steps on graphs beside the same written plainly on PyG: time and memory.
+
+    python scripts/benchmarks/graph_steps.py --threads 1 --proteins PROTEINS.zip --cora planetoid/cora
+
+GraphCL: an epoch with GIN 3×32 and batches of 128, data loading and augmentation included. GRACE: a step on
+the whole graph with GCN 256-256 and projections of 128; the plain version holds its features and its
+similarities dense. A data set is left out where its file is not given. Times are medians of turns in one
+process, in processor seconds where there is one thread. Memory is the peak of a fresh process that takes
+three steps, above what it held after importing and reading the data (Linux). Needs the extra ``benchmark``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from augmentations.graph import AttributeMask, Compose, EdgeDrop, FeatureMask, NodeDrop, OneOf
+from contrastive.data.graphs import read_graphs
+from contrastive.data.nodes import NodePasses, read_nodes
+from contrastive.losses import InfoNCE
+from contrastive.module import ContrastiveModule
+from encoders.graph import GraphEncoder, NodeEncoder
+
+Step = Callable[[], Any]
+
+
+def head(num_features: int) -> nn.Module:
+    """The projector of both sides."""
+    return nn.Sequential(nn.Linear(num_features, 128), nn.ReLU(), nn.Linear(128, 128))
+
+
+def dense_info_nce(z0: Tensor, z1: Tensor, temperature: float = 0.5) -> Tensor:
+    """NT-Xent from the whole matrix, as it is usually written."""
+    z = F.normalize(torch.cat([z0, z1]))
+    x = (z @ z.T / temperature).masked_fill(torch.eye(len(z), dtype=torch.bool), -torch.inf)
+    return F.cross_entropy(x, (torch.arange(len(z)) + len(z0)) % len(z))
+
+
+def our_graphcl(source: str) -> Step:
+    """An epoch of GraphCL."""
+    dataset = read_graphs(source)
+    encoder = GraphEncoder(
+        node_features=dataset.graphs.x.shape[1], num_hidden=32, num_layers=3, jumping_knowledge="concat"
+    )
+    view = OneOf(augmentations=[NodeDrop(p=0.1), EdgeDrop(p=0.1), AttributeMask(p=0.1)])
+    module = ContrastiveModule(encoder, [view], projector=head, loss=InfoNCE(), channels_last=False)
+    return epoch(
+        module,
+        lambda: (dataset.__getitems__(i.tolist()) for i in torch.randperm(len(dataset)).split(128)),
+        lambda batch: module.step(batch)["loss"],
+    )
+
+
+def plain_graphcl(source: str) -> Step:
+    """An epoch of GraphCL on PyG, its batches augmented as a whole like PyGCL's."""
+    from torch_geometric.loader import DataLoader
+    from torch_geometric.nn import GINConv, global_add_pool
+    from torch_geometric.utils import dropout_edge, dropout_node
+
+    class GIN(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            widths = [width, 32, 32]
+            self.convs = nn.ModuleList(
+                GINConv(nn.Sequential(nn.Linear(w, 32), nn.ReLU(), nn.Linear(32, 32)), train_eps=True)
+                for w in widths
+            )
+            self.norms = nn.ModuleList(nn.BatchNorm1d(32) for _ in widths)
+            self.head = head(96)
+
+        def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor, size: int) -> Tensor:
+            outputs = []
+            for conv, norm in zip(self.convs, self.norms):
+                x = torch.relu(norm(conv(x, edge_index)))
+                outputs.append(global_add_pool(x, batch, size=size))
+            return self.head(torch.cat(outputs, dim=1))
+
+    def augment(data: Any) -> tuple[Tensor, Tensor]:
+        choice = int(torch.randint(3, ()))
+        if choice == 0:
+            edge_index, _, keep = dropout_node(data.edge_index, p=0.1, num_nodes=data.num_nodes)
+            return data.x * keep[:, None], edge_index
+        if choice == 1:
+            return data.x, dropout_edge(data.edge_index, p=0.1)[0]
+        return data.x * (torch.rand(data.num_nodes, 1) >= 0.1), data.edge_index
+
+    graphs = read_graphs(source).graphs
+    loader = DataLoader(list(graphs.to_pyg().to_data_list()), batch_size=128, shuffle=True)
+    model = GIN(graphs.x.shape[1])
+
+    def loss(data: Any) -> Tensor:
+        z = [model(*augment(data), data.batch, data.num_graphs) for _ in range(2)]
+        return dense_info_nce(*z)
+
+    return epoch(model, lambda: loader, loss)
+
+
+def epoch(model: nn.Module, batches: Callable[[], Any], loss: Callable[[Any], Tensor]) -> Step:
+    """One pass over the data with Adam."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+
+    def run() -> None:
+        for batch in batches():
+            optimizer.zero_grad()
+            loss(batch).backward()
+            optimizer.step()
+
+    return run
+
+
+def our_grace(source: str) -> Step:
+    """A step of GRACE on the whole graph."""
+    graph = read_nodes(source).graph
+    encoder = NodeEncoder(
+        node_features=graph.x.shape[1], layer="gcn", num_hidden=256, num_layers=2, norm=False
+    )
+    view = Compose(augmentations=[EdgeDrop(p=0.3), FeatureMask(p=0.3)])
+    module = ContrastiveModule(encoder, [view], projector=head, loss=InfoNCE(), channels_last=False)
+    passes = NodePasses(graph, num_targets=None, fanouts=None, seed=0)
+    return epoch(module, lambda: [passes.__getitems__([0])], lambda batch: module.step(batch)["loss"])
+
+
+def plain_grace(source: str) -> Step:
+    """The same on PyG: dense features, the whole matrix of similarities."""
+    from torch_geometric.nn import GCNConv
+    from torch_geometric.utils import dropout_edge
+
+    graph = read_nodes(source).graph
+    x = graph.x if isinstance(graph.x, Tensor) else graph.x.dense()
+    edge_index = torch.stack([graph.src, graph.dst])
+    model = nn.ModuleList([GCNConv(x.shape[1], 256), GCNConv(256, 256), head(256)])
+
+    def view() -> Tensor:
+        edges = dropout_edge(edge_index, p=0.3)[0]
+        h = x * (torch.rand(x.shape[1]) >= 0.3)
+        for convolution in model[:2]:
+            h = torch.relu(convolution(h, edges))
+        return model[2](h)
+
+    return epoch(model, lambda: [None], lambda _: dense_info_nce(view(), view()))
+
+
+SIDES: dict[str, Callable[[str], Step]] = {
+    "GraphCL, ours": our_graphcl,
+    "GraphCL, plain PyG": plain_graphcl,
+    "GRACE, ours": our_grace,
+    "GRACE, plain PyG": plain_grace,
+}
+
+
+def clock() -> float:
+    """Processor seconds of one thread, which other work hardly moves; wall time of several."""
+    return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def in_turns(names: list[str], source: str, repeats: int) -> dict[str, float]:
+    """Median seconds of each, taking turns."""
+    steps = {name: SIDES[name](source) for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(repeats + 1):
+        for name, step in steps.items():
+            start = clock()
+            step()
+            if turn:  # the first warms up
+                times[name].append(clock() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def one_run(name: str, source: str) -> float:
+    """Peak megabytes of three steps above what the process held before them."""
+    step = SIDES[name](source)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = _status("VmRSS")
+    for _ in range(3):
+        step()
+    return (_status("VmHWM") - before) / 1e6
+
+
+def _status(key: str) -> int:
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(key))
+    return int(line.split()[1]) * 1024
+
+
+def memory(name: str, source: str, threads: int) -> float:
+    """`one_run` in a process of its own."""
+    command = [sys.executable, __file__, "--threads", str(threads), "--one-run", name, source]
+    return json.loads(subprocess.check_output(command).splitlines()[-1])
+
+
+def main() -> None:
+    """Measure what was given and print it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--proteins", help="TUDataset files of PROTEINS")
+    parser.add_argument("--cora", help="Planetoid's Cora")
+    parser.add_argument("--cs", help="Coauthor-CS; ours alone, and its memory alone")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--one-run", nargs=2, help="take three steps and print their memory")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    if args.one_run:
+        print(json.dumps(one_run(*args.one_run)))
+        return
+    for method, source in (("GraphCL", args.proteins), ("GRACE", args.cora)):
+        if source:
+            ours, plain = f"{method}, ours", f"{method}, plain PyG"
+            times = in_turns([ours, plain], source, args.repeats)
+            peaks = {name: memory(name, source, args.threads) for name in (ours, plain)}
+            for name in (ours, plain):
+                print(f"{name:20s} {times[name] * 1e3:9.1f} ms {peaks[name]:9.0f} MB")
+            print(
+                f"{'':20s} {times[plain] / times[ours]:8.2f}× faster, "
+                f"{peaks[ours] / peaks[plain]:.2f} of the memory\n",
+                flush=True,
+            )
+    if args.cs:
+        print(f"GRACE, ours, Coauthor-CS: {memory('GRACE, ours', args.cs, args.threads):.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
