@@ -118,9 +118,10 @@ def copy_weights(source: nn.Module, target: nn.Module) -> None:
     target.load_state_dict(dict(zip(names, theirs)))
 
 
-def training_step(model: nn.Module) -> Callable[[tuple[Tensor, Tensor]], float]:
+def training_step(model: nn.Module, batch_size: int) -> Callable[[tuple[Tensor, Tensor]], float]:
     """Return a function that trains on two views and returns the loss."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.06, momentum=0.9, weight_decay=5e-4)
+    lr = 0.06 * batch_size / 256
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
 
     def step(views: tuple[Tensor, Tensor]) -> float:
         optimizer.zero_grad()
@@ -144,7 +145,7 @@ def measure(width: int, batch_size: int, repeats: int, names: list[str]) -> dict
     """Return seconds a step by name: medians of rounds that take turns, after one to warm up."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     models = build(width, names)
-    steps = {name: training_step(model.train()) for name, model in models.items()}
+    steps = {name: training_step(model.train(), batch_size) for name, model in models.items()}
     views = (torch.randn(batch_size, 3, 32, 32), torch.randn(batch_size, 3, 32, 32))
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(repeats + 1):
@@ -173,7 +174,9 @@ def curves(options: argparse.Namespace) -> dict[str, list[float]]:
     models = build(options.width, ["ours, no option", "ours, channels last"])
     losses: dict[str, list[float]] = {name: [] for name in models}
     dtype = torch.float64 if options.double else torch.float32
-    steps = {name: training_step(model.train().to(dtype)) for name, model in models.items()}
+    steps = {
+        name: training_step(model.train().to(dtype), options.batch_size) for name, model in models.items()
+    }
     for views in batches(options.source, options.batch_size, options.steps):
         views = (views[0].to(dtype), views[1].to(dtype))
         for name, step in steps.items():
