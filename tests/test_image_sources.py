@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR100, STL10
 
 from contrastive.cli import main
+from contrastive.data.image_streams import find_shards
 from contrastive.data.images import ImageData, open_images, read_images
 from contrastive.errors import ContrastiveError
 
@@ -233,6 +235,19 @@ def test_the_hub_is_not_asked_unasked(tmp_path, monkeypatch):
     pytest.importorskip("datasets")
     with pytest.raises(ContrastiveError, match=r"hf:nobody/nothing cannot be opened.*download=true"):
         read_images("hf:nobody/nothing", "train")
+
+
+@pytest.mark.parametrize(
+    "package,act",
+    [
+        ("datasets", lambda: open_images("hf:owner/name", "train")),
+        ("webdataset", lambda: find_shards("train-{0..3}.tar")),
+    ],
+)
+def test_a_missing_extra_is_named_with_its_command(package, act, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)  # what Python itself does to forbid an import
+    with pytest.raises(ContrastiveError, match=f"pip install {package}"):
+        act()
 
 
 # --- torchvision ---
