@@ -86,8 +86,7 @@ def probe(
 
     Args:
         run: a run folder, a checkpoint or an export.
-        data: a labelled folder, .csv or .npz file, torchvision data set, ``hf:NAME`` or ``digits``
-            (default: what the run trained on).
+        data: a labelled folder, torchvision data set or ``digits`` (default: what the run trained on).
         labels_per_class: train on so many labels a class, drawn at random.
         fraction: train on this share of the labels, drawn at random.
         repeats: draws of the labelled set (default: 10 where labels are drawn, else 1).
