@@ -26,7 +26,7 @@ def embed(
 
     Args:
         run: a run folder, a checkpoint or an export.
-        data: a folder, a torchvision data set or ``digits``.
+        data: a folder, a .csv or .npz file, a torchvision data set, ``hf:NAME`` or ``digits``.
         out: the file to write.
         split: which split of the data.
         batch_size: images encoded at a time.

@@ -27,7 +27,7 @@ _CELL, _GAP, _HEAD = 96, 4, 16  # pixels: smallest side of a picture, space betw
 def views(args: list[str]) -> Path:
     """Draw a sheet of views as ``args`` (the command line after ``contrastive views``) say; return its file.
 
-    A row an image: the original, then for each epoch both views that pretraining would draw of it, with the
+    A row an image: the original, then views drawn as pretraining draws them, two an epoch, with the
     configured ``Normalize`` undone. Only the images shown are decoded.
     """
     cli = parse(

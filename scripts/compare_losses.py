@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,16 +21,35 @@ from contrastive.evaluation.comparison import markdown, pretrained_row, summaris
 from contrastive.report import write_json, write_whole
 
 RECIPES = {
-    "InfoNCE": "configs/image/simclr_cifar10.yaml",
-    "debiased": "configs/image/debiased_cifar10.yaml",
-    "hard negatives": "configs/image/hard_negatives_cifar10.yaml",
+    "InfoNCE": ["--config", "configs/image/simclr_cifar10.yaml"],
+    "debiased": ["--config", "configs/image/debiased_cifar10.yaml"],
+    "hard negatives": ["--config", "configs/image/hard_negatives_cifar10.yaml"],
 }
 
 
+def parser(description: str | None, runs: str) -> argparse.ArgumentParser:
+    """Return the options of a comparison."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--source", default="CIFAR10", help="as in data.init_args.source")
+    made.add_argument("--train-subset", type=int, help="pretraining and labelled images; all by default")
+    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    made.add_argument("--epochs", type=int, default=15)
+    made.add_argument("--batch-size", type=int, default=256)
+    made.add_argument("--width", type=int, default=16, help="channels of the ResNet's first stage")
+    made.add_argument("--stem", default="imagenet", choices=["small", "imagenet"], help="small costs more")
+    made.add_argument("--precision", default="32-true", help="of the trainer; bf16-mixed where it is fast")
+    made.add_argument("--threads", type=int, default=0, help="of torch, 0 for all")
+    made.add_argument("--runs", type=Path, default=Path(runs), help="the folder of all runs")
+    return made
+
+
 def settings(options: argparse.Namespace) -> list[str]:
-    """Return what every recipe's run is given besides its configuration."""
+    """Return what every run is given besides its configuration."""
     given = {
         "data.init_args.source": options.source,
+        "data.init_args.channels": 3,
         "data.init_args.train_subset": options.train_subset or "null",
         "data.init_args.batch_size": options.batch_size,
         "data.init_args.val_fraction": 0,  # nothing is chosen, so nothing needs to be set aside
@@ -44,44 +64,33 @@ def settings(options: argparse.Namespace) -> list[str]:
     return [f"--{key}={value}" for key, value in given.items()]
 
 
-def main() -> None:
-    """Run what is missing, and write the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--source", default="CIFAR10", help="as in data.init_args.source")
-    parser.add_argument("--train-subset", type=int, help="pretraining and labelled images; all by default")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--width", type=int, default=16, help="channels of the ResNet's first stage")
-    parser.add_argument(
-        "--stem", default="imagenet", choices=["small", "imagenet"], help="small costs 8 times"
-    )
-    parser.add_argument("--precision", default="32-true", help="of the trainer; bf16-mixed where it is fast")
-    parser.add_argument("--threads", type=int, default=0, help="of torch, 0 for all")
-    parser.add_argument("--runs", type=Path, default=Path("runs/compare_losses"))
-    options = parser.parse_args()
+def compare(recipes: dict[str, list[str]], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Pretrain and evaluate every recipe with every seed; return the summary, the first recipe its reference.
+
+    A seed of every recipe comes before the next seed, so that there is a table early.
+    """
     if options.threads:
         torch.set_num_threads(options.threads)
-    rows = []
-    for seed in options.seeds:  # a seed of every loss before the next one: a table can be drawn early
-        data = ImageData(options.source, image_size=32, train_subset=options.train_subset, seed=seed)
+    rows: list[dict[str, Any]] = []
+    summary: list[dict[str, Any]] = []
+    for seed in options.seeds:
+        shape: dict[str, Any] = {"image_size": 32, "channels": 3}
+        data = ImageData(options.source, **shape, train_subset=options.train_subset, seed=seed)
         train, test = data.read("train"), data.read("test")
-        for name, recipe in RECIPES.items():
-            folder = options.runs / f"{Path(recipe).stem}-seed{seed}"
-            args = ["--config", recipe, *settings(options)]
+        for name, recipe in recipes.items():
+            folder = options.runs / f"{name.replace(' ', '_')}-seed{seed}"
+            args = [*recipe, *settings(options)]
             rows.append(pretrained_row(name, seed, folder, args, train, test))
-            print(rows[-1], flush=True)
         file = options.runs / f"untrained-seed{seed}.json"
         rows.append(untrained_row(seed, folder, file, train, test))
-        report(rows, options)
+        summary = summarise(rows, next(iter(recipes)))
+        report(rows, summary, options)
+    return summary
 
 
-def report(rows: list[dict], options: argparse.Namespace) -> None:
+def report(rows: list[dict[str, Any]], summary: list[dict[str, Any]], options: argparse.Namespace) -> None:
     """Write and print what there is."""
-    summary = summarise(rows, "InfoNCE")
-    table = markdown(summary, "InfoNCE")
+    table = markdown(summary, rows[0]["name"])
     protocol = {key: str(value) for key, value in vars(options).items()} | {"torch": torch.__version__}
     content = {"protocol": protocol, "rows": rows, "summary": summary}
     write_json(options.runs / "comparison.json", content)
@@ -90,4 +99,4 @@ def report(rows: list[dict], options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    compare(RECIPES, parser(__doc__, "runs/compare_losses").parse_args())

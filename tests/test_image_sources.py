@@ -3,7 +3,9 @@
 import csv
 import hashlib
 import io
+import json
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -11,8 +13,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR100, STL10
 
+from contrastive.cli import main
+from contrastive.data.image_streams import find_shards
 from contrastive.data.images import ImageData, open_images, read_images
 from contrastive.errors import ContrastiveError
 
@@ -99,6 +104,28 @@ def test_csv_says_what_is_wrong(content, message, tmp_path):
     (tmp_path / "list.csv").write_bytes(content)
     with pytest.raises(ContrastiveError, match=message):
         read_images(str(tmp_path / "list.csv"), "train")
+
+
+def test_unlabelled_images_are_pretrained_on_and_left_out_of_evaluations(tmp_path):
+    images, labels = load_digits(return_X_y=True)
+    rows = []
+    for i in range(600):
+        Image.fromarray((images[i].reshape(8, 8) * 15).astype(np.uint8)).save(tmp_path / f"{i}.png")
+        rows.append((f"{i}.png", "" if i % 2 else labels[i], "train" if i < 450 else "test"))
+    run = str(tmp_path / "run")
+    args = ["--config", "configs/image/simclr_digits.yaml", "--run_dir", run, "--wandb", "off"]
+    args += ["--data.init_args.source", write_csv(tmp_path / "list.csv", rows)]
+    args += ["--data.init_args.channels", "1", "--data.init_args.batch_size", "64"]
+    args += ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+    assert main(["pretrain", *args]) == 0
+    metrics = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    online = [float(row["knn_accuracy"]) for row in metrics if row["knn_accuracy"]]
+    # 45 images are set aside, stratified: 22 or 23 have a label
+    assert len(online) == 2 and all(
+        min(abs(x * n - round(x * n)) for n in range(21, 25)) < 1e-6 for x in online
+    )
+    assert main(["probe", run]) == 0
+    assert json.loads((tmp_path / "run" / "results" / "probe.json").read_text())["num_test"] == 75
 
 
 # --- .npz ---
@@ -208,6 +235,19 @@ def test_the_hub_is_not_asked_unasked(tmp_path, monkeypatch):
     pytest.importorskip("datasets")
     with pytest.raises(ContrastiveError, match=r"hf:nobody/nothing cannot be opened.*download=true"):
         read_images("hf:nobody/nothing", "train")
+
+
+@pytest.mark.parametrize(
+    "package,act",
+    [
+        ("datasets", lambda: open_images("hf:owner/name", "train")),
+        ("webdataset", lambda: find_shards("train-{0..3}.tar")),
+    ],
+)
+def test_a_missing_extra_is_named_with_its_command(package, act, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)  # what Python itself does to forbid an import
+    with pytest.raises(ContrastiveError, match=f"pip install {package}"):
+        act()
 
 
 # --- torchvision ---

@@ -1,6 +1,7 @@
 """Every image encoder: its width, its place in a run, and weights that come from elsewhere."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -125,6 +126,12 @@ def test_an_unknown_name_of_timms_is_refused_with_known_ones():
     pytest.importorskip("timm")
     with pytest.raises(ValueError, match="no 'convnext_huger'.*convnext_atto"):
         TimmEncoder(name="convnext_huger")
+
+
+def test_a_missing_timm_is_named_with_its_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match="pip install timm"):
+        TimmEncoder(name="convnext_atto")
 
 
 def test_a_run_opens_without_the_weights_it_started_from(tmp_path):

@@ -14,7 +14,8 @@ class Batch(NamedTuple):
 
     Attributes:
         input: the raw samples: uint8 images ``(N, C, H, W)``, or a ``GraphBatch`` of N graphs.
-        label: the targets, ``(N,)`` int64 for classes; ``None`` where the data has none.
+        label: the targets, ``(N,)`` int64 for classes, -1 where a sample's is not known; ``None`` where the
+            data has none.
         index: ``(N,)`` int64, each sample's place in the data set. Its random draws follow from it.
     """
 
