@@ -41,7 +41,7 @@ from contrastive.report import (
 )
 
 RECIPE = "configs/molecule/fingerprint_nci.yaml"
-LABELS_PER_CLASS = (5, 20, 100)
+LABELS_PER_CLASS = (20, 100, 500)
 DESCRIPTIONS = {
     "raw": "Morgan fingerprints + probe",
     "untrained": "untrained encoder + probe",
@@ -170,7 +170,7 @@ def _encoded(encoder: FrozenEncoder, dataset: MoleculeDataset) -> Features:
 
 
 def probe_rows(name: str, train: Features, test: Features, seed: int) -> list[dict[str, Any]]:
-    """Linear probes with 5, 20 and 100 labels a class."""
+    """Linear probes with 20, 100 and 500 labels a class."""
     return [
         {"representation": name, "labels_per_class": k}
         | linear_probe(train, test, _protocol(k, NUM_DRAWS, seed), progress=f"{name}, {k} labels a class")
