@@ -240,7 +240,7 @@ def report(
             (DESCRIPTIONS[name], *(percent(row) for row in rows if row["representation"] == name))
             for name in order
         ],
-        caption=f"{NUM_DRAWS} draws of the labelled molecules; {NUM_DRAWS_TRAINED} where the network is trained",
+        caption=f"{NUM_DRAWS} draws of the labelled molecules; {NUM_DRAWS_TRAINED} where it is trained",
     )
     write_json(folder / "results" / "quickstart.json", rows)
     protocol = asdict(Protocol("B3DB", repeats=NUM_DRAWS, seed=seed))
