@@ -51,12 +51,7 @@ def test_the_report_is_a_table_two_pictures_and_their_numbers(parts, tmp_path, c
     train = test = Features(y[:, None] + rng.normal(size=(400, 4)), y)
     rows = [row for name in DESCRIPTIONS for row in probe_rows(name, train, test, seed=0)]
     (tmp_path / "plots").mkdir()
-    report(
-        tmp_path,
-        rows,
-        {name: (train, test) for name in DESCRIPTIONS if name not in ("scratch", "finetuned")},
-        seed=0,
-    )
+    report(tmp_path, rows, dict.fromkeys(("raw", "untrained", "pretrained"), (train, test)), seed=0)
     assert len(rows) == len(DESCRIPTIONS) * len(LABELS_PER_CLASS)
     assert "400 molecules" in capsys.readouterr().out
     for file in ("results/quickstart.json", "results/protocol.json", "plots/embedding.png"):
