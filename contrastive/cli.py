@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
+from collections.abc import Callable
 
 COMMANDS = {
     "quickstart": ("contrastive.quickstart", "pretrain on digits without labels and compare, in a minute"),
@@ -33,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             auto_cli(
                 command,
-                args=[_underscored(arg) for arg in args],
+                args=_with_flags(command, [_underscored(arg) for arg in args]),
                 prog=f"contrastive {name}",
                 exit_on_error=False,
             )
@@ -69,6 +71,17 @@ def _underscored(arg: str) -> str:
     return (
         option.replace("-", "_").replace("__", "--", 1) + equals + value if option.startswith("--") else arg
     )
+
+
+def _with_flags(command: Callable[..., None], args: list[str]) -> list[str]:
+    """``--graphs`` alone, an option that is true or false, is ``--graphs=true``."""
+    options = inspect.signature(command).parameters.values()
+    flags = {f"--{option.name}" for option in options if isinstance(option.default, bool)}
+    followers = [*args[1:], "--"]
+    return [
+        f"{arg}=true" if arg in flags and follower.startswith("-") else arg
+        for arg, follower in zip(args, followers)
+    ]
 
 
 if __name__ == "__main__":

@@ -13,16 +13,14 @@ from torch import nn
 from contrastive.data.molecules import MoleculeDataset, read_molecules
 from contrastive.data.splits import Parts, scaffold_split
 from contrastive.errors import ContrastiveError
+from contrastive.evaluation.molecule_finetune import finetune
 from contrastive.evaluation.molecules import (
-    MoleculeProtocol,
-    finetune,
     frozen_probe,
-    mean_roc_auc,
     morgan_fingerprints,
     probe_molecules,
     summarise,
-    weighted_roc_auc,
 )
+from contrastive.evaluation.roc_auc import mean_roc_auc, weighted_roc_auc
 from contrastive.features import FrozenEncoder
 from encoders.graph import GraphEncoder
 from encoders.graph_batch import GraphBatch
@@ -111,12 +109,12 @@ def test_fine_tuning_learns_what_is_there_and_leaves_the_encoder_alone(encoder, 
     order = np.random.default_rng(0).permutation(len(y))
     parts = Parts(order[:70], order[70:90], order[90:])
     before = {k: v.clone() for k, v in encoder.encoder.state_dict().items()}
-    protocol = MoleculeProtocol("", ("oxygen", "sparse"), num_epochs=12, batch_size=16, dropout=0.0, lr=1e-2)
-    result = finetune(encoder.encoder, dataset, y, parts, protocol, seed=0)
+    settings = dict(num_epochs=12, batch_size=16, dropout=0.0, lr=1e-2)
+    result = finetune(encoder.encoder, dataset, y, parts, seed=0, **settings)
     assert result["test"] > 0.9 and result["test_last"] > 0.9
     assert all(torch.equal(v, before[k]) for k, v in encoder.encoder.state_dict().items())
-    again = finetune(encoder.encoder, dataset, y, parts, protocol, seed=0)
-    assert again == result and finetune(encoder.encoder, dataset, y, parts, protocol, seed=1) != result
+    again = finetune(encoder.encoder, dataset, y, parts, seed=0, **settings)
+    assert again == result and finetune(encoder.encoder, dataset, y, parts, seed=1, **settings) != result
     assert result["val"] >= result["val_last"]
 
 
@@ -128,8 +126,8 @@ def test_coin_tosses_are_predicted_at_chance(encoder):
     order = rng.permutation(len(smiles))
     parts = Parts(order[:200], order[200:230], order[230:])
     dataset = MoleculeDataset(GraphBatch.from_smiles(smiles), smiles, torch.from_numpy(y), ["coin"])
-    protocol = MoleculeProtocol("", ("coin",), num_epochs=4)
-    tuned = finetune(encoder.encoder, dataset, y, parts, protocol, seed=0)
+    settings = dict(num_epochs=4, batch_size=32, dropout=0.5, lr=1e-3)
+    tuned = finetune(encoder.encoder, dataset, y, parts, seed=0, **settings)
     probed = frozen_probe(morgan_fingerprints(smiles), y, parts)
     assert abs(tuned["test"] - 0.5) < 0.13 and abs(probed["test"] - 0.5) < 0.13  # sd over 202: 0.04
 

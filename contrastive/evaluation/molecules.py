@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -13,20 +12,19 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from contrastive.data.molecules import MoleculeDataset, import_rdkit, read_molecules
 from contrastive.data.splits import Parts, SplitName, split_molecules
 from contrastive.errors import ContrastiveError
+from contrastive.evaluation.molecule_finetune import finetune
+from contrastive.evaluation.roc_auc import bootstrap_interval, mean_roc_auc
 from contrastive.evaluation.statistics import mean_interval
-from contrastive.features import FrozenEncoder, accelerator, build_encoder, encode
+from contrastive.features import FrozenEncoder, build_encoder, encode
 from contrastive.report import track, write_json
 
 REGULARISATIONS = tuple(10.0**k for k in range(-4, 3))
-_RESAMPLINGS = 1000
 TITLES = {
     "morgan": "Morgan fingerprints + logistic regression",
     "untrained": "untrained encoder, frozen",
@@ -137,7 +135,8 @@ def _evaluate(
     start = untrained_like(encoder, seed) if kind in ("untrained", "scratch") else encoder
     if kind in ("untrained", "frozen"):
         return frozen_probe(standardised(encode(start, dataset).numpy(), parts), y, parts)
-    return finetune(start.encoder, dataset, y, parts, protocol, seed=seed)
+    settings = {key: getattr(protocol, key) for key in ("num_epochs", "batch_size", "lr", "dropout")}
+    return finetune(start.encoder, dataset, y, parts, seed=seed, **settings)
 
 
 def untrained_like(encoder: FrozenEncoder, seed: int) -> FrozenEncoder:
@@ -162,21 +161,6 @@ def binary_targets(dataset: MoleculeDataset, source: str) -> np.ndarray:
         if len(strange):
             raise ContrastiveError(f"{source}: {name} holds {strange[0]:g}; expected 0, 1 or a blank")
     return y
-
-
-def mean_roc_auc(y: np.ndarray, score: np.ndarray) -> float:
-    """ROC-AUC averaged over the tasks; NaN where no task has both classes.
-
-    Args:
-        y: ``(N, T)`` of 0, 1 and NaN; a NaN is left out, and so is a task that has one class only.
-        score: ``(N, T)``, higher for 1.
-    """
-    values = []
-    for truth, predicted in zip(y.T, score.T):
-        known = ~np.isnan(truth)
-        if len(np.unique(truth[known])) == 2:
-            values.append(roc_auc_score(truth[known], predicted[known]))
-    return float(np.mean(values)) if values else float("nan")
 
 
 def morgan_fingerprints(smiles: Sequence[str], *, radius: int = 2, num_bits: int = 2048) -> Any:
@@ -223,7 +207,7 @@ def frozen_probe(h: Any, y: np.ndarray, parts: Parts) -> dict[str, Any]:
     return {
         "val": val,
         "test": mean_roc_auc(truth, score),
-        "test_ci95": _bootstrap(truth, score),
+        "test_ci95": bootstrap_interval(truth, score),
         "c": c,
     }
 
@@ -235,130 +219,6 @@ def _scores(h: Any, y: np.ndarray, train: np.ndarray, held_out: np.ndarray, c: f
         return np.zeros(len(held_out))
     model = LogisticRegression(C=c, max_iter=1000, tol=1e-3).fit(h[known], y[known])
     return model.decision_function(h[held_out])
-
-
-def _bootstrap(y: np.ndarray, score: np.ndarray) -> list[float]:
-    """95 % of the mean ROC-AUC over resamplings of the molecules (percentile bootstrap, Efron 1979)."""
-    weights = np.random.default_rng(0).multinomial(len(y), np.full(len(y), 1 / len(y)), size=_RESAMPLINGS)
-    values = []
-    for truth, predicted in zip(y.T, score.T):
-        known = ~np.isnan(truth)
-        if len(np.unique(truth[known])) == 2:
-            values.append(weighted_roc_auc(truth[known], predicted[known], weights[:, known]))
-    low, high = np.nanquantile(np.nanmean(values, axis=0), (0.025, 0.975))
-    return [float(low), float(high)]
-
-
-def weighted_roc_auc(truth: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """ROC-AUC under many weightings of the samples at once.
-
-    Args:
-        truth: ``(N,)`` of 0 and 1.
-        score: ``(N,)``, higher for 1.
-        weights: ``(B, N)``, as how often a resampling drew each sample.
-
-    Returns:
-        ``(B,)``; NaN where one class has no weight.
-    """
-    order = np.argsort(score, kind="stable")
-    starts = np.unique(score[order], return_index=True)[1]  # of each run of equal scores
-    ones, zeros = (
-        np.add.reduceat(weights[:, order] * (truth[order] == value), starts, axis=1) for value in (1, 0)
-    )
-    below = zeros.cumsum(axis=1) - zeros / 2
-    with np.errstate(invalid="ignore"):
-        return (ones * below).sum(axis=1) / (ones.sum(axis=1) * zeros.sum(axis=1))
-
-
-def finetune(
-    encoder: nn.Module,
-    dataset: MoleculeDataset,
-    y: np.ndarray,
-    parts: Parts,
-    protocol: MoleculeProtocol,
-    *,
-    seed: int,
-) -> dict[str, Any]:
-    """Train a copy of an encoder with a linear layer: Adam, dropout, cross-entropy of the known labels.
-
-    Args:
-        encoder: where training starts; left as it is.
-        dataset: the molecules.
-        y: ``(N, T)`` of 0, 1 and NaN.
-        parts: of the molecules.
-        protocol: epochs, batch size, learning rate and dropout.
-        seed: of the linear layer, the order and the dropout.
-
-    Returns:
-        ``val`` and ``test`` after the epoch with the best validation ROC-AUC, ``epoch`` (which, from 1), and
-        ``val_last`` and ``test_last`` after the last.
-    """
-    torch.manual_seed(seed)
-    model = _Classifier(encoder, y.shape[1], protocol.dropout).to(accelerator())
-    optimizer = torch.optim.Adam(model.parameters(), lr=protocol.lr)
-    curve = []
-    for _ in range(protocol.num_epochs):
-        _train_epoch(model, optimizer, dataset, parts.train, protocol.batch_size)
-        curve.append([_roc_auc_of(model, dataset, y, part) for part in (parts.val, parts.test)])
-    vals = [val if val == val else -1.0 for val, _ in curve]
-    best = int(np.argmax(vals))
-    return {
-        "val": curve[best][0],
-        "test": curve[best][1],
-        "epoch": best + 1,
-        "val_last": curve[-1][0],
-        "test_last": curve[-1][1],
-    }
-
-
-class _Classifier(nn.Module):
-    def __init__(self, encoder: nn.Module, num_tasks: int, dropout: float) -> None:
-        super().__init__()
-        self.encoder = copy.deepcopy(encoder).train().requires_grad_(True)
-        own = getattr(self.encoder, "dropout", None)
-        if isinstance(own, nn.Dropout) and not getattr(encoder, "share_equal_nodes", False):
-            own.p = dropout
-        self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(encoder.num_features, num_tasks)  # type: ignore[arg-type]
-
-    def forward(self, graphs: Any) -> Tensor:
-        return self.linear(self.dropout(self.encoder(graphs)))
-
-
-def _train_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    dataset: MoleculeDataset,
-    train: np.ndarray,
-    batch_size: int,
-) -> None:
-    model.train()
-    device = next(model.parameters()).device
-    order = torch.from_numpy(train)[torch.randperm(len(train))]
-    for chosen in order.split(batch_size):
-        if len(chosen) < 2:  # batch norm has no variance of one molecule's single atom
-            continue
-        batch = dataset.__getitems__(chosen.tolist())
-        assert batch.label is not None
-        label = batch.label.to(device)
-        known = ~label.isnan()
-        logits = model(batch.input.to(device))
-        loss = F.binary_cross_entropy_with_logits(logits[known], label[known])
-        if known.any():
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-
-@torch.inference_mode()
-def _roc_auc_of(model: nn.Module, dataset: MoleculeDataset, y: np.ndarray, part: np.ndarray) -> float:
-    model.eval()
-    device = next(model.parameters()).device
-    scores = [
-        model(dataset.__getitems__(chosen.tolist()).input.to(device)).cpu()
-        for chosen in torch.from_numpy(part).split(512)
-    ]
-    return mean_roc_auc(y[part], torch.cat(scores).numpy())
 
 
 def summarise(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

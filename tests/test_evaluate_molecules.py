@@ -1,0 +1,76 @@
+"""The script that makes the table: run as a process on small sets, cut off and continued."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rdkit", reason="needs the extra: pip install contrastive-pretraining[molecules]")
+
+ROOT = Path(__file__).parent.parent
+RINGS = ["C1CC1", "C1CCC1", "C1CCCC1", "c1ccccc1", "c1ccncc1", "c1ccoc1", "C1CCNCC1", "C1CCOCC1", "c1ccsc1"]
+TAILS = ["C", "CC", "CO", "CN", "CCl", "CCC", "C(=O)O", "C#N", "CF", "CCO", "C(C)C", "CS"]
+SMILES = [ring + tail for tail in TAILS for ring in [*RINGS, "C1CC1C1CC1", f"C1CCCCC1{tail}"]]
+
+
+@pytest.fixture(scope="module")
+def run(command, tmp_path_factory):
+    """A run of two steps."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "molecules.smi").write_text("\n".join(SMILES) + "\n")
+    options = {
+        "config": "configs/molecule/fingerprint_nci.yaml",
+        "data.init_args.source": folder / "molecules.smi",
+        "data.init_args.cache_dir": folder,
+        "data.init_args.batch_size": 32,
+        "model.encoder.init_args.num_hidden": 8,
+        "run_dir": folder / "run",
+        "trainer.max_steps": 2,
+        "wandb": "off",
+    }
+    done = command("pretrain", *(f"--{key}={value}" for key, value in options.items()))
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+def _evaluate(run, data):
+    options = ["--data", data, "--num_epochs=1", "--num_seeds=2", f"--cache_dir={data}"]
+    return subprocess.run(
+        [sys.executable, ROOT / "scripts" / "evaluate_molecules.py", run, *options],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=ROOT,
+    )
+
+
+def test_the_table_is_written_and_continued(run, tmp_path):
+    y = np.random.default_rng(0).integers(0, 2, (2, len(SMILES)))
+    for name, column in (("bbbp", "p_np"), ("bace", "Class")):
+        rows = [f"{s},{v}" for s, v in zip(SMILES, y[len(name) % 2])]
+        (tmp_path / f"{name}.csv").write_text("\n".join([f"smiles,{column}", *rows]) + "\n")
+    done = _evaluate(run, tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = run / "results" / "molecules"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert list(summary["sets"]) == ["bbbp", "bace"]
+    cells = {n: json.loads((folder / f"{n}.json").read_text())["cells"] for n in ("bbbp", "bace")}
+    tests = {
+        kind: [cell["test_last"] for of in cells.values() for cell in of if cell["kind"] == kind]
+        for kind in ("scratch", "finetuned")
+    }
+    expected = 100 * (np.mean(tests["finetuned"]) - np.mean(tests["scratch"]))
+    assert summary["difference"]["test_last"]["mean"] == pytest.approx(expected)
+    table = (folder / "summary.md").read_text()
+    assert "| no pretraining, fine-tuned, last epoch |" in table and "paired by seed" in table
+    written = (folder / "bbbp.json").stat().st_mtime_ns
+    assert _evaluate(run, tmp_path).returncode == 0
+    assert (folder / "bbbp.json").stat().st_mtime_ns == written  # nothing was left to do
+
+
+def test_an_empty_folder_is_an_error(run, tmp_path):
+    done = _evaluate(run, tmp_path)
+    assert done.returncode == 1 and "holds none of bbbp.csv, bace.csv" in done.stderr
