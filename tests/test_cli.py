@@ -23,7 +23,7 @@ def pretrain(command, tmp_path):
 def test_a_run_folder_holds_what_it_should(digits_run):
     assert (digits_run / "checkpoints" / "last.ckpt").is_file()
     config = yaml.safe_load((digits_run / "config.yaml").read_text())
-    assert config["model"]["encoder"]["class_path"] == "encoders.image.SmallCNN"
+    assert config["model"]["init_args"]["encoder"]["class_path"] == "encoders.image.SmallCNN"
     rows = list(csv.DictReader((digits_run / "metrics.csv").open()))
     assert {"loss", "knn_accuracy", "step", "lr-AdamW/pg1"} <= rows[0].keys()
     assert [row["step"] for row in rows if row["knn_accuracy"]] == ["0", "16"]  # untrained, and at the end
@@ -88,7 +88,7 @@ def test_accumulated_negatives_train(pretrain, tmp_path):
     "args,message",
     [
         (("--model.temprature", 3), "temprature"),
-        (("--model.warmup_epochs", "abc"), "model.warmup_epochs"),
+        (("--model.warmup_epochs", "abc"), "warmup_epochs"),
         (("--data.init_args.bach_size", 3), "bach_size"),
         (("--config", "nothing.yaml"), "no configuration nothing.yaml"),
         (("--data.init_args.source", "/nowhere"), "'/nowhere' is neither a folder"),
