@@ -47,13 +47,13 @@ def test_the_report_is_a_table_two_pictures_and_their_numbers(parts, tmp_path, c
     from contrastive.quickstart_graphs import DESCRIPTIONS, LABELS_PER_CLASS
 
     rng = np.random.default_rng(0)
-    y = np.repeat([0, 1], 200)
-    train = test = Features(y[:, None] + rng.normal(size=(400, 4)), y)
+    y = np.repeat([0, 1], 600)
+    train = test = Features(y[:, None] + rng.normal(size=(1200, 4)), y)
     rows = [row for name in DESCRIPTIONS for row in probe_rows(name, train, test, seed=0)]
     (tmp_path / "plots").mkdir()
     report(tmp_path, rows, dict.fromkeys(("raw", "untrained", "pretrained"), (train, test)), seed=0)
     assert len(rows) == len(DESCRIPTIONS) * len(LABELS_PER_CLASS)
-    assert "400 molecules" in capsys.readouterr().out
+    assert "1200 molecules" in capsys.readouterr().out
     for file in ("results/quickstart.json", "results/protocol.json", "plots/embedding.png"):
         assert (tmp_path / file).stat().st_size > 100
 
