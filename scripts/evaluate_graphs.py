@@ -3,9 +3,9 @@
     python scripts/evaluate_graphs.py --config configs/node/dgi.yaml --name cora --seeds 5 \
         -- --data.source planetoid/cora
 
-What stands after ``--`` goes to ``contrastive pretrain``. A seed whose result is there is not run again. The
-table has the mean over seeds with Student's 95 % interval, for the pretrained and the untrained encoder, and
-the raw features; nothing is chosen by a test number.
+What stands after ``--`` goes to ``contrastive pretrain``. A seed whose result is there is not run again, and
+one that was cut off goes on. The table has the mean over seeds with Student's 95 % interval, for the
+pretrained and the untrained encoder, and the raw features; nothing is chosen by a test number.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import argparse
 import json
 from pathlib import Path
 
+from contrastive.evaluation.comparison import pretrain_or_resume
 from contrastive.evaluation.probe import probe
 from contrastive.evaluation.statistics import mean_interval
-from contrastive.pretrain import pretrain
 from contrastive.report import percent, print_table, write_json
 
 
@@ -24,9 +24,8 @@ def run_seed(config: str, folder: Path, seed: int, repeats: int | None, options:
     """The rows of one seed's probe, run where they are not there yet."""
     result = folder / "results" / "probe.json"
     if not result.exists():
-        arguments = ["--config", config, "--run_dir", str(folder), "--seed_everything", str(seed)]
-        if not (folder / "checkpoints" / "last.ckpt").exists():
-            pretrain([*arguments, "--wandb", "off", "--trainer.enable_progress_bar", "false", *options])
+        quiet = ["--wandb", "off", "--trainer.enable_progress_bar", "false"]
+        pretrain_or_resume(["--config", config, *quiet, *options], folder, seed)
         probe(str(folder), repeats=repeats, seed=seed)
     return json.loads(result.read_text())["rows"]
 

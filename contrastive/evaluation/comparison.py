@@ -44,11 +44,22 @@ def pretrained_row(
     """
     if (folder / RESULT).exists():
         return json.loads((folder / RESULT).read_text())
-    resume = ["--ckpt_path", "last"] if (folder / LAST).exists() else []
-    pretrain([*args, "--run_dir", str(folder), "--seed_everything", str(seed), *resume])
+    pretrain_or_resume(args, folder, seed)
     row = {"name": name, "seed": seed, **accuracies(load_encoder(folder), train, test, seed)}
     write_json(folder / RESULT, row)
     return row
+
+
+def pretrain_or_resume(args: Sequence[str], folder: Path, seed: int) -> None:
+    """Pretrain into ``folder``; a run that was cut off there goes on from its last checkpoint.
+
+    Args:
+        args: of ``contrastive pretrain``, without the folder and the seed.
+        folder: the run's folder.
+        seed: of the run.
+    """
+    resume = ["--ckpt_path", "last"] if (folder / LAST).exists() else []
+    pretrain([*args, "--run_dir", str(folder), "--seed_everything", str(seed), *resume])
 
 
 def untrained_row(
