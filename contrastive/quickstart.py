@@ -85,7 +85,7 @@ def quickstart(*, graphs: bool = False, output: str | None = None, seed: int = 0
     pretrain(["--config", RECIPE, "--run_dir", str(folder), "--seed_everything", str(seed), "--wandb", "off"])
     print("2/3  probing raw pixels, the untrained and the pretrained encoder")
     train, test = read_images("digits", "train"), read_images("digits", "test")
-    features = represent(folder, train, test, seed)
+    features = represent(folder, (_pixels(train), _pixels(test)), train, test, seed)
     rows = [row for name, (h, held_out) in features.items() for row in probe_rows(name, h, held_out, seed)]
     print("3/3  training the same network from scratch on those labels")
     rows += scratch_rows(folder, train, test, seed)
@@ -94,27 +94,21 @@ def quickstart(*, graphs: bool = False, output: str | None = None, seed: int = 0
 
 
 def represent(
-    folder: Path, train: ImageDataset, test: ImageDataset, seed: int
+    folder: Path, raw: tuple[Features, Features], train: Any, test: Any, seed: int
 ) -> dict[str, tuple[Features, Features]]:
-    """Features of both splits: the pixels, and the encoder's before and after pretraining."""
+    """Features of both labelled splits: the raw ones, and the encoder's before and after pretraining."""
     torch.manual_seed(seed)
     untrained = FrozenEncoder(*build_encoder(run_config(folder)))
-    features = {
-        "raw": (_pixels(train), _pixels(test)),
-        "untrained": (_encode(untrained, train), _encode(untrained, test)),
-    }
-    pretrained = load_encoder(folder)
-    features["pretrained"] = (_encode(pretrained, train), _encode(pretrained, test))
+    features = {"raw": raw}
+    for name, encoder in (("untrained", untrained), ("pretrained", load_encoder(folder))):
+        h, held_out = (features_of(encoder, part, batch_size=512, progress=None) for part in (train, test))
+        features[name] = (h, held_out)
     return features
 
 
 def _pixels(dataset: ImageDataset) -> Features:
     assert isinstance(dataset.images, torch.Tensor) and dataset.labels is not None
     return Features(dataset.images.flatten(1).float().numpy() / 255, dataset.labels.numpy())
-
-
-def _encode(encoder: FrozenEncoder, dataset: ImageDataset) -> Features:
-    return features_of(encoder, dataset, batch_size=512, progress=None)
 
 
 def probe_rows(name: str, train: Features, test: Features, seed: int) -> list[dict[str, Any]]:

@@ -23,15 +23,14 @@ from contrastive.evaluation.probe import Features, Protocol, labelled_draws, lin
 from contrastive.evaluation.statistics import mean_interval
 from contrastive.features import (
     LAST,
-    FrozenEncoder,
     build_encoder,
     build_module,
-    encode,
     load_encoder,
     model_args,
     run_config,
 )
 from contrastive.pretrain import make_folder, pretrain
+from contrastive.quickstart import represent
 from contrastive.report import (
     percent,
     plot_embedding,
@@ -84,7 +83,8 @@ def quickstart_graphs(*, output: str | None = None, seed: int = 0) -> None:
         ]
     )
     print("2/3  probing fingerprints, the untrained and the pretrained encoder")
-    features = represent(folder, train, test, seed)
+    raw = (_fingerprints(train), _fingerprints(test))
+    features = represent(folder, raw, train, test, seed)
     rows = [row for name, parts in features.items() for row in probe_rows(name, *parts, seed)]
     print("3/3  training the network on those labels, from scratch and from the pretrained weights")
     rows += trained_rows(folder, train, test, seed)
@@ -149,26 +149,9 @@ def _balanced(part: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.sort(np.concatenate([rng.permutation(part[y[part] == c])[:each] for c in (0, 1)]))
 
 
-def represent(
-    folder: Path, train: MoleculeDataset, test: MoleculeDataset, seed: int
-) -> dict[str, tuple[Features, Features]]:
-    """Features of both parts: fingerprints, and the encoder's before and after pretraining."""
-    torch.manual_seed(seed)
-    untrained = FrozenEncoder(*build_encoder(run_config(folder)))
-    features = {"raw": (_fingerprints(train), _fingerprints(test))}
-    for name, encoder in (("untrained", untrained), ("pretrained", load_encoder(folder))):
-        features[name] = (_encoded(encoder, train), _encoded(encoder, test))
-    return features
-
-
 def _fingerprints(dataset: MoleculeDataset) -> Features:
     assert dataset.labels is not None
     return Features(morgan_fingerprints(dataset.smiles).toarray(), dataset.labels.numpy())
-
-
-def _encoded(encoder: FrozenEncoder, dataset: MoleculeDataset) -> Features:
-    assert dataset.labels is not None
-    return Features(encode(encoder, dataset).numpy(), dataset.labels.numpy())
 
 
 def probe_rows(name: str, train: Features, test: Features, seed: int) -> list[dict[str, Any]]:

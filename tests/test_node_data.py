@@ -10,14 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from contrastive.data.nodes import (
-    NodeData,
-    NodePasses,
-    Passes,
-    read_nodes,
-    sample_neighbourhood,
-    undirected_graph,
-)
+from contrastive.data.neighbourhoods import sample_neighbourhood
+from contrastive.data.node_files import read_nodes, undirected_graph
+from contrastive.data.nodes import NodeData, NodePasses, Passes
 from contrastive.errors import ContrastiveError
 from encoders.graph import NodeEncoder
 from encoders.sparse_features import SparseFeatures

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from contrastive.data import Batch
+from contrastive.data.dgl_source import read_dgl_items
 from contrastive.data.loading import PretrainingData, Split, split_indices
 from contrastive.errors import ContrastiveError
 from encoders.graph_batch import GraphBatch
@@ -184,20 +185,7 @@ def _joined(labels: np.ndarray | None, attributes: np.ndarray | None) -> Tensor 
 
 
 def _read_dgl(source: str) -> GraphDataset:
-    _, name, *arguments = source.split(":")
-    try:
-        import dgl.data
-    except ImportError as error:
-        raise ContrastiveError("dgl: sources need DGL (Python < 3.12): pip install dgl==1.1.3") from error
-    cls = getattr(dgl.data, name, None)
-    if cls is None:
-        raise ContrastiveError(f"dgl.data has no {name}; see docs.dgl.ai for the names of its data sets")
-    try:
-        dataset = cls(*arguments)
-        pairs = [dataset[i] for i in range(len(dataset))]
-    except Exception as error:  # a data set of DGL's can fail in any way, downloading among them
-        raise ContrastiveError(f"{source} cannot be read: {error}") from error
-    graphs, labels = zip(*pairs)
+    graphs, labels = zip(*read_dgl_items(source))
     batch = GraphBatch.from_dgl(list(graphs))
     y = torch.stack([torch.as_tensor(label).reshape(-1) for label in labels])
     if y.shape[1] == 1 and not y.is_floating_point():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import pickle
 import zipfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,9 +13,13 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 from scipy import sparse
+from torch import Tensor
+from torch.nn import functional as F
 
-from contrastive.data.nodes import NodeDataset, undirected_graph
+from contrastive.data.dgl_source import read_dgl_items
 from contrastive.errors import ContrastiveError
+from encoders.graph_batch import GraphBatch
+from encoders.sparse_features import SparseFeatures
 
 try:
     from numpy._core import multiarray  # type: ignore[import-not-found, unused-ignore]
@@ -35,6 +40,94 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     },
     **{(module, "csr_matrix"): sparse.csr_matrix for module in ("scipy.sparse.csr", "scipy.sparse._csr")},
 }
+
+
+@dataclass(frozen=True)
+class NodeDataset:
+    """One graph with labelled nodes.
+
+    Attributes:
+        graph: a ``GraphBatch`` of one graph.
+        labels: ``(N,)`` int64, or None.
+        split: the nodes of the published training, validation and test split, or None.
+    """
+
+    graph: GraphBatch
+    labels: Tensor | None = None
+    split: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+
+
+def read_nodes(source: str, *, normalize_features: bool = True) -> NodeDataset:
+    """Read a graph whose nodes are the samples, made undirected and without self-loops.
+
+    Args:
+        source: ``FOLDER/NAME`` for Planetoid's files ``FOLDER/ind.NAME.*`` (``planetoid/cora``); a ``.npz``
+            of the gnn-benchmark form (Amazon, Coauthor), or with arrays ``edges`` ``(E, 2)``, ``x``
+            ``(N, F)`` and ``y`` ``(N,)`` of your own; or ``dgl:NAME``, a node-classification class of
+            ``dgl.data``.
+        normalize_features: divide every row of x by the sum of its magnitudes.
+
+    Raises:
+        ContrastiveError: nothing there, or a file that is damaged, holds code, or does not fit the others.
+    """
+    path = Path(source).expanduser()
+    if source.startswith("dgl:"):
+        dataset = read_dgl(source)
+    elif path.suffix == ".npz":
+        dataset = read_npz(path)
+    elif (path.parent / f"ind.{path.name}.graph").exists():
+        dataset = read_planetoid(path.parent, path.name)
+    else:
+        raise ContrastiveError(
+            f"there is no graph {source}: give FOLDER/NAME of files FOLDER/ind.NAME.*, a .npz, or dgl:NAME"
+        )
+    if normalize_features:
+        graph = dataset.graph
+        dataset = replace(dataset, graph=graph.with_features(x=rows_normalized(graph.x)))
+    return dataset
+
+
+def rows_normalized(x: Tensor | SparseFeatures) -> Tensor | SparseFeatures:
+    """Rows divided by the sums of their magnitudes; rows of zeros stay."""
+    if isinstance(x, Tensor):
+        return F.normalize(x, p=1, dim=1)
+    sums = x.value.new_zeros(len(x)).index_add_(0, x.row, x.value.abs())
+    return x * (1 / sums.masked_fill(sums == 0, 1)).unsqueeze(1)
+
+
+def undirected_graph(src: np.ndarray, dst: np.ndarray, x: Any) -> GraphBatch:
+    """A graph with every edge in both directions, each once, and no self-loops.
+
+    Args:
+        src: ``(E,)`` integers, where each edge starts.
+        dst: ``(E,)`` integers, where each edge ends.
+        x: ``(N, F)`` features, a NumPy array or SciPy matrix; kept sparse where under a tenth is not zero.
+
+    Raises:
+        ContrastiveError: an edge names a node that is not there, or a feature is not finite.
+    """
+    num_nodes = x.shape[0]
+    ends = np.stack([np.concatenate([src, dst]), np.concatenate([dst, src])]).astype(np.int64)
+    ends = ends[:, ends[0] != ends[1]]
+    if ends.size and (ends.min() < 0 or ends.max() >= num_nodes):
+        raise ContrastiveError(f"an edge joins node {ends.max()}, but there are {num_nodes} nodes")
+    keys = np.unique(ends[0] * num_nodes + ends[1])
+    edges = np.stack([keys // num_nodes, keys % num_nodes], axis=1)
+    return GraphBatch.from_edges(edges, num_nodes=num_nodes).with_features(x=_features(x))
+
+
+def _features(x: Any) -> Tensor | SparseFeatures:
+    rows = sparse.csr_matrix(x, dtype=np.float32)
+    rows.eliminate_zeros()
+    rows.sort_indices()
+    if not np.isfinite(rows.data).all():
+        raise ContrastiveError(
+            f"{(~np.isfinite(rows.data)).sum()} features are not finite; mend or drop them"
+        )
+    if rows.nnz > 0.1 * x.shape[0] * x.shape[1]:
+        return torch.from_numpy(rows.toarray())
+    indptr, column = (torch.from_numpy(part.astype(np.int64)) for part in (rows.indptr, rows.indices))
+    return SparseFeatures(indptr, column, torch.from_numpy(rows.data), x.shape[1])
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -161,18 +254,7 @@ class _Arrays:
 
 def read_dgl(source: str) -> NodeDataset:
     """Read a node-classification class of ``dgl.data``, ``dgl:CoraGraphDataset``."""
-    name = source.split(":")[1]
-    try:
-        import dgl.data
-    except ImportError as error:
-        raise ContrastiveError("dgl: sources need DGL (Python < 3.12): pip install dgl==1.1.3") from error
-    cls = getattr(dgl.data, name, None)
-    if cls is None:
-        raise ContrastiveError(f"dgl.data has no {name}; see docs.dgl.ai for the names of its data sets")
-    try:
-        graph = cls()[0]
-    except Exception as error:  # a data set of DGL's can fail in any way, downloading among them
-        raise ContrastiveError(f"{source} cannot be read: {error}") from error
+    graph = read_dgl_items(source)[0]
     src, dst = (ends.numpy() for ends in graph.edges())
     split = None
     if "train_mask" in graph.ndata and graph.ndata["train_mask"].ndim == 1:

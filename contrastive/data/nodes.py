@@ -3,161 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
-from scipy import sparse
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from augmentations.random import hash64
 from contrastive.data import Batch
 from contrastive.data.loading import as_is
+from contrastive.data.neighbourhoods import sample_neighbourhood
+from contrastive.data.node_files import NodeDataset, read_nodes
 from contrastive.errors import ContrastiveError
 from encoders.graph_batch import GraphBatch
-from encoders.message_passing import Adjacency
-from encoders.sparse_features import SparseFeatures
-
-
-@dataclass(frozen=True)
-class NodeDataset:
-    """One graph with labelled nodes.
-
-    Attributes:
-        graph: a ``GraphBatch`` of one graph.
-        labels: ``(N,)`` int64, or None.
-        split: the nodes of the published training, validation and test split, or None.
-    """
-
-    graph: GraphBatch
-    labels: Tensor | None = None
-    split: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-
-
-def read_nodes(source: str, *, normalize_features: bool = True) -> NodeDataset:
-    """Read a graph whose nodes are the samples, made undirected and without self-loops.
-
-    Args:
-        source: ``FOLDER/NAME`` for Planetoid's files ``FOLDER/ind.NAME.*`` (``planetoid/cora``); a ``.npz``
-            of the gnn-benchmark form (Amazon, Coauthor), or with arrays ``edges`` ``(E, 2)``, ``x``
-            ``(N, F)`` and ``y`` ``(N,)`` of your own; or ``dgl:NAME``, a node-classification class of
-            ``dgl.data``.
-        normalize_features: divide every row of x by the sum of its magnitudes.
-
-    Raises:
-        ContrastiveError: nothing there, or a file that is damaged, holds code, or does not fit the others.
-    """
-    from contrastive.data import node_files
-
-    path = Path(source).expanduser()
-    if source.startswith("dgl:"):
-        dataset = node_files.read_dgl(source)
-    elif path.suffix == ".npz":
-        dataset = node_files.read_npz(path)
-    elif (path.parent / f"ind.{path.name}.graph").exists():
-        dataset = node_files.read_planetoid(path.parent, path.name)
-    else:
-        raise ContrastiveError(
-            f"there is no graph {source}: give FOLDER/NAME of files FOLDER/ind.NAME.*, a .npz, or dgl:NAME"
-        )
-    if normalize_features:
-        graph = dataset.graph
-        dataset = replace(dataset, graph=graph.with_features(x=rows_normalized(graph.x)))
-    return dataset
-
-
-def rows_normalized(x: Tensor | SparseFeatures) -> Tensor | SparseFeatures:
-    """Rows divided by the sums of their magnitudes; rows of zeros stay."""
-    if isinstance(x, Tensor):
-        return F.normalize(x, p=1, dim=1)
-    sums = x.value.new_zeros(len(x)).index_add_(0, x.row, x.value.abs())
-    return x * (1 / sums.masked_fill(sums == 0, 1)).unsqueeze(1)
-
-
-def undirected_graph(src: np.ndarray, dst: np.ndarray, x: Any) -> GraphBatch:
-    """A graph with every edge in both directions, each once, and no self-loops.
-
-    Args:
-        src: ``(E,)`` integers, where each edge starts.
-        dst: ``(E,)`` integers, where each edge ends.
-        x: ``(N, F)`` features, a NumPy array or SciPy matrix; kept sparse where under a tenth is not zero.
-
-    Raises:
-        ContrastiveError: an edge names a node that is not there, or a feature is not finite.
-    """
-    num_nodes = x.shape[0]
-    ends = np.stack([np.concatenate([src, dst]), np.concatenate([dst, src])]).astype(np.int64)
-    ends = ends[:, ends[0] != ends[1]]
-    if ends.size and (ends.min() < 0 or ends.max() >= num_nodes):
-        raise ContrastiveError(f"an edge joins node {ends.max()}, but there are {num_nodes} nodes")
-    keys = np.unique(ends[0] * num_nodes + ends[1])
-    edges = np.stack([keys // num_nodes, keys % num_nodes], axis=1)
-    return GraphBatch.from_edges(edges, num_nodes=num_nodes).with_features(x=_features(x))
-
-
-def _features(x: Any) -> Tensor | SparseFeatures:
-    rows = sparse.csr_matrix(x, dtype=np.float32)
-    rows.eliminate_zeros()
-    rows.sort_indices()
-    if not np.isfinite(rows.data).all():
-        raise ContrastiveError(
-            f"{(~np.isfinite(rows.data)).sum()} features are not finite; mend or drop them"
-        )
-    if rows.nnz > 0.1 * x.shape[0] * x.shape[1]:
-        return torch.from_numpy(rows.toarray())
-    indptr, column = (torch.from_numpy(part.astype(np.int64)) for part in (rows.indptr, rows.indices))
-    return SparseFeatures(indptr, column, torch.from_numpy(rows.data), x.shape[1])
-
-
-def sample_neighbourhood(
-    adjacency: Adjacency, nodes: Tensor, fanouts: Sequence[int], seed: int
-) -> tuple[Tensor, Tensor]:
-    """Sample up to so many neighbours of each node, hop by hop (GraphSAGE, Hamilton et al. 2017).
-
-    arXiv 1706.02216. Each edge into the frontier gets a hash of (seed, hop, edge), and the smallest of a
-    node's are taken: without replacement, and the same wherever it is drawn.
-
-    Args:
-        adjacency: of the whole graph.
-        nodes: ``(T,)`` int64 distinct nodes to start from.
-        fanouts: neighbours a node, a number a hop; −1 takes all.
-        seed: of the draw.
-
-    Returns:
-        ``(M,)`` int64 nodes, those given first, and the ``(K,)`` int64 ascending edges between them that were
-        sampled, by their number in ``adjacency``.
-    """
-    seen = torch.zeros(adjacency.num_dst, dtype=torch.bool)
-    seen[nodes] = True
-    reached, frontier, chosen = [nodes], nodes, []
-    for hop, fanout in enumerate(fanouts):
-        edges, owner = _edges_into(adjacency, frontier)
-        if fanout >= 0:
-            key = hash64(torch.tensor(seed) ^ hash64(torch.tensor(hop))) ^ edges
-            order = hash64(key).argsort()
-            order = order[owner[order].argsort(stable=True)]  # by owner, at random within
-            first = torch.searchsorted(owner, owner)  # owner ascends, so this is where its edges start
-            edges = edges[order[torch.arange(len(edges)) - first < fanout]]
-        chosen.append(edges)
-        frontier = adjacency.src[edges].unique()
-        frontier = frontier[~seen[frontier]]
-        seen[frontier] = True
-        reached.append(frontier)
-    return torch.cat(reached), torch.cat([nodes[:0], *chosen]).unique()
-
-
-def _edges_into(adjacency: Adjacency, nodes: Tensor) -> tuple[Tensor, Tensor]:
-    """The edges into ``nodes``, and for each the place of its node among them, ascending."""
-    counts = adjacency.degree[nodes]
-    total = int(counts.sum())
-    owner = torch.arange(len(nodes)).repeat_interleave(counts, output_size=total)
-    first = adjacency.indptr[nodes] - (counts.cumsum(0) - counts)
-    return first[owner] + torch.arange(total), owner
 
 
 class NodePasses(Dataset):
@@ -249,7 +107,7 @@ class NodeData(LightningDataModule):
     """Passes over one graph whose nodes are contrasted; encode it with ``encoders.graph.NodeEncoder``.
 
     Args:
-        source: the graph (see ``read_nodes``).
+        source: the graph (see ``contrastive.data.node_files.read_nodes``).
         normalize_features: divide every row of x by the sum of its magnitudes.
         batch_size: nodes a process contrasts a step, drawn at random; None contrasts all of them.
         fanouts: neighbours to sample, a number a layer, for graphs that do not fit; −1 takes all of a hop.

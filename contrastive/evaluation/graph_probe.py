@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from contrastive.data.graphs import GraphData, GraphDataset
-from contrastive.data.nodes import NodeData, NodeDataset, read_nodes
+from contrastive.data.node_files import NodeDataset, read_nodes
+from contrastive.data.nodes import NodeData
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.graphs import svm_cross_validation
 from contrastive.evaluation.nodes import node_probe, random_splits

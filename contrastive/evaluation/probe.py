@@ -152,12 +152,9 @@ def labelled_splits(
     return train, test, source
 
 
-def features_of(
-    encoder: FrozenEncoder, dataset: ImageDataset, batch_size: int, progress: str | None
-) -> Features:
-    """Encode a labelled data set."""
+def features_of(encoder: FrozenEncoder, dataset: Any, batch_size: int, progress: str | None) -> Features:
+    """Encode a labelled data set, of images or of graphs."""
     h = encode(encoder, dataset, batch_size=batch_size, progress=progress)
-    assert dataset.labels is not None
     return Features(h.numpy(), dataset.labels.numpy())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pytorch_lightning.cli import OptimizerCallable
@@ -53,14 +55,25 @@ class _LocalGlobal(ContrastiveModule):
 
     def __init__(
         self,
-        encoder: nn.Module,
-        view: nn.Module | None,
-        tau_plus: float,
-        beta: float,
-        projector: Any,
-        **options: Any,
+        encoder: GraphEncoder,
+        *,
+        projector: Callable[[int], nn.Module],
+        view: nn.Module | None = None,
+        tau_plus: float = 0.0,
+        beta: float = 0.0,
+        optimizer: OptimizerCallable | None = None,
+        warmup_epochs: float = 1,
+        seed: int = 0,
     ) -> None:
-        super().__init__(encoder, [view or Identity()], projector=projector, channels_last=False, **options)
+        super().__init__(
+            encoder,
+            [view or Identity()],
+            projector=projector,
+            optimizer=optimizer,
+            warmup_epochs=warmup_epochs,
+            channels_last=False,
+            seed=seed,
+        )
         self.tau_plus, self.beta = tau_plus, beta
 
     def view(self, batch: Batch) -> GraphBatch:
@@ -86,22 +99,9 @@ class InfoGraph(_LocalGlobal):
         seed: of the augmentations; taken from ``seed_everything``.
     """
 
-    def __init__(
-        self,
-        encoder: GraphEncoder,
-        *,
-        view: nn.Module | None = None,
-        num_hidden: int = 256,
-        tau_plus: float = 0.0,
-        beta: float = 0.0,
-        optimizer: OptimizerCallable | None = None,
-        warmup_epochs: float = 1,
-        seed: int = 0,
-    ) -> None:
-        head = _head(num_hidden)
-        super().__init__(
-            encoder, view, tau_plus, beta, head, optimizer=optimizer, warmup_epochs=warmup_epochs, seed=seed
-        )
+    def __init__(self, encoder: GraphEncoder, *, num_hidden: int = 256, **arguments: Any) -> None:
+        head = partial(MLPHead, hidden_features=num_hidden, out_features=num_hidden)
+        super().__init__(encoder, projector=head, **arguments)
         self.local_projector = head(encoder.num_node_features)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
@@ -130,27 +130,8 @@ class DGI(_LocalGlobal):
         seed: of augmentations and corruptions; taken from ``seed_everything``.
     """
 
-    def __init__(
-        self,
-        encoder: GraphEncoder,
-        *,
-        view: nn.Module | None = None,
-        tau_plus: float = 0.0,
-        beta: float = 0.0,
-        optimizer: OptimizerCallable | None = None,
-        warmup_epochs: float = 1,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            encoder,
-            view,
-            tau_plus,
-            beta,
-            _bilinear,
-            optimizer=optimizer,
-            warmup_epochs=warmup_epochs,
-            seed=seed,
-        )
+    def __init__(self, encoder: GraphEncoder, **arguments: Any) -> None:
+        super().__init__(encoder, projector=_bilinear, **arguments)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Contrast the nodes with those of a corrupted graph."""
@@ -162,13 +143,6 @@ class DGI(_LocalGlobal):
         summary = self.projector(h.mean(0).sigmoid())
         loss = jensen_shannon(h @ summary, corrupted @ summary, tau_plus=self.tau_plus, beta=self.beta)
         return {"loss": loss, "h": h.detach(), "z": h.detach()}
-
-
-def _head(num_hidden: int) -> Any:
-    def make(num_features: int) -> nn.Module:
-        return MLPHead(num_features, hidden_features=num_hidden, out_features=num_hidden)
-
-    return make
 
 
 def _bilinear(num_features: int) -> nn.Module:

@@ -16,18 +16,18 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from measure import clock, peak_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from augmentations.graph import AttributeMask, Compose, EdgeDrop, FeatureMask, NodeDrop, OneOf
 from contrastive.data.graphs import read_graphs
-from contrastive.data.nodes import NodePasses, read_nodes
+from contrastive.data.node_files import read_nodes
+from contrastive.data.nodes import NodePasses
 from contrastive.losses import InfoNCE
 from contrastive.module import ContrastiveModule
 from encoders.graph import GraphEncoder, NodeEncoder
@@ -159,11 +159,6 @@ SIDES: dict[str, Callable[[str], Step]] = {
 }
 
 
-def clock() -> float:
-    """Processor seconds of one thread, which other work hardly moves; wall time of several."""
-    return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
-
-
 def in_turns(names: list[str], source: str, repeats: int) -> dict[str, float]:
     """Median seconds of each, taking turns."""
     steps = {name: SIDES[name](source) for name in names}
@@ -180,16 +175,7 @@ def in_turns(names: list[str], source: str, repeats: int) -> dict[str, float]:
 def one_run(name: str, source: str) -> float:
     """Peak megabytes of three steps above what the process held before them."""
     step = SIDES[name](source)
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = _status("VmRSS")
-    for _ in range(3):
-        step()
-    return (_status("VmHWM") - before) / 1e6
-
-
-def _status(key: str) -> int:
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(key))
-    return int(line.split()[1]) * 1024
+    return peak_bytes(lambda: [step() for _ in range(3)]) / 1e6
 
 
 def memory(name: str, source: str, threads: int) -> float:

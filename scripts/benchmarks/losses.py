@@ -14,13 +14,13 @@ import json
 import math
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 import torch
 from matplotlib.figure import Figure
+from measure import clock, peak_bytes
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -91,11 +91,6 @@ def make_inputs(batch_size: int) -> tuple[Tensor, Tensor]:
     return z0.requires_grad_(), z1.requires_grad_()
 
 
-def clock() -> float:
-    """Processor seconds of one thread, wall time of several."""
-    return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
-
-
 def seconds(loss: Loss, z0: Tensor, z1: Tensor) -> float:
     """Time of one forward and backward pass."""
     z0.grad = z1.grad = None
@@ -128,19 +123,13 @@ def one_run(name: str, batch_size: int) -> dict[str, float]:
     """Seconds of one pass, its bytes above the inputs, and the matmul rate; for a process of its own."""
     seconds(LOSSES[name], *make_inputs(16))  # loads libraries
     z0, z1 = make_inputs(batch_size)
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = _status("VmRSS")
-    spent = seconds(LOSSES[name], z0, z1)
+    spent: list[float] = []
+    memory = peak_bytes(lambda: spent.append(seconds(LOSSES[name], z0, z1)))
     return {
-        "time": spent,
-        "memory": _status("VmHWM") - before,
+        "time": spent[0],
+        "memory": memory,
         "matmul": median(matmul_rate() for _ in range(3)),
     }
-
-
-def _status(key: str) -> int:
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(key))
-    return int(line.split()[1]) * 1024
 
 
 def fresh_run(name: str, batch_size: int) -> dict[str, float]:
