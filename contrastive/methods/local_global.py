@@ -51,7 +51,19 @@ def jensen_shannon(positive: Tensor, negative: Tensor, *, tau_plus: float = 0.0,
 
 
 class _LocalGlobal(ContrastiveModule):
-    """What InfoGraph and DGI share: one view, and a loss of scores."""
+    """What InfoGraph and DGI share: one view, and a loss of scores.
+
+    Args:
+        encoder: a ``GraphEncoder``.
+        projector: called with ``encoder.num_features``, gives the head of the graphs.
+        view: an augmentation; none as in the papers.
+        tau_plus: probability that a negative is none, as a graph of the same class, or a shuffled node that
+            fits its place nevertheless; 0 turns debiasing off.
+        beta: how much near negatives weigh.
+        optimizer: called with the parameter groups, biases and norms without weight decay; None is AdamW.
+        warmup_epochs: epochs in which the learning rate rises from 0; then it falls along a cosine.
+        seed: of augmentations and corruptions; taken from ``seed_everything``.
+    """
 
     def __init__(
         self,
@@ -90,13 +102,8 @@ class InfoGraph(_LocalGlobal):
 
     Args:
         encoder: a ``GraphEncoder``.
-        view: an augmentation of the graphs; none as in the paper.
         num_hidden: width of the heads.
-        tau_plus: probability that another graph is of the same class; 0 turns debiasing off.
-        beta: how much near negatives weigh.
-        optimizer: called with the parameter groups, biases and norms without weight decay; None is AdamW.
-        warmup_epochs: epochs in which the learning rate rises from 0; then it falls along a cosine.
-        seed: of the augmentations; taken from ``seed_everything``.
+        arguments: ``view``, ``tau_plus``, ``beta``, ``optimizer``, ``warmup_epochs`` and ``seed``.
     """
 
     def __init__(self, encoder: GraphEncoder, *, num_hidden: int = 256, **arguments: Any) -> None:
@@ -122,12 +129,7 @@ class DGI(_LocalGlobal):
 
     Args:
         encoder: a ``NodeEncoder``.
-        view: an augmentation of the graph; none as in the paper.
-        tau_plus: share of the corrupted nodes that fit their place nevertheless; 0 turns debiasing off.
-        beta: how much near negatives weigh.
-        optimizer: called with the parameter groups, biases and norms without weight decay; None is AdamW.
-        warmup_epochs: epochs in which the learning rate rises from 0; then it falls along a cosine.
-        seed: of augmentations and corruptions; taken from ``seed_everything``.
+        arguments: ``view``, ``tau_plus``, ``beta``, ``optimizer``, ``warmup_epochs`` and ``seed``.
     """
 
     def __init__(self, encoder: GraphEncoder, **arguments: Any) -> None:
