@@ -278,10 +278,12 @@ class _Unit(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z):  # type: ignore[no-untyped-def]
         largest = z.abs().amax(1, keepdim=True)  # divided by first, so that no square overflows or vanishes
-        unit = z / largest.masked_fill(largest == 0, 1)
-        length = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
-        unit /= length.masked_fill(length == 0, 1)
-        ctx.save_for_backward(unit, torch.where(largest == 0, 0, 1 / length / largest))
+        zero = largest == 0
+        unit = z / largest.masked_fill(zero, 1)
+        # at least 1 by the largest entry, but for a zero row
+        length = torch.linalg.vector_norm(unit, dim=1, keepdim=True).clamp_min_(1)
+        unit /= length
+        ctx.save_for_backward(unit, torch.where(zero, 0, 1 / length / largest))
         return unit
 
     @staticmethod

@@ -39,8 +39,8 @@ class RowStatistics(NamedTuple):
 
     def weights(self, beta: float) -> Tensor:
         """``(E, N)`` gradients by αx of each plain exponential e^{αx}: α · gradient · e^{−logsumexp}."""
-        exponents = torch.tensor(_exponents(beta)).to(self.gradient)[:, None]
-        return exponents * self.gradient * (-self.logsumexp).exp()
+        weights = self.gradient * (-self.logsumexp).exp()
+        return weights if beta == 0 else torch.tensor(_exponents(beta)).to(weights)[:, None] * weights
 
 
 def self_logsumexp(
@@ -149,14 +149,16 @@ def tile_gradient(
     where it kept them: small batches need no second product.
     """
     symmetric = k is q
+    plain = (1 + beta) * scale <= LARGEST_EXPONENT
+    row_weights = rows.weights(beta) if plain else None
+    column_weights = row_weights if columns is rows else columns.weights(beta) if plain and columns else None
     if powers:
-        g = _weigh(powers, rows.weights(beta)[:, :, None], columns and columns.weights(beta)[:, None])
+        assert row_weights is not None
+        across = None if column_weights is None else column_weights[:, None]
+        g = _weigh(powers, row_weights[:, :, None], across)
         return (g @ k) * scale, (g.T @ q) * scale if need_dk and not symmetric else None
     dq = torch.zeros_like(q)
     dk = dq if symmetric else torch.zeros_like(k) if need_dk else None
-    plain = (1 + beta) * scale <= LARGEST_EXPONENT
-    row_weights = rows.weights(beta) if plain else None
-    column_weights = columns.weights(beta) if plain and columns else None
     for i, j, x, spare in _similarity_tiles(q, k, scale, excluded, triangle=symmetric):
         if row_weights is not None:
             across = None if column_weights is None else column_weights[:, None, j]
