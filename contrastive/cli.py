@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
+import json
 import sys
 from collections.abc import Callable
 
@@ -11,7 +13,16 @@ COMMANDS = {
     "quickstart": ("contrastive.quickstart", "pretrain on digits without labels and compare, in a minute"),
     "pretrain": ("contrastive.pretrain", "pretrain an encoder as a configuration says"),
     "views": ("contrastive.views", "save a picture of a configuration's augmentations"),
-    "probe": ("contrastive.evaluation.probe", "train a linear classifier on frozen features"),
+    "probe": (
+        "contrastive.evaluation.probe",
+        "judge encoders on labelled data: linear, knn, svm, fine-tuned",
+    ),
+    "label-efficiency": (
+        "contrastive.evaluation.label_efficiency",
+        "draw accuracy over the number of labels, beside no pretraining",
+    ),
+    "compare": ("contrastive.evaluation.compare", "test whether one of two runs is better"),
+    "inspect": ("contrastive.evaluation.inspection", "measure alignment, uniformity and rank without labels"),
     "embed": ("contrastive.embed", "write the features of a data set to a file"),
     "export": ("contrastive.export", "write the encoder alone, for use elsewhere"),
 }
@@ -28,15 +39,15 @@ def main(argv: list[str] | None = None) -> int:
 
     from contrastive.errors import ContrastiveError
 
-    command = getattr(importlib.import_module(COMMANDS[name][0]), name)
+    command = getattr(importlib.import_module(COMMANDS[name][0]), name.replace("-", "_"))
     try:
         if name in CONFIGURED:
             command([_underscored(arg) for arg in args])
         else:
             auto_cli(
                 command,
-                args=_with_flags(command, [_underscored(arg) for arg in args]),
-                prog=f"contrastive {name}",
+                args=_with_flags(command, _with_runs(command, [_underscored(arg) for arg in args])),
+                prog=f"contrastive {name}{' RUN …' if _takes_runs(command) else ''}",
                 exit_on_error=False,
             )
     except ArgumentError as error:
@@ -57,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 def _usage(name: str) -> int:
     asked = name in ("-h", "--help")
     lines = ["usage: contrastive COMMAND [OPTIONS]", ""]
-    lines += [f"  {command:<12}{what}" for command, (_, what) in COMMANDS.items()]
+    lines += [f"  {command:<18}{what}" for command, (_, what) in COMMANDS.items()]
     lines += ["", "contrastive COMMAND --help tells a command's options."]
     if name and not asked:
         lines.insert(0, f"contrastive: error: there is no command {name!r}\n")
@@ -66,11 +77,24 @@ def _usage(name: str) -> int:
 
 
 def _underscored(arg: str) -> str:
-    """``--labels-per-class`` is ``--labels_per_class``."""
+    """``--labels-per-class`` is ``--labels_per_class``, and ``--from``, a word of Python's, ``--from_``."""
     option, equals, value = arg.partition("=")
+    option = "--from_" if option == "--from" else option
     return (
         option.replace("-", "_").replace("__", "--", 1) + equals + value if option.startswith("--") else arg
     )
+
+
+def _takes_runs(command: Callable[..., None]) -> bool:
+    return "runs" in inspect.signature(command).parameters
+
+
+def _with_runs(command: Callable[..., None], args: list[str]) -> list[str]:
+    """``probe A B --k 5`` is ``probe --runs=["A", "B"] --k 5``."""
+    if not _takes_runs(command):
+        return args
+    runs = list(itertools.takewhile(lambda arg: not arg.startswith("-"), args))
+    return [f"--runs={json.dumps(runs)}", *args[len(runs) :]] if runs else args
 
 
 def _with_flags(command: Callable[..., None], args: list[str]) -> list[str]:

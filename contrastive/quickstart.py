@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,8 @@ from contrastive.data.image_dataset import ImageDataset
 from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.finetune import train_classifier
-from contrastive.evaluation.probe import (
-    Features,
-    Protocol,
-    features_of,
-    labelled_draws,
-    linear_probe,
-)
+from contrastive.evaluation.linear import Features, features_of, linear_probe
+from contrastive.evaluation.protocol import Protocol, labelled_draws
 from contrastive.evaluation.statistics import mean_interval
 from contrastive.features import (
     LAST,
@@ -180,7 +174,7 @@ def report(
     write_json(folder / "results" / "quickstart.json", rows)
     write_json(
         folder / "results" / "protocol.json",
-        asdict(Protocol("digits", repeats=NUM_DRAWS, seed=seed)) | {"labels_per_class": LABELS_PER_CLASS},
+        Protocol("digits", repeats=NUM_DRAWS, seed=seed).to_json() | {"labels_per_class": LABELS_PER_CLASS},
     )
     panels = {
         DESCRIPTIONS[name].removesuffix(" + probe"): held_out.h for name, (_, held_out) in features.items()

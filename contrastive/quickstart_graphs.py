@@ -18,8 +18,9 @@ from contrastive.data.splits import scaffold_split
 from contrastive.data.tables import SmilesTable, read_smiles
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.finetune import train_classifier
+from contrastive.evaluation.linear import Features, linear_probe
 from contrastive.evaluation.molecules import morgan_fingerprints
-from contrastive.evaluation.probe import Features, Protocol, labelled_draws, linear_probe
+from contrastive.evaluation.protocol import Protocol, labelled_draws
 from contrastive.evaluation.statistics import mean_interval
 from contrastive.features import (
     LAST,

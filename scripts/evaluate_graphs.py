@@ -26,7 +26,7 @@ def run_seed(config: str, folder: Path, seed: int, repeats: int | None, options:
     if not result.exists():
         quiet = ["--wandb", "off", "--trainer.enable_progress_bar", "false"]
         pretrain_or_resume(["--config", config, *quiet, *options], folder, seed)
-        probe(str(folder), repeats=repeats, seed=seed)
+        probe([str(folder)], repeats=repeats, seed=seed)
     return json.loads(result.read_text())["rows"]
 
 

@@ -10,14 +10,9 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.knn import knn_accuracy
-from contrastive.evaluation.probe import (
-    Features,
-    Protocol,
-    fit_softmax_regression,
-    labelled_draws,
-    linear_probe,
-    results_folder,
-)
+from contrastive.evaluation.linear import Features, SoftmaxRegression, linear_probe
+from contrastive.evaluation.probe import results_folder
+from contrastive.evaluation.protocol import Protocol, labelled_draws
 from contrastive.evaluation.quality import dimension_std, effective_rank
 from contrastive.evaluation.statistics import mean_interval, proportion_interval
 
@@ -28,15 +23,15 @@ def digits() -> Features:
     return Features(data.data.astype(np.float32) / 16, data.target.astype(np.int64))
 
 
-@pytest.mark.parametrize("k,chunk", [(1, 50), (20, 1024)])
-def test_knn_is_scikit_learns_weighted_vote(digits, k, chunk):
+@pytest.mark.parametrize("k", [1, 20])
+def test_knn_is_scikit_learns_weighted_vote(digits, k):
     unit = digits.h / np.linalg.norm(digits.h, axis=1, keepdims=True)
     theirs = KNeighborsClassifier(
         k, algorithm="brute", metric="sqeuclidean", weights=lambda d: np.exp((1 - d / 2) / 0.07)
     )
     expected = theirs.fit(unit[:1000], digits.y[:1000]).score(unit[1000:], digits.y[1000:])
     h, y = torch.from_numpy(digits.h), torch.from_numpy(digits.y)
-    ours = knn_accuracy(h[:1000], y[:1000], h[1000:], y[1000:], k=k, chunk=chunk)
+    ours = knn_accuracy(h[:1000], y[:1000], h[1000:], y[1000:], k=k)
     assert abs(ours - expected) < 0.003  # a tie in distance may fall either way
 
 
@@ -44,16 +39,16 @@ def test_knn_is_scikit_learns_weighted_vote(digits, k, chunk):
 def test_softmax_regression_reaches_scikit_learns_optimum(c):
     h, y = make_classification(600, 30, n_informative=12, n_classes=4, random_state=0)
     theirs = LogisticRegression(C=c, tol=1e-8, max_iter=5000).fit(h, y)
-    ours = fit_softmax_regression(Features(h.astype(np.float32), y), c)
-    np.testing.assert_allclose(ours.weight.detach(), theirs.coef_, atol=2e-3)
-    logits = ours(torch.from_numpy(h).float()).softmax(1).detach()
-    np.testing.assert_allclose(logits, theirs.predict_proba(h), atol=2e-3)
+    weight, bias = SoftmaxRegression(Features(h.astype(np.float32), y)).fit(c)
+    np.testing.assert_allclose(weight, theirs.coef_, atol=2e-3)
+    p = torch.from_numpy(h @ weight.T + bias).softmax(1)
+    np.testing.assert_allclose(p, theirs.predict_proba(h), atol=2e-3)
 
 
 def test_large_and_small_sets_are_probed_alike(digits, monkeypatch):
     train, test = digits.take(np.arange(1000)), digits.take(np.arange(1000, 1797))
     small = linear_probe(train, test, Protocol("digits"))["accuracy_mean"]
-    monkeypatch.setattr("contrastive.evaluation.probe._SKLEARN_LIMIT", 0)
+    monkeypatch.setattr("contrastive.evaluation.linear._SKLEARN_LIMIT", 0)
     large = linear_probe(train, test, Protocol("digits"))["accuracy_mean"]
     assert abs(small - large) <= 0.005
 
@@ -122,7 +117,7 @@ def test_probe_writes_protocol_and_untrained_row(command, digits_run):
     assert all(row["num_draws"] == 3 for row in result["rows"])
     protocol = result["protocol"]
     assert (protocol["data"], protocol["labels_per_class"], protocol["seed"]) == ("digits", 2, 5)
-    assert result["num_test"] == 540
+    assert result["task"]["first_draw"] == {"fit": 20, "val": 20, "test": 540}
 
 
 def test_a_loose_checkpoint_is_probed_beside_itself(tmp_path):

@@ -7,8 +7,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
 
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.graphs import svm_cross_validation
-from contrastive.evaluation.nodes import node_probe, random_splits
+from contrastive.evaluation.classifiers import predict_linear, predict_svm
+from contrastive.evaluation.protocol import Protocol
+from contrastive.evaluation.tasks import folds, random_splits
 
 
 def write_tu(folder, num_graphs=40):
@@ -43,8 +44,8 @@ def test_graphs_from_the_command_line(command, tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads((run / "graphcl" / "results" / "probe.json").read_text())
     rows = {row["representation"]: row for row in result["rows"]}
-    assert rows.keys() == {"pretrained", "untrained", "raw"} and "10-fold" in result["protocol"]
-    assert rows["pretrained"]["accuracy_mean"] > 0.9 and len(rows["raw"]["folds"]) == 10
+    assert rows.keys() == {"pretrained", "untrained", "raw"} and "10-fold" in result["task"]["splits"]
+    assert rows["pretrained"]["accuracy_mean"] > 0.9 and len(rows["raw"]["draws"]) == 10
 
 
 def test_nodes_from_the_command_line(command, tmp_path):
@@ -65,27 +66,43 @@ def test_nodes_from_the_command_line(command, tmp_path):
     done = command("probe", run, "--repeats", 3)
     assert done.returncode == 0, done.stderr
     rows = json.loads((run / "results" / "probe.json").read_text())["rows"]
-    assert rows[0]["accuracy_mean"] > 0.8 and len(rows[0]["accuracies"]) == 3
+    assert rows[0]["accuracy_mean"] > 0.8 and len(rows[0]["draws"]) == 3
+
+
+def cross_validated(h, y):
+    """The svm's test accuracies and inner validation accuracies in ten folds."""
+    draws = list(folds(y, Protocol(""), deal=0))
+    predictions = [predict_svm(h, y, draw, "classes") for draw in draws]
+    tested = [float((p.score.argmax(1) == y[d.test]).mean()) for p, d in zip(predictions, draws)]
+    return np.mean(tested), np.mean([p.val for p in predictions])
 
 
 def test_a_separable_set_is_learnt_and_noise_is_not():
     h, y = make_classification(200, 10, n_informative=8, class_sep=3.0, random_state=0)
-    result = svm_cross_validation(h, y)
-    assert result["accuracy"] > 0.93 and len(result["folds"]) == 10
-    noise = svm_cross_validation(np.random.default_rng(0).standard_normal((200, 10)), y)
-    assert 0.35 < noise["accuracy"] < 0.65 and noise["val_accuracy"] < 0.68
-    with pytest.raises(ContrastiveError, match="fewer graphs than the 10 folds"):
-        svm_cross_validation(h[:12], y[:12])
+    assert cross_validated(h, y)[0] > 0.93
+    test, inner = cross_validated(np.random.default_rng(0).standard_normal((200, 10)), y)
+    assert 0.35 < test < 0.65 and inner < 0.68
+    draw = next(folds(y, Protocol(""), deal=0))
+    with pytest.raises(ContrastiveError, match="needs 5 labels of each class"):
+        predict_svm(h, y, draw._replace(fit=draw.fit[:6], val=draw.fit[:0]), "classes")
+
+
+def test_folds_test_every_graph_once():
+    y = np.random.default_rng(0).integers(0, 3, 200)
+    draws = list(folds(y, Protocol(""), deal=0))
+    assert sorted(np.concatenate([draw.test for draw in draws])) == list(range(200))
+    assert all(len(set(np.concatenate(draw))) == 200 for draw in draws)
 
 
 def test_a_node_probe_is_scikit_learns_at_the_c_it_chose():
     h, y = make_classification(400, 12, n_informative=8, n_classes=3, random_state=0)
-    split = next(random_splits(400, num_splits=1))
-    result = node_probe(h, y, split)
-    train, val, test = split
-    model = LogisticRegression(C=result["c"], max_iter=2000).fit(normalize(h)[train], y[train])
-    assert abs(model.score(normalize(h)[test], y[test]) - result["accuracy"]) < 0.02
-    assert abs(model.score(normalize(h)[val], y[val]) - result["val_accuracy"]) < 0.03
+    draw = next(random_splits(400, num_splits=1))
+    strengths = [10.0**k for k in range(-2, 6)]
+    result = predict_linear(h, y, draw, "classes", regularisations=strengths, unit_length=True)
+    model = LogisticRegression(C=result.chosen["C"], max_iter=2000).fit(normalize(h)[draw.fit], y[draw.fit])
+    accuracy = (result.score.argmax(1) == y[draw.test]).mean()
+    assert abs(model.score(normalize(h)[draw.test], y[draw.test]) - accuracy) < 0.02
+    assert abs(model.score(normalize(h)[draw.val], y[draw.val]) - result.val) < 0.03
 
 
 def test_random_splits_cover_the_nodes_once():

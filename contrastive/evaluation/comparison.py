@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import torch
 
 from contrastive.data.images import ImageDataset
 from contrastive.evaluation.knn import knn_accuracy
-from contrastive.evaluation.probe import Protocol, features_of, linear_probe
+from contrastive.evaluation.linear import features_of, linear_probe
+from contrastive.evaluation.protocol import Protocol
 from contrastive.evaluation.statistics import mean_interval
 from contrastive.features import LAST, FrozenEncoder, build_encoder, load_encoder, run_config
 from contrastive.pretrain import pretrain
@@ -83,7 +83,7 @@ def accuracies(encoder: FrozenEncoder, train: ImageDataset, test: ImageDataset, 
     return {
         "knn_accuracy": knn_accuracy(*tensors, k=_NEIGHBOURS),
         "linear_accuracy": linear_probe(h, held_out, protocol)["accuracy_mean"],
-        "protocol": asdict(protocol),
+        "protocol": protocol.to_json(),
     }
 
 

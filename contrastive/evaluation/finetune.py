@@ -1,14 +1,23 @@
-"""Training on the labelled samples themselves: from scratch, the baseline pretraining has to beat."""
+"""Training on the labelled items themselves: fine-tuning, and from scratch, which pretraining has to beat."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from augmentations.random import SampleRandom
+from contrastive.evaluation.classifiers import Prediction
+from contrastive.evaluation.metrics import LOWER_IS_BETTER, PRIMARY, measure
+from contrastive.evaluation.protocol import Draw, Finetuning
+from contrastive.evaluation.tasks import Task
+from contrastive.features import FrozenEncoder, accelerator
 from contrastive.optimizers import decay_groups, warmup_cosine
 
 
@@ -59,3 +68,159 @@ def train_classifier(
         optimizer.step()
         schedule.step()
     return model.eval()
+
+
+def finetune(
+    encoder: FrozenEncoder,
+    task: Task,
+    draw: Draw,
+    settings: Finetuning,
+    *,
+    view: Callable[..., Any] | None = None,
+    seed: int = 0,
+) -> Prediction:
+    """Train a copy of an encoder and a linear layer on a draw; keep the epoch that is best on validation.
+
+    AdamW with warm-up and cosine, lower rates for earlier blocks where asked for. The loss is cross-entropy
+    of classes or labels, or squared error of standardised values; blanks are left out. Validation items are
+    predicted after each epoch, test items once, by the weights of the best.
+
+    Args:
+        encoder: where training starts; left as it is.
+        task: has the items.
+        draw: what is fitted on, chosen by and predicted.
+        settings: see `Finetuning`.
+        view: an augmentation of training items, called as ``view(inputs, random)``; None for none.
+        seed: of the linear layer, the order, the augmentations and the dropout.
+
+    Returns:
+        The prediction; ``chosen`` has the ``epoch``, from 1, and ``num_epochs``, how many were trained.
+    """
+    torch.manual_seed(seed)
+    target = _Target(task, draw, encoder)
+    model = _Network(encoder, target.width, settings).to(accelerator())
+    epoch_steps = max(1, len(draw.fit) // settings.batch_size)
+    epoch_steps *= max(1, -(-settings.min_steps // (epoch_steps * settings.num_epochs)))
+    optimizer = torch.optim.AdamW(_groups(model, settings), weight_decay=settings.weight_decay)
+    total = epoch_steps * settings.num_epochs
+    schedule = warmup_cosine(optimizer, warmup_steps=total // 10, total_steps=total)
+    batches = _endless(draw.fit, settings.batch_size, seed)
+    metric = PRIMARY[task.kind]
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    best, best_epoch, best_state, epoch = -float("inf"), 0, model.state_dict(), 0
+    for epoch in range(1, settings.num_epochs + 1):
+        model.train()
+        for step in range(epoch_steps):
+            index = next(batches)
+            output = task.forward(model, index, _augmented(view, encoder, seed, epoch * epoch_steps + step))
+            loss = target.loss(output, index)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        val = sign * measure(task.kind, task.y[draw.val], target.predict(model, draw.val))[metric]
+        if val > best or best_epoch == 0:
+            best, best_epoch, best_state = val, epoch, copy.deepcopy(model.state_dict())
+        if epoch - best_epoch >= settings.patience:
+            break
+    model.load_state_dict(best_state)
+    score = target.predict(model, draw.test)
+    return Prediction(score, sign * best, {"epoch": best_epoch, "num_epochs": epoch})
+
+
+def _augmented(
+    view: Callable[..., Any] | None, encoder: FrozenEncoder, seed: int, step: int
+) -> Callable[[Any, Tensor], Any]:
+    """What makes the network's input of raw items: a view of each, or the preprocessing alone."""
+    if view is None:
+        return lambda x, _: encoder.preprocess(x)
+    return lambda x, index: view(x, SampleRandom(index, seed=seed, epoch=step))
+
+
+class _Target:
+    """The loss of a kind of targets, and predictions in their units."""
+
+    def __init__(self, task: Task, draw: Draw, encoder: FrozenEncoder) -> None:
+        self.task, self.kind, self.encoder = task, task.kind, encoder
+        self.y = torch.from_numpy(task.y)
+        self.width = int(task.y.max()) + 1 if self.kind == "classes" else task.y.shape[1]
+        if self.kind == "values":
+            fitted = task.y[draw.fit]
+            self.mean, self.std = np.nanmean(fitted, axis=0), np.maximum(np.nanstd(fitted, axis=0), 1e-8)
+            self.y = torch.from_numpy(((task.y - self.mean) / self.std).astype(np.float32))
+
+    def loss(self, output: Tensor, index: np.ndarray) -> Tensor:
+        """The mean over known targets; 0 where none is known."""
+        y = self.y[torch.from_numpy(index)].to(output.device)
+        if self.kind == "classes":
+            return F.cross_entropy(output, y)
+        known = ~y.isnan()
+        losses = F.binary_cross_entropy_with_logits if self.kind == "labels" else F.mse_loss
+        return losses(output[known], y[known].to(output.dtype), reduction="sum") / max(int(known.sum()), 1)
+
+    @torch.inference_mode()
+    def predict(self, model: nn.Module, items: np.ndarray) -> np.ndarray:
+        """Probabilities of classes, log-odds of labels, or values."""
+        model.eval()
+        parts = [items] if self.task.unit == "nodes" else np.array_split(items, -(-len(items) // 512))
+        outputs = [self.task.forward(model, part, lambda x, _: self.encoder.preprocess(x)) for part in parts]
+        score = torch.cat(outputs).float().cpu()
+        if self.kind == "classes":
+            return score.softmax(1).numpy()
+        return score.numpy() if self.kind == "labels" else score.numpy() * self.std + self.mean
+
+
+class _Network(nn.Module):
+    """A copy of an encoder with dropout and a linear layer."""
+
+    def __init__(self, encoder: FrozenEncoder, num_outputs: int, settings: Finetuning) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder.encoder).requires_grad_(True)
+        own = getattr(self.encoder, "dropout", None)
+        if isinstance(own, nn.Dropout) and not getattr(self.encoder, "share_equal_nodes", False):
+            own.p = settings.dropout
+        self.dropout, self.linear = nn.Dropout(settings.dropout), nn.Linear(encoder.num_features, num_outputs)
+        self.frozen_norms = [m for m in self.encoder.modules() if isinstance(m, _BatchNorm)]
+        if not settings.freeze_batch_norm:
+            self.frozen_norms = []
+        for norm in self.frozen_norms:
+            norm.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> _Network:
+        super().train(mode)
+        for norm in self.frozen_norms:
+            norm.eval()
+        return self
+
+    def forward(self, inputs: Any) -> Tensor:
+        """Map preprocessed inputs to ``(N, num_outputs)``."""
+        return self.linear(self.dropout(self.encoder(inputs)))
+
+
+def _groups(model: _Network, settings: Finetuning) -> list[dict[str, Any]]:
+    """Parameter groups: weights decay, biases and norms do not; earlier blocks have lower rates."""
+    parts = [*blocks(model.encoder), model.linear]
+    loose = nn.ParameterList(model.encoder.parameters(recurse=False))  # such as a token: as early as any
+    groups = []
+    for depth, part in enumerate([*reversed(parts), loose]):
+        lr = settings.lr * settings.layer_decay ** min(depth, len(parts) - 1)
+        groups += [group | {"lr": lr} for group in decay_groups(part)]
+    return [group for group in groups if group["params"]]
+
+
+def blocks(encoder: nn.Module) -> list[nn.Module]:
+    """The parts of a network that have parameters, from input to output: children, and members of lists."""
+    parts: list[nn.Module] = []
+    for child in encoder.children():
+        several = isinstance(child, (nn.Sequential, nn.ModuleList))
+        parts += blocks(child) if several else [child]
+    return [part for part in parts if any(True for _ in part.parameters())]
+
+
+def _endless(items: np.ndarray, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+    """Batches of full size, of shuffled items without end; all of them where there are fewer."""
+    rng = np.random.default_rng(seed)
+    while True:
+        order = rng.permutation(items)
+        for start in range(0, max(1, len(order) - batch_size + 1), batch_size):
+            yield order[start : start + batch_size]

@@ -15,7 +15,6 @@ def knn_accuracy(
     *,
     k: int = 20,
     temperature: float = 0.07,
-    chunk: int = 1024,
 ) -> float:
     """Share of queries that the weighted vote of their k nearest neighbours classifies right.
 
@@ -29,14 +28,32 @@ def knn_accuracy(
         labels: ``(N,)`` int64, the truth.
         k: neighbours, at most M.
         temperature: of the weights.
-        chunk: queries at a time, which bounds the memory to ``chunk × M``.
+    """
+    one_hot = F.one_hot(bank_labels, int(max(bank_labels.max(), labels.max())) + 1).float()
+    votes = nearest_votes(bank, one_hot, queries, k=k, temperature=temperature)
+    return float((votes.argmax(1) == labels).float().mean())
+
+
+def nearest_votes(
+    bank: Tensor, values: Tensor, queries: Tensor, *, k: int, temperature: float = 0.07, chunk: int = 1024
+) -> Tensor:
+    """The sum of the values of each query's k nearest neighbours, weighted by exp(cosine / temperature).
+
+    Args:
+        bank: ``(M, D)`` float features.
+        values: ``(M, V)`` float.
+        queries: ``(N, D)`` float features.
+        k: neighbours, at most M.
+        temperature: of the weights, which are divided by exp(1 / temperature) to keep them at most 1.
+        chunk: queries at a time, which bounds the memory to ``chunk × max(M, k V)``.
+
+    Returns:
+        ``(N, V)`` float.
     """
     bank, queries = F.normalize(bank.float(), dim=1), F.normalize(queries.float(), dim=1)
-    num_classes = int(max(bank_labels.max(), labels.max())) + 1
-    correct = 0
-    for start in range(0, len(queries), chunk):
-        similarity, neighbour = (queries[start : start + chunk] @ bank.T).topk(min(k, len(bank)), dim=1)
-        votes = torch.zeros(len(similarity), num_classes, device=bank.device)
-        votes.scatter_add_(1, bank_labels[neighbour], (similarity / temperature).exp())
-        correct += int((votes.argmax(1) == labels[start : start + chunk]).sum())
-    return correct / len(queries)
+    sums = []
+    for part in queries.split(chunk):
+        similarity, neighbour = (part @ bank.T).topk(min(k, len(bank)), dim=1)
+        weight = ((similarity - 1) / temperature).exp()
+        sums.append(torch.einsum("qk,qkv->qv", weight, values[neighbour]))
+    return torch.cat(sums)

@@ -1,317 +1,349 @@
-"""``contrastive probe``: a linear classifier on frozen features, selected on validation, reported on test."""
+"""``contrastive probe``: encoders judged on labelled items, selected on validation, reported on test."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sklearn
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import StandardScaler
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from contrastive.data.image_dataset import ImageDataset
-from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.statistics import mean_interval, proportion_interval
-from contrastive.features import LAST, FrozenEncoder, accelerator, build_encoder, encode, load_encoder
-from contrastive.report import percent, print_table, track, write_json
+from contrastive.evaluation.classifiers import Prediction, predict_knn, predict_linear, predict_svm
+from contrastive.evaluation.finetune import finetune
+from contrastive.evaluation.leaks import report_leaks
+from contrastive.evaluation.metrics import LOWER_IS_BETTER, PRIMARY, bootstrap, measure
+from contrastive.evaluation.protocol import Finetuning, Method, Protocol, SplitRule
+from contrastive.evaluation.statistics import mean_interval, percentile_interval
+from contrastive.evaluation.tasks import Task, read_task, source_of
+from contrastive.feature_cache import cached_features
+from contrastive.features import LAST, FrozenEncoder, build_encoder, build_module, load_encoder, model_args
+from contrastive.report import print_table, track, write_json
 
-REGULARISATIONS = tuple(10.0**k for k in range(-4, 3))
-_SKLEARN_LIMIT = 20_000_000  # features × samples up to which scikit-learn's solver is the faster one
-
-
-@dataclass(frozen=True)
-class Features:
-    """Features ``(N, D)`` float32 with the classes of the samples, ``(N,)`` int64, as NumPy arrays."""
-
-    h: np.ndarray
-    y: np.ndarray
-
-    def take(self, index: np.ndarray) -> Features:
-        """The samples at ``index``."""
-        return Features(self.h[index], self.y[index])
+log = logging.getLogger("contrastive")
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How a linear probe was run; written beside its number.
+class Evaluation:
+    """What one representation reaches on a task.
 
     Attributes:
-        data: the labelled data.
-        labels_per_class: training labels of each class in a draw; None for all or for ``fraction``.
-        fraction: share of the training labels in a draw, stratified.
-        repeats: draws of the labelled set.
-        val_fraction: share of the training split that is set aside to choose the regularisation from.
-        seed: of the split and of the draws.
-        selection: how the regularisation was chosen.
-        standardised: what the mean and deviation of a feature were taken from.
+        name: of the representation.
+        num_features: its width.
+        predictions: one a draw.
+        metrics: name to the values of the draws; the primary metric first.
+        resampled: the primary metric of resamplings of the test items, averaged over draws.
     """
 
-    data: str
-    labels_per_class: int | None = None
-    fraction: float | None = None
-    repeats: int = 1
-    val_fraction: float = 0.1
-    seed: int = 0
-    selection: str = (
-        "C with the best validation accuracy, smallest first; no more validation than training labels"
-    )
-    standardised: str = "all training features, unlabelled"
+    name: str
+    num_features: int
+    predictions: list[Prediction]
+    metrics: dict[str, list[float]]
+    resampled: np.ndarray
+
+    def row(self) -> dict[str, Any]:
+        """Plain data: means over draws, with both intervals of the primary metric."""
+        primary = next(iter(self.metrics))
+        means = {f"{name}_mean": float(np.mean(values)) for name, values in self.metrics.items()}
+        return {
+            "representation": self.name,
+            "num_features": self.num_features,
+            "num_draws": len(self.predictions),
+            **means,
+            f"{primary}_ci95": list(percentile_interval(self.resampled)),
+            f"{primary}_draws_ci95": list(mean_interval(self.metrics[primary])[1]),
+            f"val_{primary}": float(np.mean([p.val for p in self.predictions])),
+            "draws": self.metrics[primary],
+            "chosen": [p.chosen for p in self.predictions],
+        }
 
 
 def probe(
-    run: str,
+    runs: list[str] | None = None,
     *,
     data: str | None = None,
+    method: Method | None = None,
+    targets: list[str] | None = None,
+    smiles_column: str | None = None,
+    split: SplitRule = "auto",
     labels_per_class: int | None = None,
     fraction: float | None = None,
     repeats: int | None = None,
+    k: int = 20,
+    finetuning: Finetuning | None = None,
     untrained: bool = True,
+    raw: bool = False,
+    leaks: bool = True,
     seed: int = 0,
     batch_size: int = 512,
     download: bool = False,
     skip_corrupt: bool = False,
+    cache: bool = True,
     output: str | None = None,
+    from_: str | None = None,
 ) -> None:
-    """Train a classifier on the frozen features of a run and report its test accuracy.
+    """Judge runs on labelled data: a classifier on their frozen features, or fine-tuning.
 
-    Images: logistic regression; the regularisation is chosen on a validation split of the training data and
-    the test split is read once. Graphs: a support vector machine in nested 10-fold cross-validation. Nodes:
-    logistic regression on the public split, or on random ones.
+    Whatever is chosen is chosen on validation, and the test items are read once. What is usual where nothing
+    else is asked for: images, a linear probe on the source's test split; graphs, a support vector machine in
+    10-fold cross-validation; nodes, a linear probe on the public split or 20 random ones; molecules, a linear
+    probe on the scaffold split, with the columns to predict named by --targets.
 
     Args:
-        run: a run folder, a checkpoint or an export.
-        data: a labelled source of the same kind (default: what the run trained on).
+        runs: run folders, checkpoints or exports, judged alike in one table.
+        data: a labelled source of the same kind (default: what the first run trained on).
+        method: linear, knn, svm (frozen features), finetune, or scratch (the same network, not pretrained).
+        targets: columns of a table to predict: 0, 1 and blanks, or numbers.
+        smiles_column: of a table of molecules (default: the one named smiles).
+        split: of molecules: scaffold, random or stratified.
         labels_per_class: train on so many labels a class, drawn at random.
         fraction: train on this share of the labels, drawn at random.
         repeats: draws of the labelled set (default: 10 where labels are drawn, else 1), random splits of
             nodes (default: 20), or deals of the graphs into folds (default: 1).
+        k: neighbours, of knn.
+        finetuning: of finetune and scratch.
         untrained: also evaluate the same encoder before training.
-        seed: of the validation split and the draws.
-        batch_size: images encoded at a time.
+        raw: also evaluate what needs no encoder (pixels, Morgan fingerprints); graphs and nodes always do.
+        leaks: count test items that pretraining has seen.
+        seed: of splits, draws and training.
+        batch_size: items encoded at a time.
         download: whether torchvision may download the data.
         skip_corrupt: leave out files that do not decode, and count them, instead of stopping.
-        output: result file (default: results/probe.json in the run folder).
+        cache: keep features in ~/.cache/contrastive and use those that are there.
+        output: result file (default: results/probe.json in the first run's folder).
+        from_: a result file: repeat its evaluation, and say whether the numbers are the same.
     """
     if labels_per_class is not None and fraction is not None:
         raise ContrastiveError("give --labels-per-class or --fraction, not both")
-    encoder = load_encoder(run)
-    file = Path(output) if output else results_folder(Path(run)) / "probe.json"
-    if getattr(encoder.encoder, "takes_graphs", False):
-        from contrastive.evaluation.graph_probe import probe_graphs
-
-        probe_graphs(encoder, run, data=data, untrained=untrained, repeats=repeats, seed=seed, file=file)
-        return
-    drawn = labels_per_class is not None or fraction is not None
-    train, test, source = labelled_splits(encoder, data, download=download, skip_corrupt=skip_corrupt)
-    protocol = Protocol(
-        source, labels_per_class, fraction, repeats=repeats or (10 if drawn else 1), seed=seed
-    )
-    encoders = {"pretrained": encoder}
-    if untrained and encoder.config:
-        torch.manual_seed(seed)
-        encoders["untrained"] = FrozenEncoder(*build_encoder(encoder.config))
-    rows = []
-    for name, model in encoders.items():
-        h, held_out = (features_of(model, split, batch_size, f"Encoding ({name})") for split in (train, test))
-        result = linear_probe(h, held_out, protocol, progress=f"Probing ({name})")
-        rows.append({"representation": name, **result})
-    _report(rows, run, protocol, len(test), file)
-
-
-def labelled_splits(
-    encoder: FrozenEncoder, data: str | None, **options: bool
-) -> tuple[ImageDataset, ImageDataset, str]:
-    """Read the labelled training and test split, at the size and with the channels the run was trained on.
-
-    Raises:
-        ContrastiveError: no data given or recorded, no labels, or fewer than two classes.
-    """
-    source = data or encoder.data.get("source")
-    if source is None:
-        raise ContrastiveError("this encoder does not record its data; give --data")
-    shape = {key: encoder.data.get(key) for key in ("image_size", "channels")}
-    train, test = (read_images(source, split, **shape, **options).labelled() for split in ("train", "test"))  # type: ignore[arg-type]
-    if train.labels is None or test.labels is None:
-        raise ContrastiveError(
-            f"{source} has no labels: a probe needs a folder a class, or a column or array of labels"
-        )
-    if len(train.labels.unique()) < 2:
-        raise ContrastiveError(f"{source} has one class only ({train.classes[0]}); a probe needs two or more")
-    if train.classes != test.classes:
-        raise ContrastiveError(
-            f"the classes of {source} differ: {train.classes} in train, {test.classes} in test"
-        )
-    return train, test, source
-
-
-def features_of(encoder: FrozenEncoder, dataset: Any, batch_size: int, progress: str | None) -> Features:
-    """Encode a labelled data set, of images or of graphs."""
-    h = encode(encoder, dataset, batch_size=batch_size, progress=progress)
-    return Features(h.numpy(), dataset.labels.numpy())
-
-
-def linear_probe(
-    train: Features, test: Features, protocol: Protocol, *, progress: str | None = None
-) -> dict[str, Any]:
-    """Fit a logistic regression on each draw of the training labels and test it.
-
-    Args:
-        train: the training split's features, before validation is set aside.
-        test: the test split's.
-        protocol: what is drawn, and how often.
-        progress: what the progress bar says; None shows no bar.
-
-    Returns:
-        ``accuracy_mean`` and ``accuracy_ci95`` (of the mean over draws; with one draw, Wilson's over test
-        samples), ``num_draws``, and ``regularisations``: the C that each draw chose.
-    """
-    scaler = StandardScaler().fit(train.h)
-    train, test = (replace(part, h=scaler.transform(part.h)) for part in (train, test))
-    accuracies, chosen = [], []
-    draws = list(labelled_draws(train.y, protocol))
-    for fit, val in track(draws, progress):
-        model, c = select_classifier(train.take(fit), train.take(val))
-        accuracies.append(float((model(test.h) == test.y).mean()))
-        chosen.append(c)
-    mean, interval = mean_interval(accuracies)
-    if len(accuracies) == 1:
-        interval = proportion_interval(round(mean * len(test.y)), len(test.y))
-    return {
-        "accuracy_mean": mean,
-        "accuracy_ci95": list(interval),
-        "num_draws": len(accuracies),
-        "regularisations": chosen,
-    }
-
-
-def labelled_draws(y: np.ndarray, protocol: Protocol) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield, for every draw, the indices to fit on and those to select by; they never overlap.
-
-    Raises:
-        ContrastiveError: a class has too few labels for the draw.
-    """
-    pool, val = train_test_split(
-        np.arange(len(y)), test_size=protocol.val_fraction, stratify=y, random_state=protocol.seed
-    )
-    for draw in range(protocol.repeats):
-        rng = np.random.default_rng((protocol.seed, draw))
-        if protocol.labels_per_class is not None:
-            k = protocol.labels_per_class
-            yield draw_per_class(pool, y, k, rng), draw_per_class(val, y, k, rng, at_most=True)
-        elif protocol.fraction is not None:
-            fit, _ = train_test_split(
-                pool, train_size=protocol.fraction, stratify=y[pool], random_state=int(rng.integers(2**31))
-            )
-            yield fit, rng.permutation(val)[: len(fit)]
-        else:
-            yield pool, val
-
-
-def draw_per_class(
-    pool: np.ndarray, y: np.ndarray, k: int, rng: np.random.Generator, *, at_most: bool = False
-) -> np.ndarray:
-    """Draw ``k`` items of each class without replacement, or with ``at_most`` as many as there are."""
-    drawn = []
-    for label in np.unique(y[pool]):
-        items = pool[y[pool] == label]
-        if len(items) < k and not at_most:
-            raise ContrastiveError(
-                f"class {label} has {len(items)} training labels, fewer than the {k} asked for"
-            )
-        drawn.append(rng.permutation(items)[:k])
-    return np.concatenate(drawn)
-
-
-def select_classifier(fit: Features, val: Features) -> tuple[Any, float]:
-    """Fit a classifier for each C; return the best on validation, a function ``h -> classes``, and its C."""
-    best, best_accuracy, best_c = None, -1.0, 0.0
-    for c, classify in fit_path(fit, REGULARISATIONS):
-        accuracy = float((classify(val.h) == val.y).mean())
-        if accuracy > best_accuracy:
-            best, best_accuracy, best_c = classify, accuracy, c
-    return best, best_c
-
-
-def fit_path(fit: Features, regularisations: tuple[float, ...]) -> Iterator[tuple[float, Any]]:
-    """Yield a fitted classifier for each C, the next one starting from the last.
-
-    The objective is scikit-learn's: the sum of the cross-entropies times C, plus ½‖W‖². Large sets are fitted
-    on the accelerator, or in float32 on the CPU, by the same method (L-BFGS).
-    """
-    if fit.h.size <= _SKLEARN_LIMIT:
-        model = LogisticRegression(max_iter=500, tol=1e-3, warm_start=True)
-        for c in regularisations:
-            yield c, model.set_params(C=c).fit(fit.h, fit.y).predict
-        return
-    layer = None
-    for c in regularisations:
-        layer = fit_softmax_regression(fit, c, start=layer)
-        yield c, lambda h, layer=layer: _predict(layer, h)
-
-
-def fit_softmax_regression(fit: Features, c: float, *, start: nn.Linear | None = None) -> nn.Linear:
-    """Minimise mean cross-entropy + ‖W‖² / (2 C N) with L-BFGS, on the accelerator where there is one.
-
-    Args:
-        fit: standardised features and classes ``0 … K-1``.
-        c: scikit-learn's C.
-        start: a layer to start from.
-    """
-    device = accelerator()
-    h, y = torch.from_numpy(fit.h).float().to(device), torch.from_numpy(fit.y).to(device)
-    layer = nn.Linear(h.shape[1], int(y.max()) + 1, device=device)
-    if start is None:
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
+    recorded = _read_result(Path(from_)) if from_ else None
+    runs = runs or (recorded["runs"] if recorded else [])
+    if not runs:
+        raise ContrastiveError("name a run folder, a checkpoint or an export")
+    encoders = {name: load_encoder(run) for name, run in zip(run_names(runs), runs)}
+    first = next(iter(encoders.values()))
+    if recorded:
+        protocol = Protocol.from_json(recorded["protocol"])
+        wanted = recorded["representations"]
     else:
-        layer.load_state_dict(start.state_dict())
-    optimizer = torch.optim.LBFGS(
-        layer.parameters(),
-        max_iter=200,
-        tolerance_grad=1e-5,
-        tolerance_change=1e-7,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(layer(h), y) + layer.weight.square().sum() / (2 * c * len(h))
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)  # type: ignore[arg-type]
-    return layer
-
-
-@torch.inference_mode()
-def _predict(layer: nn.Linear, h: np.ndarray) -> np.ndarray:
-    return layer(torch.from_numpy(h).float().to(layer.weight.device)).argmax(1).cpu().numpy()
-
-
-def _report(rows: list[dict], run: str, protocol: Protocol, num_test: int, file: Path) -> None:
-    print_table(
-        f"Linear probe on {protocol.data}, {num_test} test images",
-        ("representation", "test accuracy, % [95 %]", "draws"),
-        [(row["representation"], percent(row), str(row["num_draws"])) for row in rows],
-    )
-    versions = {"torch": torch.__version__, "scikit-learn": sklearn.__version__}
+        protocol = Protocol(
+            source_of(first, data), method or "linear", tuple(targets or ()), smiles_column, split,
+            labels_per_class, fraction, repeats, k=k, seed=seed, finetuning=finetuning or Finetuning(),
+        )  # fmt: skip
+    task = read_task(first, protocol, **_image_options(first, download, skip_corrupt))
+    if not recorded:
+        protocol = replace(protocol, method=method or task.default_method)
+        extra = {"untrained": untrained, "raw": (raw or task.unit in ("graphs", "nodes"))}
+        wanted = [*encoders, *(name for name, asked in extra.items() if asked)]
+    evaluations = evaluate_all(encoders, wanted, task, protocol, batch_size=batch_size, cache=cache)
+    rows = [evaluation.row() for evaluation in evaluations]
+    print_rows(rows, task, protocol)
     result = {
-        "run": run,
-        "protocol": asdict(protocol),
-        "num_test": num_test,
+        "runs": runs,
+        "representations": [row["representation"] for row in rows],
+        "protocol": protocol.to_json(),
+        "task": describe(task),
         "rows": rows,
-        "versions": versions,
+        "leaks": report_leaks(first, task, runs[0]) if leaks else None,
+        "versions": {"torch": torch.__version__, "scikit-learn": sklearn.__version__},
     }
+    if recorded:
+        _compare_with_record(rows, recorded["rows"], from_)
+        if output is None:
+            return
+    file = Path(output) if output else results_folder(Path(runs[0])) / "probe.json"
     write_json(file, result)
     print(f"result: {file}")
+
+
+def evaluate_all(
+    encoders: dict[str, FrozenEncoder],
+    names: Sequence[str],
+    task: Task,
+    protocol: Protocol,
+    *,
+    batch_size: int = 512,
+    cache: bool = True,
+) -> list[Evaluation]:
+    """Evaluate the representations asked for: encoders by name, ``untrained`` and ``raw``.
+
+    Raises:
+        ContrastiveError: an encoder is asked for that is not known or, for the untrained one, does not say
+            how it is built; or a method that does not go with the targets.
+    """
+    if protocol.method == "scratch":
+        names = ["scratch"]
+    results = []
+    for name in names:
+        if name == "raw":
+            if protocol.method in ("finetune", "scratch"):
+                continue
+            results.append(_frozen(name, task.raw(), task, protocol))
+            continue
+        if name in encoders:
+            encoder = encoders[name]
+        else:
+            source = next(iter(encoders.values()))
+            if source.config is None and name == "untrained":
+                log.warning("no untrained row: the encoder does not say how it is built")
+                continue
+            encoder = untrained_like(source, protocol.seed)
+        if protocol.method in ("finetune", "scratch"):
+            title = name if name in encoders or name == "scratch" else "scratch"
+            results.append(_trained(title, encoder, task, protocol))
+        else:
+            h = cached_features(
+                encoder, task, progress=f"Encoding ({name})", batch_size=batch_size, enabled=cache
+            )
+            results.append(_frozen(name, h, task, protocol))
+    return results
+
+
+def untrained_like(encoder: FrozenEncoder, seed: int) -> FrozenEncoder:
+    """An encoder of the same architecture, before training.
+
+    Raises:
+        ContrastiveError: the encoder does not say how it is built.
+    """
+    if encoder.config is None:
+        raise ContrastiveError("the encoder does not say how it is built; evaluate a run folder or an export")
+    torch.manual_seed(seed)
+    return FrozenEncoder(*build_encoder(encoder.config), encoder.config)
+
+
+def _frozen(name: str, h: Any, task: Task, protocol: Protocol) -> Evaluation:
+    """Classifiers on frozen features, one a draw."""
+    predictions = []
+    for draw in track(task.draws, f"Probing ({name})"):
+        if protocol.method == "knn":
+            predictions.append(predict_knn(h, task.y, draw, task.kind, k=protocol.k))
+        elif protocol.method == "svm":
+            predictions.append(predict_svm(h, task.y, draw, task.kind))
+        else:
+            options: dict[str, Any] = {
+                "regularisations": task.regularisations,
+                "unit_length": task.unit_length,
+            }
+            predictions.append(predict_linear(h, task.y, draw, task.kind, **options))
+    return judged(name, h.shape[1], predictions, task, probabilities=protocol.method != "svm")
+
+
+def _trained(name: str, encoder: FrozenEncoder, task: Task, protocol: Protocol) -> Evaluation:
+    """A network trained on each draw, from scratch from other random weights for each."""
+    view = pretraining_view(encoder) if task.unit == "images" else None
+    predictions = []
+    for i, draw in enumerate(track(task.draws, f"Training ({name})")):
+        start = untrained_like(encoder, protocol.seed + i) if name == "scratch" else encoder
+        predictions.append(
+            finetune(start, task, draw, protocol.finetuning, view=view, seed=protocol.seed + i)
+        )
+    return judged(name, encoder.num_features, predictions, task)
+
+
+def pretraining_view(encoder: FrozenEncoder) -> Any:
+    """The first augmentation that an encoder was pretrained with; None where it is not known."""
+    views = model_args(encoder.config).get("views") if encoder.config else None
+    return build_module(views[0]) if views else None
+
+
+def judged(
+    name: str, width: int, predictions: list[Prediction], task: Task, *, probabilities: bool = True
+) -> Evaluation:
+    """Measure predictions of the test items of every draw."""
+    metrics: dict[str, list[float]] = {}
+    for draw, prediction in zip(task.draws, predictions):
+        measured = measure(task.kind, task.y[draw.test], prediction.score, probabilities=probabilities)
+        for metric, value in measured.items():
+            metrics.setdefault(metric, []).append(value)
+    tests, scores = [draw.test for draw in task.draws], [p.score for p in predictions]
+    return Evaluation(name, width, predictions, metrics, bootstrap(task.kind, tests, task.y, scores))
+
+
+def describe(task: Task) -> dict[str, Any]:
+    """What a task is, beside its protocol."""
+    sizes = [{"fit": len(d.fit), "val": len(d.val), "test": len(d.test)} for d in task.draws[:1]]
+    return {
+        "unit": task.unit,
+        "num_items": len(task.y),
+        "kind": task.kind,
+        "names": task.names,
+        "splits": task.rule,
+        "num_draws": len(task.draws),
+        "first_draw": sizes[0],
+    }
+
+
+def print_rows(rows: Sequence[dict[str, Any]], task: Task, protocol: Protocol) -> None:
+    """Print the table of an evaluation."""
+    primary = PRIMARY[task.kind]
+    scale = 1 if primary == "rmse" else 100
+    unit = "" if primary == "rmse" else ", %"
+
+    def cell(row: dict[str, Any], key: str) -> str:
+        low, high = (scale * end for end in row[key])
+        return "" if np.isnan(low) else f"[{low:.{1 if scale > 1 else 3}f}, {high:.{1 if scale > 1 else 3}f}]"
+
+    digits = 1 if scale > 1 else 3
+    title = f"{protocol.data}: {protocol.method}, {task.rule}, {len(task.draws[0].test)} test {task.unit}"
+    print_table(
+        title,
+        (
+            "representation",
+            f"{primary.replace('_', ' ')}{unit}",
+            "95 % over test items",
+            "95 % over draws",
+            "draws",
+        ),
+        [
+            (
+                row["representation"],
+                f"{scale * row[f'{primary}_mean']:.{digits}f}",
+                cell(row, f"{primary}_ci95"),
+                cell(row, f"{primary}_draws_ci95"),
+                str(row["num_draws"]),
+            )
+            for row in rows
+        ],
+        caption="lower is better" if primary in LOWER_IS_BETTER else "",
+    )
+
+
+def run_names(runs: Sequence[str]) -> list[str]:
+    """How runs are called in a table: one is ``pretrained``, several go by their folders' names."""
+    if len(runs) == 1:
+        return ["pretrained"]
+    names = [Path(run).name for run in runs]
+    return names if len(set(names)) == len(names) else list(map(str, runs))
+
+
+def _image_options(encoder: FrozenEncoder, download: bool, skip_corrupt: bool) -> dict[str, bool]:
+    images = not getattr(encoder.encoder, "takes_graphs", False)
+    return {"download": download, "skip_corrupt": skip_corrupt} if images else {}
+
+
+def _read_result(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+        return {key: content[key] for key in ("runs", "representations", "protocol", "rows")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ContrastiveError(f"{file} is not the result of a probe ({error!r})") from error
+
+
+def _compare_with_record(rows: Sequence[dict], recorded: Sequence[dict], file: str | None) -> None:
+    """Say whether the numbers of a result file came out again."""
+    apart = [
+        f"{now['representation']}: {key} {then[key]:.6f} recorded, {now[key]:.6f} now"
+        for now, then in zip(rows, recorded)
+        for key in now
+        if key.endswith("_mean") and abs(now[key] - then[key]) > 1e-9
+    ]
+    if apart:
+        raise ContrastiveError(f"not the numbers of {file}:\n  " + "\n  ".join(apart))
+    print(f"the same numbers as in {file}")
 
 
 def results_folder(run: Path) -> Path:

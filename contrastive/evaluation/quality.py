@@ -31,3 +31,43 @@ def effective_rank(h: Tensor) -> Tensor:
     values = torch.linalg.svdvals(h.float())
     p = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
     return torch.exp(-torch.special.xlogy(p, p).sum())
+
+
+def alignment(h0: Tensor, h1: Tensor, *, alpha: float = 2.0) -> Tensor:
+    """Mean distance of positive pairs on the sphere, to the power α (Wang and Isola 2020, arXiv 2005.10242).
+
+    0 where both views of an item have the same direction; 2 for α = 2 where they are unrelated.
+
+    Args:
+        h0: ``(N, D)`` float, features of one view.
+        h1: ``(N, D)`` float, of the other.
+        alpha: the power.
+    """
+    distance = F.normalize(h0.float(), dim=1) - F.normalize(h1.float(), dim=1)
+    return distance.norm(dim=1).pow(alpha).mean()
+
+
+def uniformity(h: Tensor, *, t: float = 2.0) -> Tensor:
+    """Log of the mean Gaussian potential e^{−t d²} of all pairs on the sphere (arXiv 2005.10242).
+
+    0 where all rows are one point; near −2 t = −4 where they are spread evenly over many dimensions.
+
+    Args:
+        h: ``(N, D)`` float; N ≥ 2.
+        t: of the potential.
+    """
+    h = F.normalize(h.float(), dim=1)
+    total = torch.stack([(2 * t * (part @ h.T - 1)).double().exp().sum() for part in h.split(1024)]).sum()
+    n = len(h)
+    return ((total - n) / (n * (n - 1))).log().float()
+
+
+def rankme(h: Tensor) -> Tensor:
+    """`effective_rank` with 1e-7 added to every share (RankMe, Garrido et al. 2022, arXiv 2210.02885).
+
+    Args:
+        h: ``(N, D)`` float; N well above D, or the rank is that of N samples.
+    """
+    values = torch.linalg.svdvals(h.float())
+    p = values / values.sum().clamp_min(1e-30) + 1e-7
+    return torch.exp(-(p * p.log()).sum())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-_RESAMPLINGS = 1000
+from contrastive.evaluation.statistics import percentile_interval, resamplings
 
 
 def mean_roc_auc(y: np.ndarray, score: np.ndarray) -> float:
@@ -25,17 +25,30 @@ def mean_roc_auc(y: np.ndarray, score: np.ndarray) -> float:
 
 def bootstrap_interval(y: np.ndarray, score: np.ndarray) -> list[float]:
     """95 % of the mean ROC-AUC over resamplings of the molecules (percentile bootstrap, Efron 1979)."""
-    weights = np.random.default_rng(0).multinomial(len(y), np.full(len(y), 1 / len(y)), size=_RESAMPLINGS)
+    return list(percentile_interval(weighted_mean_roc_auc(y, score, resamplings(len(y)))))
+
+
+def weighted_mean_roc_auc(y: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """`mean_roc_auc` under many weightings of the samples at once.
+
+    Args:
+        y: ``(N, T)`` of 0, 1 and NaN.
+        score: ``(N, T)``, higher for 1.
+        weights: ``(B, N)``, as how often a resampling drew each sample.
+
+    Returns:
+        ``(B,)``; a task of which a resampling drew one class alone is left out of its mean.
+    """
     values = []
     for truth, predicted in zip(y.T, score.T):
         known = ~np.isnan(truth)
         if len(np.unique(truth[known])) == 2:
             values.append(weighted_roc_auc(truth[known], predicted[known], weights[:, known]))
-    table = np.array(values).reshape(-1, _RESAMPLINGS)
-    table = table[:, ~np.isnan(table).all(axis=0)]  # a resampling may draw one class alone
-    if not table.size:
-        return [float("nan"), float("nan")]
-    return [float(q) for q in np.quantile(np.nanmean(table, axis=0), (0.025, 0.975))]
+    table = np.array(values).reshape(-1, len(weights))
+    undefined = np.isnan(table).all(axis=0)
+    mean = np.full(len(weights), np.nan)
+    mean[~undefined] = np.nanmean(table[:, ~undefined], axis=0) if len(table) else np.nan
+    return mean
 
 
 def weighted_roc_auc(truth: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -30,3 +30,41 @@ def proportion_interval(num_correct: int, num_items: int, confidence: float = 0.
     """Wilson's interval of a proportion over test samples (Wilson 1927): holds near 0 and 1 too."""
     interval = stats.binomtest(num_correct, num_items).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def resamplings(num_items: int, *, number: int = 1000, seed: int = 0) -> np.ndarray:
+    """``(number, num_items)`` int64: how often each resampling with replacement draws each item."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(num_items, np.full(num_items, 1 / num_items), size=number)
+
+
+def percentile_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """The middle of bootstrapped values (Efron 1979), those that are not defined left out."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return math.nan, math.nan
+    low, high = np.quantile(known, ((1 - confidence) / 2, (1 + confidence) / 2))
+    return float(low), float(high)
+
+
+def bootstrap_p(differences: np.ndarray) -> float:
+    """Two-sided p-value of no difference from bootstrapped paired differences.
+
+    Twice the share of resamplings beyond zero, both counts raised by one (Davison and Hinkley 1997).
+    """
+    known = differences[~np.isnan(differences)]
+    beyond = min((known <= 0).sum(), (known >= 0).sum())
+    return float(min(1.0, 2 * (beyond + 1) / (len(known) + 1)))
+
+
+def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
+    """Exact two-sided p-value that two classifiers are right equally often on the same items (McNemar 1947).
+
+    Args:
+        correct_a: ``(N,)`` bool.
+        correct_b: ``(N,)`` bool.
+    """
+    only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
+    if only_a + only_b == 0:
+        return 1.0
+    return float(stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)

@@ -1,0 +1,88 @@
+"""``contrastive inspect``: how good a run's representation is, as far as that shows without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from augmentations.random import SampleRandom
+from contrastive.errors import ContrastiveError
+from contrastive.evaluation.leaks import pretraining_items
+from contrastive.evaluation.probe import results_folder, untrained_like
+from contrastive.evaluation.quality import alignment, dimension_std, effective_rank, rankme, uniformity
+from contrastive.features import FrozenEncoder, accelerator, build_module, load_encoder, model_args
+from contrastive.report import print_table, write_json
+
+MEANING = {
+    "alignment": "mean squared distance of a positive pair on the sphere; lower is closer",
+    "uniformity": "log of the mean Gaussian potential of pairs; lower is more even, -4 at best",
+    "rankme": "effective number of dimensions, by singular values",
+    "effective_rank": "the same of the features less their mean",
+    "std": "spread of a dimension on the sphere times √D; 1 is even, 0 a collapse",
+    "dead": "dimensions that do not change, of all",
+}
+
+
+def inspect(
+    run: str, *, num_items: int = 4096, untrained: bool = True, seed: int = 0, output: str | None = None
+) -> None:
+    """Measure alignment, uniformity and rank of a run's features on items that it was pretrained on.
+
+    Two views of each item are encoded, drawn as in pretraining. No label is read.
+
+    Args:
+        run: a run folder, a checkpoint or an export.
+        num_items: how many items, the first of a random order.
+        untrained: also measure the same encoder before training.
+        seed: of the items and the views.
+        output: result file (default: results/inspect.json in the run folder).
+    """
+    encoder = load_encoder(run)
+    if not encoder.config or not model_args(encoder.config).get("views"):
+        raise ContrastiveError(f"{run} does not record the augmentations that two views are drawn by")
+    items = pretraining_items(encoder)
+    index = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:num_items].sort()[0]
+    encoders = {"pretrained": encoder}
+    if untrained:
+        encoders["untrained"] = untrained_like(encoder, seed)
+    rows = {name: measures(*two_views(e, items, index, seed)) for name, e in encoders.items()}
+    print_table(
+        f"{len(index)} items of {encoder.data.get('source')}, without labels",
+        ("measure", *rows, "what it is"),
+        [(key, *(f"{row[key]:.3f}" for row in rows.values()), MEANING[key]) for key in MEANING],
+    )
+    file = Path(output) if output else results_folder(Path(run)) / "inspect.json"
+    write_json(file, {"run": run, "num_items": len(index), "seed": seed, "rows": rows})
+    print(f"result: {file}")
+
+
+@torch.inference_mode()
+def two_views(encoder: FrozenEncoder, items: Any, index: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Features of two views of each item, ``(N, num_features)`` on the CPU."""
+    device = accelerator()
+    encoder.to(device)
+    views = [build_module(spec) for spec in model_args(encoder.config or {})["views"]]
+    h: list[list[Tensor]] = [[], []]
+    for part in index.split(512):
+        batch = items.__getitems__(part.tolist())
+        for i, features in enumerate(h):
+            random = SampleRandom(batch.index.to(device), seed=seed, view=i)
+            view = views[i % len(views)](batch.input.to(device), random)
+            features.append(encoder.encoder(view).float().cpu())
+    return torch.cat(h[0]), torch.cat(h[1])
+
+
+def measures(h0: Tensor, h1: Tensor) -> dict[str, float]:
+    """The measures of two views' features, by name."""
+    values = {
+        "alignment": alignment(h0, h1),
+        "uniformity": uniformity(h0),
+        "rankme": rankme(h0),
+        "effective_rank": effective_rank(h0 - h0.mean(dim=0)),
+        "std": dimension_std(h0),
+        "dead": (h0.std(dim=0) < 1e-6 * h0.std().clamp_min(1e-30)).float().mean(),
+    }
+    return {name: float(value) for name, value in values.items()}

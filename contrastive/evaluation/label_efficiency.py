@@ -1,0 +1,189 @@
+"""``contrastive label-efficiency``: how many labels each representation needs, as a table and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from contrastive.errors import ContrastiveError
+from contrastive.evaluation.metrics import PRIMARY
+from contrastive.evaluation.probe import describe, evaluate_all, results_folder, run_names
+from contrastive.evaluation.protocol import NUM_DRAWS, Finetuning, Method, Protocol, SplitRule
+from contrastive.evaluation.tasks import Task, read_task, source_of
+from contrastive.features import FrozenEncoder, load_encoder
+from contrastive.report import print_table, write_json, write_whole
+
+TRAINED: tuple[Method, ...] = ("scratch", "finetune")
+
+
+def label_efficiency(
+    runs: list[str] | None = None,
+    *,
+    data: str | None = None,
+    targets: list[str] | None = None,
+    smiles_column: str | None = None,
+    split: SplitRule = "auto",
+    labels_per_class: str = "1,2,5,10,50,all",
+    method: Method = "linear",
+    repeats: int = NUM_DRAWS,
+    train_repeats: int = 3,
+    finetune: bool = False,
+    finetuning: Finetuning | None = None,
+    seed: int = 0,
+    download: bool = False,
+    cache: bool = True,
+    output: str | None = None,
+) -> None:
+    """Draw test accuracy over the number of labels, for pretrained, untrained, from-scratch and raw inputs.
+
+    The same draws of labelled items serve all of them, and the same test items. Intervals are Student's 95 %
+    over draws; where all labels are used there is one draw, and the interval is over test items.
+
+    Args:
+        runs: run folders, checkpoints or exports.
+        data: a labelled source of the same kind (default: what the first run trained on).
+        targets: one column of a table to predict, of 0 and 1.
+        smiles_column: of a table of molecules (default: the one named smiles).
+        split: of molecules: scaffold, random or stratified.
+        labels_per_class: numbers of labels, and all.
+        method: linear or knn, on frozen features.
+        repeats: draws of the labelled set.
+        train_repeats: the first of these draws, for what is trained; 0 leaves it out.
+        finetune: also fine-tune the first run's encoder.
+        finetuning: of what is trained.
+        seed: of splits, draws and training.
+        download: whether torchvision may download the data.
+        cache: keep features in ~/.cache/contrastive and use those that are there.
+        output: folder of label_efficiency.json and .png (default: results in the first run's folder).
+    """
+    if not runs:
+        raise ContrastiveError("name a run folder, a checkpoint or an export")
+    encoders = {name: load_encoder(run) for name, run in zip(run_names(runs), runs)}
+    first = next(iter(encoders.values()))
+    base = Protocol(
+        source_of(first, data), method, tuple(targets or ()), smiles_column, split,
+        repeats=repeats, seed=seed, finetuning=finetuning or Finetuning(),
+    )  # fmt: skip
+    trained = TRAINED[: 1 + finetune] if train_repeats else ()
+    rows: list[dict[str, Any]] = []
+    options = {} if getattr(first.encoder, "takes_graphs", False) else {"download": download}
+    task = read_task(first, replace(base, repeats=None), **options)
+    for number in parse_numbers(labels_per_class):
+        rows += _rows(encoders, task, base, number, trained, train_repeats, cache)
+        print(f"{number or 'all'} labels a class: done", flush=True)
+    folder = Path(output) if output else results_folder(Path(runs[0]))
+    names = list(dict.fromkeys(row["representation"] for row in rows))
+    _print(rows, names, task)
+    content = {
+        "runs": runs,
+        "protocol": base.to_json(),
+        "train_repeats": train_repeats,
+        "task": describe(task),
+    }
+    content["versions"] = {"torch": torch.__version__}
+    write_json(folder / "label_efficiency.json", content | {"rows": rows})
+    write_whole(folder / "label_efficiency.png", lambda part: _plot(rows, names, task, part))
+    print(f"result: {folder / 'label_efficiency.json'}\npicture: {folder / 'label_efficiency.png'}")
+
+
+def parse_numbers(text: str) -> list[int | None]:
+    """``1,5,all`` as ``[1, 5, None]``.
+
+    Raises:
+        ContrastiveError: anything but positive numbers and all.
+    """
+    try:
+        numbers = [None if part.strip() == "all" else int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ContrastiveError(
+            f"--labels-per-class is {text!r}; expected numbers and all: 1,5,20,all"
+        ) from error
+    if any(number is not None and number < 1 for number in numbers):
+        raise ContrastiveError(f"--labels-per-class is {text!r}; a class needs one label at least")
+    return numbers
+
+
+def _rows(
+    encoders: dict[str, FrozenEncoder],
+    task: Task,
+    base: Protocol,
+    number: int | None,
+    trained: Sequence[Method],
+    train_repeats: int,
+    cache: bool,
+) -> list[dict[str, Any]]:
+    """One number of labels: the frozen representations on all draws, the trained ones on the first few."""
+    protocol = replace(base, labels_per_class=number)
+    drawn = task.with_draws(protocol)
+    evaluations = evaluate_all(encoders, [*encoders, "untrained", "raw"], drawn, protocol, cache=cache)
+    few = replace(drawn, draws=drawn.draws[:train_repeats])
+    for method in trained:
+        evaluations += evaluate_all(encoders, list(encoders)[:1], few, replace(protocol, method=method))
+    rows = []
+    for i, evaluation in enumerate(evaluations):
+        is_trained = i >= len(evaluations) - len(trained)
+        name = (
+            f"{evaluation.name}, fine-tuned"
+            if is_trained and evaluation.name != "scratch"
+            else evaluation.name
+        )
+        rows.append(evaluation.row() | {"representation": name, "labels_per_class": number})
+    return rows
+
+
+def _interval(row: dict[str, Any], primary: str) -> tuple[float, float]:
+    """Over draws where there are several, else over test items."""
+    low, high = row[f"{primary}_draws_ci95"]
+    return (low, high) if low == low else tuple(row[f"{primary}_ci95"])  # type: ignore[return-value]
+
+
+def _print(rows: Sequence[dict[str, Any]], names: Sequence[str], task: Task) -> None:
+    primary = PRIMARY[task.kind]
+    numbers = list(dict.fromkeys(row["labels_per_class"] for row in rows))
+
+    def cell(row: dict[str, Any]) -> str:
+        low, high = _interval(row, primary)
+        return f"{100 * row[f'{primary}_mean']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+    print_table(
+        f"Test {primary.replace('_', ' ')}, % [95 %], by labels a class; "
+        f"{len(task.splits[0].test)} test {task.unit}",
+        ("representation", *(str(number or "all") for number in numbers)),
+        [(name, *(cell(row) for row in rows if row["representation"] == name)) for name in names],
+    )
+
+
+def _plot(rows: Sequence[dict[str, Any]], names: Sequence[str], task: Task, file: Path) -> None:
+    """Draw a line a representation; ``all`` stands at the number of labels a class that there are."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    primary = PRIMARY[task.kind]
+    everything = len(task.splits[0].fit) / len(np.unique(task.y))
+    figure, axis = pyplot.subplots(figsize=(6.5, 4.5))
+    for i, name in enumerate(names):
+        own = [row for row in rows if row["representation"] == name]
+        x = np.array([row["labels_per_class"] or everything for row in own]) * 1.02 ** (i - len(names) / 2)
+        mean = np.array([100 * row[f"{primary}_mean"] for row in own])
+        ends = 100 * np.array([_interval(row, primary) for row in own])
+        axis.errorbar(x, mean, yerr=np.abs(ends.T - mean), marker="o", markersize=4, capsize=2, label=name)
+    if primary == "accuracy":
+        axis.axhline(100 / len(np.unique(task.y)), color="grey", linestyle=":", label="chance")
+    axis.set(xscale="log", xlabel="labels a class", ylabel=f"test {primary.replace('_', ' ')}, %")
+    numbers = list(dict.fromkeys(row["labels_per_class"] for row in rows))
+    axis.set_xticks(
+        [number or everything for number in numbers], [str(number or "all") for number in numbers]
+    )
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(file, dpi=150, format="png")
+    pyplot.close(figure)

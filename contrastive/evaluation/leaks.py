@@ -1,0 +1,121 @@
+"""Leak guard: how many labelled items has pretraining seen, and how many test items does training hold?"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import Any
+
+import numpy as np
+from jsonargparse import ArgumentError, ArgumentParser
+from pytorch_lightning import LightningDataModule
+
+from contrastive.data.graphs import GraphDataset
+from contrastive.data.image_dataset import ImageDataset
+from contrastive.data.molecules import MoleculeDataset, import_rdkit
+from contrastive.data.node_files import NodeDataset
+from contrastive.errors import ContrastiveError
+from contrastive.evaluation.tasks import Task
+from contrastive.features import FrozenEncoder
+from contrastive.report import track
+from encoders.graph_batch import GraphBatch
+
+log = logging.getLogger("contrastive")
+
+
+def report_leaks(encoder: FrozenEncoder, task: Task, run: str) -> dict[str, Any]:
+    """Count the test items that are equal to a pretraining or a training item, and log what there is to say.
+
+    Images are equal that have the same pixels at the size they are encoded at; molecules that have the same
+    canonical SMILES; graphs that have the same edges and features in the same order.
+
+    Args:
+        encoder: knows what it was pretrained on.
+        task: has the test items.
+        run: for messages.
+
+    Returns:
+        ``num_test``, ``in_training`` (test items equal to one that is fitted on or chosen by, in the first
+        draw), ``num_pretraining`` and ``in_pretraining``; or ``unchecked`` with the reason.
+    """
+    if isinstance(task.dataset, NodeDataset):
+        return {"unchecked": "pretraining sees every node of the graph, without labels, by the protocol"}
+    keys = keys_of(task.dataset)
+    test = {i for draw in task.draws for i in draw.test}
+    draw = task.draws[0]
+    fitted = {keys[i] for i in (*draw.fit, *draw.val)}
+    found: dict[str, Any] = {
+        "num_test": len(test),
+        "in_training": sum(keys[i] in fitted for i in draw.test),
+    }
+    if found["in_training"]:
+        log.warning("%d of %d test items are also training items", found["in_training"], len(draw.test))
+    try:
+        pretraining = set(keys_of(pretraining_items(encoder)))
+    except ContrastiveError as error:
+        log.warning("leaks from pretraining were not checked: %s", error)
+        return found | {"unchecked": str(error)}
+    found |= {
+        "num_pretraining": len(pretraining),
+        "in_pretraining": sum(keys[i] in pretraining for i in test),
+    }
+    share = found["in_pretraining"] / max(len(test), 1)
+    print(
+        f"leaks: {found['in_pretraining']} of {len(test)} test {task.unit} ({share:.1%}) are among the "
+        f"{len(pretraining)} that {run} was pretrained on, without labels"
+    )
+    return found
+
+
+def pretraining_items(encoder: FrozenEncoder) -> Any:
+    """The data set that an encoder was pretrained on, validation included.
+
+    Raises:
+        ContrastiveError: it is not recorded, not there any more, or a stream.
+    """
+    if not (encoder.config or {}).get("data"):
+        raise ContrastiveError("the encoder does not record what it was trained on")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--data", type=LightningDataModule)
+    try:
+        spec = parser.parse_object({"data": encoder.config["data"]})  # type: ignore[index]
+        dataset = parser.instantiate_classes(spec).data.read("train")
+    except ArgumentError as error:
+        raise ContrastiveError(f"its data cannot be opened ({error})") from error
+    if not hasattr(dataset, "__len__"):
+        raise ContrastiveError(f"{encoder.data.get('source')} is a stream")
+    return dataset
+
+
+def keys_of(dataset: Any) -> list[str]:
+    """A key for each item, the same for equal items.
+
+    Raises:
+        ContrastiveError: items of another kind than images, molecules and graphs.
+    """
+    if isinstance(dataset, MoleculeDataset):
+        return [canonical(smiles) for smiles in track(dataset.smiles, "Canonical SMILES")]
+    if isinstance(dataset, GraphDataset):
+        return [_graph_key(dataset.graphs[i]) for i in range(len(dataset))]
+    if isinstance(dataset, ImageDataset):
+        places = np.array_split(np.arange(len(dataset)), -(-len(dataset) // 1024))
+        return [
+            hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest()
+            for part in places
+            for image in dataset.__getitems__(part.tolist()).input
+        ]
+    raise ContrastiveError(f"items of {type(dataset).__name__} have no key")
+
+
+def canonical(smiles: str) -> str:
+    """RDKit's canonical SMILES; what it cannot read stays as it is."""
+    molecule = import_rdkit().MolFromSmiles(smiles)
+    return smiles if molecule is None else import_rdkit().MolToSmiles(molecule)
+
+
+def _graph_key(graph: GraphBatch) -> str:
+    content = hashlib.blake2b(digest_size=16)
+    for tensor in (graph.src, graph.dst, graph.x, graph.edge_attr):
+        if tensor is not None:
+            content.update(str(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes())
+    return content.hexdigest()

@@ -1,0 +1,224 @@
+"""How encoders are judged: the settings of an evaluation, written beside its numbers, enough to repeat it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from contrastive.errors import ContrastiveError
+
+Method = Literal["linear", "knn", "svm", "finetune", "scratch"]
+SplitRule = Literal["auto", "scaffold", "random", "stratified"]
+NUM_DRAWS = 10  # of some of the labels
+
+
+class Draw(NamedTuple):
+    """Indices, int64, of the items that are fitted on, chosen by and tested on; no item is in two of them."""
+
+    fit: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """How a network is trained on labelled items.
+
+    Attributes:
+        num_epochs: at most; the epoch that is best on validation is kept.
+        min_steps: epochs of few items are repeated until there are so many steps in all.
+        patience: epochs without a better validation number after which training ends.
+        batch_size: items a step.
+        lr: AdamW's peak learning rate, of the last layer.
+        layer_decay: what the rate of a block is multiplied by, for each block between it and the last layer.
+        weight_decay: of weights, not of biases and norms.
+        dropout: before the last layer, and in an encoder's own dropout layer where it has one.
+        freeze_batch_norm: keep the statistics and weights of the encoder's batch norms as they are.
+    """
+
+    num_epochs: int = 30
+    min_steps: int = 100
+    patience: int = 10
+    batch_size: int = 64
+    lr: float = 1e-3
+    layer_decay: float = 1.0
+    weight_decay: float = 1e-2
+    dropout: float = 0.0
+    freeze_batch_norm: bool = False
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What an evaluation follows from, besides the encoder.
+
+    Attributes:
+        data: the labelled source.
+        method: ``linear``, ``knn`` and ``svm`` on frozen features; ``finetune`` trains the encoder too,
+            ``scratch`` an untrained one.
+        targets: the columns of a table to predict.
+        smiles_column: of a table of molecules.
+        split: how molecules are split 80/10/10; ``auto`` is what is usual for the kind of data.
+        labels_per_class: labelled items of each class that are fitted on; None for all or for ``fraction``.
+        fraction: share of the training items that are fitted on.
+        repeats: draws of the labelled items, splits, or deals into folds; None takes what is usual.
+        val_fraction: share of the training split that is set aside to choose by, where no split is published.
+        k: neighbours, of ``knn``.
+        seed: of splits, draws and training.
+        finetuning: of ``finetune`` and ``scratch``.
+        selection: what is chosen, and by what.
+    """
+
+    data: str
+    method: Method = "linear"
+    targets: tuple[str, ...] = ()
+    smiles_column: str | None = None
+    split: SplitRule = "auto"
+    labels_per_class: int | None = None
+    fraction: float | None = None
+    repeats: int | None = None
+    val_fraction: float = 0.1
+    k: int = 20
+    seed: int = 0
+    finetuning: Finetuning = field(default_factory=Finetuning)
+    selection: str = (
+        "regularisation or epoch by validation alone, the smallest or first of equals; no more validation "
+        "than training labels"
+    )
+
+    @property
+    def drawn(self) -> bool:
+        """Whether only some of the labels are used."""
+        return self.labels_per_class is not None or self.fraction is not None
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Protocol:
+        """The protocol that a result file holds.
+
+        Raises:
+            ContrastiveError: it has other fields, as one of another version.
+        """
+        try:
+            content = {**content, "targets": tuple(content["targets"])}
+            return cls(**{**content, "finetuning": Finetuning(**content["finetuning"])})
+        except (KeyError, TypeError) as error:
+            raise ContrastiveError(f"this is not a protocol of this version ({error}); probe anew") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self) | {"targets": list(self.targets)}
+
+
+def draws(splits: list[Draw], y: np.ndarray, protocol: Protocol) -> list[Draw]:
+    """The draws of an evaluation: the splits, or draws of some labels from the splits in turn.
+
+    Args:
+        splits: of the items; those to test on stay as they are.
+        y: ``(N,)`` int64 classes or ``(N, T)`` float targets.
+        protocol: says how many labels, how often.
+
+    Raises:
+        ContrastiveError: too few labels, or labels of a class where there are no classes.
+    """
+    if not protocol.drawn:
+        return splits
+    drawn = []
+    for i in range(max(protocol.repeats or NUM_DRAWS, len(splits))):
+        split = splits[i % len(splits)]
+        fit, val = labelled_subset(split.fit, split.val, y, protocol, draw=i)
+        drawn.append(Draw(fit, val, split.test))
+    return drawn
+
+
+def labelled_draws(y: np.ndarray, protocol: Protocol) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield, for every draw from a training split, the indices to fit on and those to select by.
+
+    Args:
+        y: ``(N,)`` int64 classes.
+        protocol: says how many labels, how often, and what share is set aside to select by.
+
+    Raises:
+        ContrastiveError: a class has too few labels for the draw.
+    """
+    pool, val = set_aside(np.arange(len(y)), y, protocol.val_fraction, protocol.seed)
+    for draw in range(protocol.repeats or 1):
+        yield labelled_subset(pool, val, y, protocol, draw=draw) if protocol.drawn else (pool, val)
+
+
+def set_aside(pool: np.ndarray, y: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split items in those to fit on and those to select by, stratified by class where there are classes.
+
+    Raises:
+        ContrastiveError: so few items that a part would lack a class.
+    """
+    try:
+        fit, val = train_test_split(
+            pool, test_size=share, stratify=strata(y)[pool] if has_strata(y) else None, random_state=seed
+        )
+    except ValueError as error:
+        raise ContrastiveError(
+            f"{share:.0%} of {len(pool)} labelled items cannot be set aside for validation ({error}); "
+            "give more labelled items"
+        ) from error
+    return fit, val
+
+
+def has_strata(y: np.ndarray) -> bool:
+    """Whether the items have one class each: integers, or one target of 0 and 1 without blanks."""
+    return y.ndim == 1 or (y.shape[1] == 1 and bool(np.isin(y, (0, 1)).all()))
+
+
+def strata(y: np.ndarray) -> np.ndarray:
+    """``(N,)`` int64: the class of each item."""
+    return y.astype(np.int64).reshape(-1)
+
+
+def labelled_subset(
+    pool: np.ndarray, val: np.ndarray, y: np.ndarray, protocol: Protocol, *, draw: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the labelled items to fit on from ``pool``, and no more than as many to select by from ``val``.
+
+    Raises:
+        ContrastiveError: a class has too few labels for the draw.
+    """
+    rng = np.random.default_rng((protocol.seed, draw))
+    if protocol.labels_per_class is not None:
+        if not has_strata(y):
+            raise ContrastiveError(
+                "labels per class need one class an item; these have several targets, blanks or other "
+                "numbers: give a fraction instead"
+            )
+        k, classes = protocol.labels_per_class, strata(y)
+        return draw_per_class(pool, classes, k, rng), draw_per_class(val, classes, k, rng, at_most=True)
+    assert protocol.fraction is not None
+    state = int(rng.integers(2**31))
+    try:
+        fit, _ = train_test_split(
+            pool,
+            train_size=protocol.fraction,
+            stratify=strata(y)[pool] if has_strata(y) else None,
+            random_state=state,
+        )
+    except ValueError as error:
+        raise ContrastiveError(
+            f"a fraction of {protocol.fraction:g} of {len(pool)} items cannot be drawn: {error}"
+        ) from error
+    return fit, rng.permutation(val)[: len(fit)]
+
+
+def draw_per_class(
+    pool: np.ndarray, y: np.ndarray, k: int, rng: np.random.Generator, *, at_most: bool = False
+) -> np.ndarray:
+    """Draw ``k`` items of each class without replacement, or with ``at_most`` as many as there are."""
+    drawn = []
+    for label in np.unique(y[pool]):
+        items = pool[y[pool] == label]
+        if len(items) < k and not at_most:
+            raise ContrastiveError(
+                f"class {label} has {len(items)} training labels, fewer than the {k} asked for"
+            )
+        drawn.append(rng.permutation(items)[:k])
+    return np.concatenate(drawn) if drawn else pool[:0]

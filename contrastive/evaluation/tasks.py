@@ -1,0 +1,281 @@
+"""A labelled set to judge encoders by: its items, their targets, and which of them train, select and test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.model_selection import StratifiedKFold
+from torch import Tensor, nn
+
+from contrastive.data.graphs import GraphData, GraphDataset
+from contrastive.data.image_dataset import ImageDataset
+from contrastive.data.images import read_images
+from contrastive.data.molecules import MoleculeDataset, read_molecules
+from contrastive.data.node_files import NodeDataset, read_nodes
+from contrastive.data.splits import split_molecules
+from contrastive.errors import ContrastiveError
+from contrastive.evaluation.linear import REGULARISATIONS
+from contrastive.evaluation.metrics import Kind, kind_of
+from contrastive.evaluation.protocol import Draw, Method, Protocol, draws, set_aside, strata
+from contrastive.features import FrozenEncoder, accelerator, encode
+
+NUM_FOLDS = 10  # of a graph set without a published split
+NUM_NODE_SPLITS = 20
+MOLECULE_FILES = (".csv", ".tsv", ".smi", ".smiles", ".txt")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Items with targets, and the draws that encoders are judged by.
+
+    Attributes:
+        unit: what the items are: images, graphs, nodes or molecules.
+        dataset: an ``ImageDataset``, ``GraphDataset``, ``MoleculeDataset`` or ``NodeDataset``.
+        y: ``(N,)`` int64 classes, or ``(N, T)`` float targets with NaN where unknown.
+        names: of the classes or targets.
+        splits: what a source publishes or is usual, before labels are drawn.
+        rule: what the splits are, in words.
+        draws: of the evaluation.
+        default_method: what is usual for this kind of data.
+        regularisations: that the linear probe chooses from.
+        unit_length: whether it divides features by their lengths instead of standardising them.
+    """
+
+    unit: str
+    dataset: Any
+    y: np.ndarray
+    names: list[str]
+    splits: list[Draw]
+    rule: str
+    draws: list[Draw] = field(default_factory=list)
+    default_method: Method = "linear"
+    regularisations: tuple[float, ...] = REGULARISATIONS
+    unit_length: bool = False
+
+    def with_draws(self, protocol: Protocol) -> Task:
+        """The same items, with the draws of a protocol."""
+        return replace(self, draws=draws(self.splits, self.y, protocol))
+
+    @property
+    def kind(self) -> Kind:
+        """Classes, labels or values."""
+        return kind_of(self.y)
+
+    def encode(
+        self, encoder: FrozenEncoder, *, batch_size: int = 512, progress: str | None = None
+    ) -> np.ndarray:
+        """Frozen features of all items, float32 ``(N, num_features)``."""
+        if not isinstance(self.dataset, NodeDataset):
+            return encode(encoder, self.dataset, batch_size=batch_size, progress=progress).numpy()
+        device = accelerator()
+        with torch.inference_mode():
+            return encoder.to(device)(self.dataset.graph.to(device)).float().cpu().numpy()
+
+    def raw(self) -> Any:
+        """The items without an encoder: pixels, summed node features, words, or Morgan fingerprints."""
+        if isinstance(self.dataset, NodeDataset):
+            x = self.dataset.graph.x
+            return (x if isinstance(x, Tensor) else x.dense()).numpy()
+        if isinstance(self.dataset, MoleculeDataset):
+            from contrastive.evaluation.molecules import morgan_fingerprints
+
+            return morgan_fingerprints(self.dataset.smiles)
+        if isinstance(self.dataset, GraphDataset):
+            graphs = self.dataset.graphs
+            sums = graphs.x.new_zeros(len(graphs), graphs.x.shape[1])
+            return sums.index_add_(0, graphs.graph_of_node, graphs.x).numpy()
+        chunks = np.array_split(np.arange(len(self.y)), -(-len(self.y) // 4096))
+        images = [self.dataset.__getitems__(part.tolist()).input for part in chunks]
+        return torch.cat(images).flatten(1).float().div(255).numpy()
+
+    def forward(
+        self, model: nn.Module, index: np.ndarray, transform: Callable[..., Any] | None = None
+    ) -> Tensor:
+        """What a model of raw inputs says of some items, on the model's device.
+
+        Args:
+            model: maps a batch of raw inputs to a row each; for nodes, the whole graph to a row a node.
+            index: the items.
+            transform: applied to the raw inputs and the items' indices first, as an augmentation is.
+        """
+        device = next(model.parameters()).device
+        if isinstance(self.dataset, NodeDataset):
+            return model(self.dataset.graph.to(device))[torch.from_numpy(index).to(device)]
+        batch = self.dataset.__getitems__(index.tolist())
+        inputs = batch.input.to(device)
+        return model(inputs if transform is None else transform(inputs, batch.index.to(device)))
+
+
+def read_task(encoder: FrozenEncoder, protocol: Protocol, **options: Any) -> Task:
+    """Read what a protocol is about, as an encoder takes it.
+
+    Args:
+        encoder: says whether the items are images, graphs, nodes or molecules, and of what size.
+        protocol: says the source and the draws.
+        options: of reading images, such as ``download`` and ``skip_corrupt``.
+
+    Raises:
+        ContrastiveError: nothing there, no targets, or too few labels for the draws.
+    """
+    if not getattr(encoder.encoder, "takes_graphs", False):
+        task = _image_task(encoder, protocol, **options)
+    elif _class_of_data(encoder) == "NodeData":
+        task = _node_task(encoder, protocol)
+    elif _class_of_data(encoder) == "MoleculeData" or protocol.targets:
+        task = _molecule_task(protocol, encoder.data.get("cache_dir"))
+    else:
+        task = _graph_task(encoder, protocol)
+    return task.with_draws(protocol)
+
+
+def source_of(encoder: FrozenEncoder, data: str | None) -> str:
+    """The labelled source: what is given, or what the encoder was trained on.
+
+    Raises:
+        ContrastiveError: neither is known.
+    """
+    source = data or encoder.data.get("source")
+    if source is None:
+        raise ContrastiveError("this encoder does not record its data; give --data")
+    return source
+
+
+def _class_of_data(encoder: FrozenEncoder) -> str:
+    """The name of the data module's class that an encoder was trained with; empty where it is not known."""
+    path = ((encoder.config or {}).get("data") or {}).get("class_path", "")
+    return path.rpartition(".")[2]
+
+
+def _image_task(encoder: FrozenEncoder, protocol: Protocol, **options: Any) -> Task:
+    train, test = labelled_splits(encoder, protocol.data, **options)
+    assert train.labels is not None and test.labels is not None
+    y = torch.cat([train.labels, test.labels]).numpy()
+    fit, val = set_aside(np.arange(len(train)), y[: len(train)], protocol.val_fraction, protocol.seed)
+    split = Draw(fit, val, np.arange(len(train), len(y)))
+    rule = f"training and test split; {protocol.val_fraction:.0%} of training to choose by"
+    return Task("images", _joined(train, test), y, train.classes, [split], rule)
+
+
+def _joined(train: ImageDataset, test: ImageDataset) -> ImageDataset:
+    """Both splits as one data set, the training images first."""
+    assert train.labels is not None and test.labels is not None
+    if isinstance(train.images, Tensor) and isinstance(test.images, Tensor):
+        images: Any = torch.cat([train.images, test.images])
+    else:
+        images = [*train.images, *test.images]
+    labels = torch.cat([train.labels, test.labels])
+    shape: dict[str, Any] = {"image_size": train.image_size, "channels": train.channels}
+    return ImageDataset(images, labels, train.classes, **shape, skip_corrupt=train.skip_corrupt)
+
+
+def labelled_splits(
+    encoder: FrozenEncoder, source: str, **options: bool
+) -> tuple[ImageDataset, ImageDataset]:
+    """Read the labelled training and test split, at the size and with the channels the run was trained on.
+
+    Raises:
+        ContrastiveError: no labels, or fewer than two classes.
+    """
+    shape = {key: encoder.data.get(key) for key in ("image_size", "channels")}
+    train, test = (read_images(source, split, **shape, **options).labelled() for split in ("train", "test"))  # type: ignore[arg-type]
+    if train.labels is None or test.labels is None:
+        raise ContrastiveError(
+            f"{source} has no labels: a probe needs a folder a class, or a column or array of labels"
+        )
+    if len(train.labels.unique()) < 2:
+        raise ContrastiveError(f"{source} has one class only ({train.classes[0]}); a probe needs two or more")
+    if train.classes != test.classes:
+        raise ContrastiveError(
+            f"the classes of {source} differ: {train.classes} in train, {test.classes} in test"
+        )
+    return train, test
+
+
+def _graph_task(encoder: FrozenEncoder, protocol: Protocol) -> Task:
+    dataset = GraphData(**(encoder.data | {"source": protocol.data})).read("train")
+    if dataset.labels is None:
+        raise ContrastiveError(f"{protocol.data} has no labels; a probe needs a class for each graph")
+    y = dataset.labels.numpy()
+    if y.ndim == 2:
+        return _drawn_task("graphs", dataset, y, dataset.classes, protocol)
+    if np.bincount(y).min() < NUM_FOLDS:
+        raise ContrastiveError(f"a class has fewer graphs than the {NUM_FOLDS} folds")
+    splits = [split for deal in range(protocol.repeats or 1) for split in folds(y, protocol, deal)]
+    rule = f"stratified {NUM_FOLDS}-fold cross-validation, folds dealt {protocol.repeats or 1} time(s)"
+    return Task("graphs", dataset, y, dataset.classes, splits, rule, default_method="svm")
+
+
+def folds(y: np.ndarray, protocol: Protocol, deal: int) -> Iterator[Draw]:
+    """Stratified folds; of each one's training part some is set aside to choose by."""
+    dealt = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=protocol.seed + deal)
+    for train, test in dealt.split(y, y):
+        yield Draw(*set_aside(train, y, protocol.val_fraction, protocol.seed), test)
+
+
+def _node_task(encoder: FrozenEncoder, protocol: Protocol) -> Task:
+    dataset = read_nodes(protocol.data, normalize_features=encoder.data.get("normalize_features", True))
+    if dataset.labels is None:
+        raise ContrastiveError(f"{protocol.data} has no labels; a probe needs a class for each node")
+    y = dataset.labels.numpy()
+    names = [str(c) for c in range(int(y.max()) + 1)]
+    number = protocol.repeats or NUM_NODE_SPLITS
+    if dataset.split is not None:
+        splits, rule = [Draw(*map(np.asarray, dataset.split))], "the public split"
+    else:
+        splits = list(random_splits(len(y), num_splits=number, seed=protocol.seed))
+        rule = f"{number} random splits of 10/10/80 %"
+    strengths = tuple(10.0**k for k in range(-2, 6))
+    return Task("nodes", dataset, y, names, splits, rule, regularisations=strengths, unit_length=True)
+
+
+def random_splits(
+    num_nodes: int, *, num_splits: int = NUM_NODE_SPLITS, train: float = 0.1, val: float = 0.1, seed: int = 0
+) -> Iterator[Draw]:
+    """Random splits of the nodes, by default 10 % for training, 10 % for validation and 80 % for testing.
+
+    Args:
+        num_nodes: N.
+        num_splits: how many.
+        train: share of the training nodes.
+        val: share of the validation nodes.
+        seed: of the draws.
+    """
+    num_train, num_val = round(train * num_nodes), round(val * num_nodes)
+    for i in range(num_splits):
+        order = np.random.default_rng((seed, i)).permutation(num_nodes)
+        yield Draw(order[:num_train], order[num_train : num_train + num_val], order[num_train + num_val :])
+
+
+def _molecule_task(protocol: Protocol, cache_dir: str | None) -> Task:
+    if not protocol.targets:
+        raise ContrastiveError(
+            "a file of molecules has no labels of its own: give --data FILE.csv --targets COLUMN"
+        )
+    if not protocol.data.removesuffix(".gz").endswith(MOLECULE_FILES):
+        raise ContrastiveError(f"{protocol.data} is no table of molecules; give a .csv with a smiles column")
+    targets = list(protocol.targets)
+    dataset = read_molecules(
+        protocol.data, smiles_column=protocol.smiles_column, targets=targets, cache_dir=cache_dir
+    )
+    assert dataset.labels is not None
+    return _drawn_task("molecules", dataset, dataset.labels.numpy(), targets, protocol)
+
+
+def _drawn_task(unit: str, dataset: Any, y: np.ndarray, names: list[str], protocol: Protocol) -> Task:
+    """80/10/10: molecules by scaffold where nothing else is asked for, everything else at random."""
+    molecules = isinstance(dataset, MoleculeDataset)
+    how = protocol.split if protocol.split != "auto" else "scaffold" if molecules else "random"
+    if how == "scaffold" and not molecules:
+        raise ContrastiveError("a scaffold split needs molecules; give --split random")
+    number = 1 if how == "scaffold" or protocol.drawn else protocol.repeats or 1
+    smiles = dataset.smiles if molecules else [""] * len(y)
+    labels = strata(y) if y.shape[1] == 1 and kind_of(y) == "labels" and not np.isnan(y).any() else y
+    splits = [
+        Draw(*split_molecules(how, smiles, labels, seed=protocol.seed + i))  # type: ignore[arg-type]
+        for i in range(number)
+    ]
+    return Task(unit, dataset, y, names, splits, f"{how} split 80/10/10")

@@ -1,0 +1,99 @@
+"""Features computed once: a cache by what they follow from, the weights, the preprocessing and the items."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from contrastive.data.image_dataset import ImageDataset, Item
+from contrastive.features import FrozenEncoder
+
+log = logging.getLogger("contrastive")
+
+
+def cached_features(
+    encoder: FrozenEncoder, task: Any, *, batch_size: int, progress: str | None, enabled: bool = True
+) -> np.ndarray:
+    """Features of a task's items, float32 ``(N, num_features)``, from the cache where they are there.
+
+    The cache is ``features`` in ``$XDG_CACHE_HOME/contrastive`` or ``~/.cache/contrastive``; a cache that
+    cannot be read or written costs a warning, no more.
+
+    Args:
+        encoder: to encode with.
+        task: a ``contrastive.evaluation.tasks.Task``.
+        batch_size: items encoded at a time.
+        progress: what the progress bar says.
+        enabled: False computes and keeps nothing.
+    """
+    if not enabled or _in_another_library(task.dataset):
+        return task.encode(encoder, batch_size=batch_size, progress=progress)
+    file = _folder() / f"{_key(encoder, task)}.safetensors"
+    if file.exists():
+        try:
+            return load_file(file)["h"].numpy()
+        except (SafetensorError, KeyError, OSError) as error:
+            log.warning("%s cannot be read (%s); encoding anew", file, error)
+    h = task.encode(encoder, batch_size=batch_size, progress=progress)
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"h": torch.from_numpy(np.ascontiguousarray(h))}, part)
+        part.replace(file)
+    except (OSError, SafetensorError) as error:
+        log.warning("features are not kept: %s cannot be written (%s)", file, error)
+    finally:
+        if part.parent.exists():
+            part.unlink(missing_ok=True)
+    return h
+
+
+def _folder() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "contrastive" / "features"
+
+
+def _key(encoder: FrozenEncoder, task: Any) -> str:
+    content = hashlib.sha256(f"1 {torch.__version__} {encoder.encoder} {encoder.preprocess}".encode())
+    for name, value in encoder.state_dict().items():
+        content.update(name.encode() + _bytes(value))
+    _add_items(content, task.dataset)
+    return content.hexdigest()[:32]
+
+
+def _in_another_library(dataset: Any) -> bool:
+    """Whether another library decodes the images, so that nothing says whether they are the same ones."""
+    images = getattr(dataset, "images", None)
+    return images is not None and not isinstance(images, Tensor) and isinstance(images[0], Item)
+
+
+def _add_items(content: Any, dataset: Any) -> None:
+    """What the items are: tensors in memory by their numbers, files by name, size and time."""
+    if isinstance(dataset, ImageDataset):
+        content.update(f"{dataset.image_size} {dataset.channels} {len(dataset)}".encode())
+        if isinstance(dataset.images, Tensor):
+            content.update(_bytes(dataset.images))
+            return
+        for path in map(str, dataset.images):
+            status = os.stat(path)
+            content.update(json.dumps([path, status.st_size, status.st_mtime_ns]).encode())
+        return
+    graph = dataset.graphs if hasattr(dataset, "graphs") else dataset.graph
+    x = graph.x if isinstance(graph.x, Tensor) else graph.x.dense()
+    for tensor in (graph.src, graph.dst, x, graph.ptr, graph.edge_attr, graph.edge_weight):
+        if tensor is not None:
+            content.update(str((tensor.dtype, tuple(tensor.shape))).encode() + _bytes(tensor))
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().numpy().tobytes()
