@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,13 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.knn import knn_accuracy
-from contrastive.evaluation.linear import Features, SoftmaxRegression, linear_probe
+from contrastive.evaluation.linear import (
+    REGULARISATIONS,
+    Features,
+    SoftmaxRegression,
+    linear_probe,
+    select_classifier,
+)
 from contrastive.evaluation.probe import results_folder
 from contrastive.evaluation.protocol import Protocol, labelled_draws
 from contrastive.evaluation.quality import dimension_std, effective_rank
@@ -51,6 +58,20 @@ def test_large_and_small_sets_are_probed_alike(digits, monkeypatch):
     monkeypatch.setattr("contrastive.evaluation.linear._SKLEARN_LIMIT", 0)
     large = linear_probe(train, test, Protocol("digits"))["accuracy_mean"]
     assert abs(small - large) <= 0.005
+
+
+def test_what_is_selected_is_the_classifier_of_the_chosen_c(digits):
+    rng = np.random.default_rng(0)
+    noisy = replace(digits, h=(digits.h + 0.8 * rng.normal(size=digits.h.shape)).astype(np.float32))
+    fit, val, test = (noisy.take(part) for part in np.split(np.arange(1797), [300, 600]))
+    classify, c = select_classifier(fit, val)
+    assert c < max(REGULARISATIONS)  # else a path that only keeps its end would pass
+    theirs = LogisticRegression(C=c, max_iter=2000).fit(fit.h, fit.y)
+    np.testing.assert_allclose(classify(test.h), theirs.predict_proba(test.h), atol=0.02)
+    scores = [
+        LogisticRegression(C=c, max_iter=2000).fit(fit.h, fit.y).score(val.h, val.y) for c in REGULARISATIONS
+    ]
+    assert theirs.score(val.h, val.y) >= max(f.score(val.h, val.y) for f in fits) - 0.004
 
 
 @pytest.mark.parametrize(

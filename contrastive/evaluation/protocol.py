@@ -85,8 +85,8 @@ class Protocol:
     seed: int = 0
     finetuning: Finetuning = field(default_factory=Finetuning)
     selection: str = (
-        "regularisation or epoch by validation alone, the smallest or first of equals; no more validation "
-        "than training labels"
+        "regularisation or epoch by validation alone, of classes equals by their cross-entropy; no more "
+        "validation than training labels"
     )
 
     @property
