@@ -12,6 +12,7 @@ from contrastive.errors import ContrastiveError
 from contrastive.evaluation.metrics import LOWER_IS_BETTER
 from contrastive.evaluation.probe import (
     Evaluation,
+    defined,
     describe,
     evaluate_all,
     print_rows,
@@ -105,9 +106,9 @@ def paired_tests(a: Evaluation, b: Evaluation, task: Task) -> dict[str, Any]:
     tests: dict[str, Any] = {
         "metric": metric,
         "difference": float(np.mean(by_draw)),
-        "ci95": list(percentile_interval(resampled)),
+        "ci95": [defined(end) for end in percentile_interval(resampled)],
         "p_bootstrap": bootstrap_p(resampled),
-        "draws_ci95": list(mean_interval(by_draw)[1]),
+        "draws_ci95": [defined(end) for end in mean_interval(by_draw)[1]],
     }
     if task.kind == "classes" and len(task.draws) == 1:
         y = task.y[task.draws[0].test]
@@ -131,7 +132,7 @@ def verdict(a: str, b: str, tests: dict[str, Any]) -> str:
         f"{metric.replace('_', ' ')} of {b} less that of {a}: {difference} {interval}, "
         f"p = {tests['p_bootstrap']:.3g}"
     ]
-    if tests["draws_ci95"][0] == tests["draws_ci95"][0]:
+    if tests["draws_ci95"][0] is not None:
         low_draws, high_draws = (scale * end for end in tests["draws_ci95"])
         lines.append(f"over draws of the labelled items: [{low_draws:+.{digits}f}, {high_draws:+.{digits}f}]")
     if "p_mcnemar" in tests:

@@ -139,7 +139,7 @@ def _rows(
 def _interval(row: dict[str, Any], primary: str) -> tuple[float, float]:
     """Over draws where there are several, else over test items."""
     low, high = row[f"{primary}_draws_ci95"]
-    return (low, high) if low == low else tuple(row[f"{primary}_ci95"])  # type: ignore[return-value]
+    return (low, high) if low is not None else tuple(row[f"{primary}_ci95"])  # type: ignore[return-value]
 
 
 def _print(rows: Sequence[dict[str, Any]], names: Sequence[str], task: Task) -> None:
@@ -181,6 +181,7 @@ def _plot(rows: Sequence[dict[str, Any]], names: Sequence[str], task: Task, file
     axis.set_xticks(
         [number or everything for number in numbers], [str(number or "all") for number in numbers]
     )
+    axis.set_ylim(top=min(axis.get_ylim()[1], 102))  # intervals of a few draws reach beyond
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)

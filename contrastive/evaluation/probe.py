@@ -47,20 +47,25 @@ class Evaluation:
     resampled: np.ndarray
 
     def row(self) -> dict[str, Any]:
-        """Plain data: means over draws, with both intervals of the primary metric."""
+        """Plain data: means over draws, with both intervals of the primary metric; None where not defined."""
         primary = next(iter(self.metrics))
-        means = {f"{name}_mean": float(np.mean(values)) for name, values in self.metrics.items()}
+        means = {f"{name}_mean": defined(np.mean(values)) for name, values in self.metrics.items()}
         return {
             "representation": self.name,
             "num_features": self.num_features,
             "num_draws": len(self.predictions),
             **means,
-            f"{primary}_ci95": list(percentile_interval(self.resampled)),
-            f"{primary}_draws_ci95": list(mean_interval(self.metrics[primary])[1]),
-            f"val_{primary}": float(np.mean([p.val for p in self.predictions])),
+            f"{primary}_ci95": [defined(end) for end in percentile_interval(self.resampled)],
+            f"{primary}_draws_ci95": [defined(end) for end in mean_interval(self.metrics[primary])[1]],
+            f"val_{primary}": defined(np.mean([p.val for p in self.predictions])),
             "draws": self.metrics[primary],
             "chosen": [p.chosen for p in self.predictions],
         }
+
+
+def defined(value: Any) -> float | None:
+    """A number for a file: None for NaN, which JSON does not have."""
+    return None if np.isnan(value) else float(value)
 
 
 def probe(
@@ -281,13 +286,12 @@ def print_rows(rows: Sequence[dict[str, Any]], task: Task, protocol: Protocol) -
     """Print the table of an evaluation."""
     primary = PRIMARY[task.kind]
     scale = 1 if primary == "rmse" else 100
-    unit = "" if primary == "rmse" else ", %"
+    unit, digits = ("", 3) if primary == "rmse" else (", %", 1)
 
     def cell(row: dict[str, Any], key: str) -> str:
-        low, high = (scale * end for end in row[key])
-        return "" if np.isnan(low) else f"[{low:.{1 if scale > 1 else 3}f}, {high:.{1 if scale > 1 else 3}f}]"
+        low, high = row[key]
+        return "" if low is None else f"[{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
 
-    digits = 1 if scale > 1 else 3
     title = f"{protocol.data}: {protocol.method}, {task.rule}, {len(task.draws[0].test)} test {task.unit}"
     print_table(
         title,
@@ -339,7 +343,7 @@ def _compare_with_record(rows: Sequence[dict], recorded: Sequence[dict], file: s
         f"{now['representation']}: {key} {then[key]:.6f} recorded, {now[key]:.6f} now"
         for now, then in zip(rows, recorded)
         for key in now
-        if key.endswith("_mean") and abs(now[key] - then[key]) > 1e-9
+        if key.endswith("_mean") and now[key] is not None and abs(now[key] - then[key]) > 1e-9
     ]
     if apart:
         raise ContrastiveError(f"not the numbers of {file}:\n  " + "\n  ".join(apart))

@@ -11,6 +11,7 @@ import torch
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 
+from augmentations.colour import Normalize
 from contrastive.data.graphs import GraphData, GraphDataset
 from contrastive.data.image_dataset import ImageDataset
 from contrastive.data.images import read_images
@@ -180,7 +181,7 @@ def labelled_splits(
     Raises:
         ContrastiveError: no labels, or fewer than two classes.
     """
-    shape = {key: encoder.data.get(key) for key in ("image_size", "channels")}
+    shape = {"image_size": encoder.data.get("image_size"), "channels": num_channels(encoder)}
     train, test = (read_images(source, split, **shape, **options).labelled() for split in ("train", "test"))  # type: ignore[arg-type]
     if train.labels is None or test.labels is None:
         raise ContrastiveError(
@@ -193,6 +194,12 @@ def labelled_splits(
             f"the classes of {source} differ: {train.classes} in train, {test.classes} in test"
         )
     return train, test
+
+
+def num_channels(encoder: FrozenEncoder) -> int | None:
+    """The channels that an encoder of images takes, where its run or its normalisation says."""
+    recorded = encoder.data.get("channels")
+    return recorded or (len(encoder.preprocess.mean) if isinstance(encoder.preprocess, Normalize) else None)
 
 
 def _graph_task(encoder: FrozenEncoder, protocol: Protocol) -> Task:

@@ -1,0 +1,244 @@
+"""``contrastive probe`` and its kin on every kind of item and target."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from contrastive.cli import main
+from contrastive.evaluation.finetune import blocks, finetune
+from contrastive.evaluation.leaks import canonical, keys_of
+from contrastive.evaluation.probe import evaluate_all
+from contrastive.evaluation.protocol import Finetuning, Protocol
+from contrastive.evaluation.tasks import read_task
+from contrastive.feature_cache import cached_features
+from contrastive.features import FrozenEncoder, load_encoder
+from encoders.graph import GraphEncoder
+from encoders.image import ResNet
+
+QUICK = Finetuning(num_epochs=4, min_steps=20, batch_size=16, lr=1e-2)
+HEADS = ["", "C", "CC", "O", "N"]
+RINGS = ["C1CC1", "C1CCC1", "C1CCCC1", "c1ccccc1", "c1ccncc1", "c1ccoc1", "C1CCNCC1", "C1CCOCC1", "c1ccsc1"]
+TAILS = ["C", "CC", "CO", "CN", "CCl", "CCC", "C(=O)O", "C#N", "CF", "CCO", "C(C)C", "CS"]
+SPEC = {
+    "class_path": "encoders.graph.GraphEncoder",
+    "init_args": {"node_features": "atoms", "num_hidden": 16, "num_layers": 2, "readout": "mean"},
+}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def molecules(tmp_path):
+    """A table of an oxygen's presence, the same with blanks, and the number of carbons."""
+    rng, file = np.random.default_rng(0), tmp_path / "toy.csv"
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["smiles", "oxygen", "sparse", "carbons"])
+        for name in (head + ring + tail for head in HEADS for ring in RINGS for tail in TAILS):
+            oxygen = int("O" in name or "o" in name)
+            sparse = oxygen if rng.random() < 0.6 else ""
+            writer.writerow([name, oxygen, sparse, sum(c in "cC" for c in name.replace("Cl", ""))])
+    return file
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(0)
+    network = GraphEncoder(**SPEC["init_args"])
+    return FrozenEncoder(network, nn.Identity(), {"model": {"encoder": SPEC}})
+
+
+def evaluated(encoder, names, protocol):
+    task = read_task(encoder, protocol)
+    return {e.name: e.row() for e in evaluate_all({"pretrained": encoder}, names, task, protocol)}
+
+
+@pytest.mark.parametrize("method", ["linear", "knn", "finetune", "scratch"])
+@pytest.mark.parametrize(
+    "targets,metric", [(("oxygen",), "roc_auc"), (("oxygen", "sparse"), "roc_auc"), (("carbons",), "rmse")]
+)
+def test_molecules_by_every_method_and_kind_of_target(encoder, molecules, method, targets, metric):
+    pytest.importorskip("rdkit", reason="needs the extra: pip install contrastive-pretraining[molecules]")
+    protocol = Protocol(str(molecules), method, targets, split="random", k=3, finetuning=QUICK)
+    rows = evaluated(encoder, ["pretrained", "raw"], protocol)
+    assert rows.keys() == {"linear": {"pretrained", "raw"}, "knn": {"pretrained", "raw"}}.get(
+        method, {"pretrained" if method == "finetune" else "scratch"}
+    )
+    row = next(iter(rows.values()))
+    low, high = row[f"{metric}_ci95"]
+    assert low <= row[f"{metric}_mean"] <= high
+    assert row["roc_auc_mean"] > 0.8 if metric == "roc_auc" else row["r2_mean"] > 0.3
+    again = evaluated(encoder, ["pretrained", "raw"], protocol)
+    assert again == rows
+
+
+def test_few_labels_are_drawn_by_class_and_never_tested_on(encoder, molecules):
+    pytest.importorskip("rdkit", reason="needs the extra: pip install contrastive-pretraining[molecules]")
+    protocol = Protocol(
+        str(molecules), targets=("oxygen",), split="stratified", labels_per_class=4, repeats=3
+    )
+    task = read_task(encoder, protocol)
+    assert len(task.draws) == 3
+    for draw in task.draws:
+        assert (np.bincount(task.y[draw.fit, 0].astype(int)) == 4).all() and len(draw.val) <= 8
+        assert len({*draw.fit, *draw.val, *draw.test}) == sum(map(len, draw))
+    blanks = Protocol(str(molecules), targets=("sparse",), split="random", labels_per_class=4)
+    with pytest.raises(Exception, match="give a fraction instead"):
+        read_task(encoder, blanks)
+    with pytest.raises(Exception, match="--targets COLUMN"):
+        read_task(
+            FrozenEncoder(encoder.encoder, encoder.preprocess, {"data": {"class_path": "x.MoleculeData"}}),
+            Protocol(str(molecules)),
+        )
+
+
+def test_fine_tuning_leaves_the_encoder_alone_and_frozen_norms_as_they_are(digits_run):
+    encoder = load_encoder(digits_run)
+    task = read_task(encoder, Protocol("digits", labels_per_class=10, repeats=1))
+    before = {k: v.clone() for k, v in encoder.encoder.state_dict().items()}
+    result = finetune(encoder, task, task.draws[0], QUICK)
+    assert (result.score.argmax(1) == task.y[task.draws[0].test]).mean() > 0.6
+    assert all(torch.equal(v, before[k]) for k, v in encoder.encoder.state_dict().items())
+    still = finetune(encoder, task, task.draws[0], Finetuning(num_epochs=1, min_steps=1, lr=0.0))
+    np.testing.assert_allclose(still.score.sum(1), 1, atol=1e-5)
+
+
+def test_early_stopping_keeps_the_best_epoch(encoder, molecules):
+    pytest.importorskip("rdkit", reason="needs the extra: pip install contrastive-pretraining[molecules]")
+    task = read_task(encoder, Protocol(str(molecules), targets=("oxygen",), split="random"))
+    settings = Finetuning(num_epochs=40, min_steps=1, patience=3, lr=3e-2)
+    chosen = finetune(encoder, task, task.draws[0], settings).chosen
+    assert chosen["num_epochs"] <= min(40, chosen["epoch"] + 3)
+
+
+def test_the_blocks_of_a_resnet_are_its_stages_parts():
+    network = ResNet(depth=18, width=8)
+    names = {id(module): name for name, module in network.named_modules()}
+    order = [names[id(block)] for block in blocks(network)]
+    assert order == ["conv1", "bn1", *(f"layer{s}.{b}" for s in (1, 2, 3, 4) for b in (0, 1))]
+    counted = sum(p.numel() for block in blocks(network) for p in block.parameters())
+    assert counted == sum(p.numel() for p in network.parameters())
+
+
+def test_features_are_computed_once_and_anew_for_other_weights(digits_run, monkeypatch):
+    encoder = load_encoder(digits_run)
+    task = read_task(encoder, Protocol("digits"))
+    h = cached_features(encoder, task, batch_size=512, progress=None)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(task), "encode", lambda *_, **__: pytest.fail("encoded again"))
+        np.testing.assert_array_equal(cached_features(encoder, task, batch_size=512, progress=None), h)
+    with torch.no_grad():
+        next(encoder.encoder.parameters()).add_(0.1)
+    assert not np.array_equal(cached_features(encoder, task, batch_size=512, progress=None), h)
+
+
+def test_a_damaged_cache_is_computed_anew(digits_run, tmp_path):
+    encoder = load_encoder(digits_run)
+    task = read_task(encoder, Protocol("digits"))
+    h = cached_features(encoder, task, batch_size=512, progress=None)
+    (file,) = (tmp_path / "cache").rglob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:100])
+    np.testing.assert_array_equal(cached_features(encoder, task, batch_size=512, progress=None), h)
+
+
+def test_a_leak_is_counted(digits_run, tmp_path, capsys):
+    """Pretraining saw the training digits: a target whose test split holds some of them must be told so."""
+    from torchvision.utils import save_image
+
+    encoder = load_encoder(digits_run)
+    task = read_task(encoder, Protocol("digits"))
+    training = task.dataset.images[:40]
+    unseen = task.dataset.images[-40:]
+    labels = np.r_[task.y[:40], task.y[-40:]] % 2
+    for split, items in (("train", range(0, 80)), ("test", [*range(0, 10), *range(40, 70)])):
+        for i in items:
+            folder = tmp_path / "data" / split / str(labels[i])
+            folder.mkdir(parents=True, exist_ok=True)
+            image = training[i] if i < 40 else unseen[i - 40]
+            save_image(image.float() / 255, folder / f"{i}.png")
+    assert (
+        main(
+            ["probe", str(digits_run), "--data", str(tmp_path / "data"), "--output", str(tmp_path / "x.json")]
+        )
+        == 0
+    )
+    leaks = json.loads((tmp_path / "x.json").read_text())["leaks"]
+    assert leaks["in_pretraining"] == 10 and leaks["num_test"] == 40
+    assert leaks["in_training"] == 40  # the test digits are all in this training folder too
+    assert "10 of 40 test images" in capsys.readouterr().out
+
+
+def test_molecules_are_the_same_by_canonical_smiles():
+    pytest.importorskip("rdkit", reason="needs the extra: pip install contrastive-pretraining[molecules]")
+    from contrastive.data.molecules import MoleculeDataset
+    from encoders.graph_batch import GraphBatch
+
+    assert canonical("OCC") == canonical("C(O)C") == "CCO" and canonical("not one") == "not one"
+    smiles = ["OCC", "CCO", "CCN"]
+    keys = keys_of(MoleculeDataset(GraphBatch.from_smiles(smiles), smiles))
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_result_is_repeated_from_its_file(digits_run, tmp_path, capsys):
+    file = tmp_path / "knn.json"
+    options = [
+        "--method",
+        "knn",
+        "--labels-per-class",
+        "5",
+        "--repeats",
+        "2",
+        "--k",
+        "3",
+        "--output",
+        str(file),
+    ]
+    assert main(["probe", str(digits_run), *options]) == 0
+    assert main(["probe", "--from", str(file)]) == 0
+    assert "the same numbers" in capsys.readouterr().out
+    changed = json.loads(file.read_text())
+    changed["rows"][0]["accuracy_mean"] += 0.01
+    file.write_text(json.dumps(changed))
+    assert main(["probe", "--from", str(file)]) == 1
+    assert "not the numbers of" in capsys.readouterr().err
+    file.write_text("{}")
+    assert main(["probe", "--from", str(file)]) == 1
+    assert "not the result of a probe" in capsys.readouterr().err
+
+
+def test_compare_label_efficiency_and_inspect(digits_run, tmp_path, capsys):
+    other = tmp_path / "other.ckpt"
+    other.write_bytes((digits_run / "checkpoints" / "last.ckpt").read_bytes())
+    assert (
+        main(
+            ["compare", str(digits_run), str(other), "--method", "knn", "--output", str(tmp_path / "c.json")]
+        )
+        == 0
+    )
+    assert "no difference is shown" in capsys.readouterr().out
+    tests = json.loads((tmp_path / "c.json").read_text())["difference"]
+    assert tests["difference"] == 0 and tests["p_mcnemar"] == 1 and tests["ci95"] == [0, 0]
+    assert main(["compare", str(digits_run)]) == 1 and "two runs" in capsys.readouterr().err
+
+    options = ["--labels-per-class", "1,all", "--repeats", "3", "--train-repeats", "1", "--finetune"]
+    options += ["--finetuning.num-epochs", "1", "--finetuning.min-steps", "5", "--output", str(tmp_path)]
+    assert main(["label-efficiency", str(digits_run), *options]) == 0
+    rows = json.loads((tmp_path / "label_efficiency.json").read_text())["rows"]
+    names = ["pretrained", "untrained", "raw", "scratch", "pretrained, fine-tuned"]
+    assert [(row["representation"], row["labels_per_class"]) for row in rows] == [
+        (name, number) for number in (1, None) for name in names
+    ]
+    assert [row["num_draws"] for row in rows] == [3, 3, 3, 1, 1, 1, 1, 1, 1, 1]
+    assert (tmp_path / "label_efficiency.png").stat().st_size > 10_000
+    assert main(["label-efficiency", str(digits_run), "--labels-per-class", "1,x"]) == 1
+
+    assert main(["inspect", str(digits_run), "--num-items", "300", "--output", str(tmp_path / "i.json")]) == 0
+    rows = json.loads((tmp_path / "i.json").read_text())["rows"]
+    assert rows.keys() == {"pretrained", "untrained"} and rows["pretrained"]["uniformity"] < 0
