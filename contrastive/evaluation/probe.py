@@ -20,7 +20,7 @@ from contrastive.data.image_dataset import ImageDataset
 from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.statistics import mean_interval, proportion_interval
-from contrastive.features import LAST, FrozenEncoder, accelerator, build_encoder, encode, load_encoder
+from contrastive.features import HUB, LAST, FrozenEncoder, accelerator, build_encoder, encode, load_encoder
 from contrastive.report import percent, print_table, track, write_json
 
 REGULARISATIONS = tuple(10.0**k for k in range(-4, 3))
@@ -316,6 +316,8 @@ def _report(rows: list[dict], run: str, protocol: Protocol, num_test: int, file:
 
 def results_folder(run: Path) -> Path:
     """``results`` of a run folder, also for a checkpoint in it; beside a checkpoint that lies elsewhere."""
+    if run.parts[:1] == (HUB.strip("/"),):
+        raise ContrastiveError("an encoder of the Hub has no folder to write results to; give --output")
     if run.is_file():
         run = run.parent.parent if run.parent.name == LAST.parent.name else run.parent
     return run / "results"
