@@ -66,7 +66,7 @@ def _described(shapes: dict[str, list[int]]) -> list[str]:
 def _usage_of_weights(encoder: FrozenEncoder) -> list[str]:
     call = "encoder(images)  # uint8, or float in [0, 1], (N, C, H, W)"
     if takes_graphs(encoder.encoder):
-        call = "encoder(batch)  # a GraphBatch of N graphs"
+        call = "encoder(batch)  # a GraphBatch"
     code = [
         "import contrastive",
         "",
@@ -77,7 +77,7 @@ def _usage_of_weights(encoder: FrozenEncoder) -> list[str]:
     if name is None or encoder.encoder.conv1.in_channels != 3:  # type: ignore[union-attr]
         return _code(code)
     theirs = [
-        "import torchvision",
+        "import torch, torchvision",
         "from safetensors.torch import load_file",
         "",
         f"model = torchvision.models.{name}()",

@@ -88,6 +88,13 @@ def write_program(
     return said
 
 
+def _card_of(run: Path | None, file: str) -> str | None:
+    """The card of an export that is copied: it knows what its run knew."""
+    if run is None or not ((run / file).is_file() and (run / CARD).is_file()):
+        return None
+    return (run / CARD).read_text()
+
+
 def _image_size(encoder: FrozenEncoder) -> int | None:
     """The side of the images that a run was trained on: recorded, or else that of its data."""
     data = encoder.data
@@ -115,7 +122,7 @@ def _write_texts(
         )
     texts = {EXPORT_CONFIG: json.dumps(encoder.config, indent=2) + "\n"}
     if not (folder / CARD).exists():
-        texts[CARD] = model_card(encoder, run, file, shapes)
+        texts[CARD] = _card_of(run, file) or model_card(encoder, run, file, shapes)
     for name, text in texts.items():
         write_whole(folder / name, lambda part, text=text: part.write_text(text))  # type: ignore[misc]
     sums = "".join(f"{sha256(folder / name)}  {name}\n" for name in (file, EXPORT_CONFIG, CARD))

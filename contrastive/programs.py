@@ -119,9 +119,7 @@ def trace(encoder: FrozenEncoder, inputs: Example) -> ExportedProgram:
         ContrastiveError: something in the encoder cannot be recorded.
     """
     if not isinstance(inputs, Tensor) and not isinstance(inputs.x, Tensor):
-        raise ContrastiveError(
-            "a program takes dense node features; give x.dense() in place of SparseFeatures"
-        )
+        raise ContrastiveError("a program takes no SparseFeatures; give it the nodes' x.dense()")
     tensors = named(inputs)
     module = (_OfImages if isinstance(inputs, Tensor) else _OfGraphs)(encoder).eval()
     sizes = {name: {0: Dim(_DIMS[name])} for name in tensors}
