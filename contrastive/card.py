@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from contrastive.card_usage import usage
 from contrastive.features import CONFIG, LAST, FrozenEncoder, model_args, takes_graphs
@@ -18,7 +19,7 @@ PACKAGE = "contrastive-pretraining"
 
 
 def model_card(
-    encoder: FrozenEncoder, run: Path | None, file: str, shapes: dict[str, list[int]] | None = None
+    encoder: FrozenEncoder, run: Path | None, file: str, inputs: dict[str, Tensor] | None = None
 ) -> str:
     """The README of an export, with the front matter that the Hugging Face Hub reads.
 
@@ -26,7 +27,7 @@ def model_card(
         encoder: what is exported.
         run: a run folder, or a checkpoint in one, whose metrics and results are told; others are not known.
         file: the name of the file with the encoder.
-        shapes: of the tensors that a program was recorded with, by name; None for weights.
+        inputs: the tensors that a program was recorded with, by name; None for weights.
     """
     folder = _run_folder(run)
     name, source = type(encoder.encoder).__name__, encoder.data.get("source")
@@ -36,7 +37,7 @@ def model_card(
         "",
         f"An encoder of {_kind(encoder)}, pretrained without labels by contrastive learning. It gives "
         f"{encoder.num_features} features a sample; it has no classifier.",
-        *_section("How to use it", usage(encoder, file, shapes)),
+        *_section("How to use it", usage(encoder, file, inputs)),
         *_section("Data", _data(encoder)),
         *_section("Recipe", _recipe(encoder, folder)),
         *_section("Metrics", _metrics(folder)),
@@ -172,14 +173,22 @@ def _result(file: Path) -> list[str]:
         content = json.loads(file.read_text())
     except ValueError:
         return ["Not readable."]
-    about = content if isinstance(content, dict) else {}
-    rows = about.get("rows", []) if about else content
-    rows = [_cells(row) for row in rows if isinstance(row, dict)]
+    about = content if isinstance(content, dict) else {"rows": content}
+    rows = [_cells(row) for row in about.get("rows") or [] if isinstance(row, dict)]
     header = list(dict.fromkeys(key for row in rows for key in row))
     lines = _table(header, [[row.get(key, "") for key in header] for row in rows]) if rows else []
     beside = {key: value for key, value in about.items() if key not in ("rows", "cells", "run")}
-    said = [f"- {key}: {_called(value)}" for key, value in beside.items() if value is not None]
-    return lines + ([""] if lines and said else []) + said
+    return [*lines, *([""] if lines and beside else []), *_items(beside)]
+
+
+def _items(values: dict[str, Any], indent: str = "") -> list[str]:
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}- {key}:", *_items(value, indent + "  ")]
+        elif value is not None:
+            lines.append(f"{indent}- {key}: {_called(value)}")
+    return lines
 
 
 def _cells(row: dict[str, Any]) -> dict[str, str]:
@@ -207,7 +216,7 @@ def _intended_use(encoder: FrozenEncoder) -> list[str]:
     source = encoder.data.get("source")
     like = f"like those of `{source}`" if source else "like those that it was trained on"
     return [
-        f"Frozen features, or a start for fine-tuning, for tasks on {_kind(encoder)} {like} with few labels.",
+        f"Frozen features, or a start for fine-tuning, for tasks with few labels on {_kind(encoder)} {like}.",
         "Measure it on labelled samples of your own task, beside a baseline, before you rely on it: what was",
         "learned from other data may not carry over, and what is unbalanced in the data is so in the",
         "features. It is not meant to decide over people.",

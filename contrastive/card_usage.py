@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from contrastive.backbones import resnet_name
 from contrastive.features import EXPORT_WEIGHTS, HUB, FrozenEncoder, takes_graphs
 
 
-def usage(encoder: FrozenEncoder, file: str, shapes: dict[str, list[int]] | None) -> list[str]:
+def usage(encoder: FrozenEncoder, file: str, inputs: dict[str, Tensor] | None) -> list[str]:
     """The lines of Markdown that say how to open an export.
 
     Args:
         encoder: what is exported.
         file: the name of the file with the encoder.
-        shapes: of the tensors that a program was recorded with, by name; None for weights.
+        inputs: the tensors that a program was recorded with, by name; None for weights.
     """
-    if shapes is None:
+    if inputs is None:
         return _usage_of_weights(encoder)
-    onnx, features = file.endswith(".onnx"), f"  # (N, {encoder.num_features})"
-    if onnx:
+    features = f"  # (N, {encoder.num_features})"
+    if file.endswith(".onnx"):
         code = [
-            "import numpy as np, onnxruntime",
+            "import numpy, onnxruntime",
             "",
             f'session = onnxruntime.InferenceSession("{file}")',
-            f"inputs = {_inputs(shapes, 'np.zeros({}, np.uint8)', '.numpy()')}",
+            f"inputs = {_given(inputs, 'numpy.zeros({}, numpy.uint8)', '.numpy()')}",
             f"(features,) = session.run(None, inputs){features}",
         ]
     else:
@@ -32,34 +34,35 @@ def usage(encoder: FrozenEncoder, file: str, shapes: dict[str, list[int]] | None
             "import torch",
             "",
             f'program = torch.export.load("{file}").module()  # only from those you trust',
-            f"inputs = {_inputs(shapes, 'torch.zeros({}, dtype=torch.uint8)', '')}",
+            f"inputs = {_given(inputs, 'torch.zeros({}, dtype=torch.uint8)', '')}",
             f"features = program(**inputs){features}",
         ]
-    return [*_code(code), "", *_described(shapes)]
+    return [*_code(code), "", *_described(inputs)]
 
 
-def _inputs(shapes: dict[str, list[int]], zeros: str, suffix: str) -> str:
-    if "images" in shapes:
-        return '{"images": ' + zeros.format(f"({', '.join(map(str, [4, *shapes['images'][1:]]))})") + "}"
-    return f"{{name: getattr(batch, name){suffix} for name in {tuple(shapes)}}}  # batch: a GraphBatch"
+def _given(inputs: dict[str, Tensor], zeros: str, suffix: str) -> str:
+    if "images" in inputs:
+        return '{"images": ' + zeros.format((4, *inputs["images"].shape[1:])) + "}"
+    return f"{{name: getattr(batch, name){suffix} for name in {tuple(inputs)}}}  # of a GraphBatch"
 
 
-def _described(shapes: dict[str, list[int]]) -> list[str]:
-    if "images" in shapes:
-        side = shapes["images"][-1]
+def _described(inputs: dict[str, Tensor]) -> list[str]:
+    if "images" in inputs:
+        side = inputs["images"].shape[-1]
         return [
             f"`images` are uint8, any number of them, {side} × {side} pixels. The normalisation is inside.",
             "What is float in [0, 1] becomes `(255 * x).round()` in uint8 first.",
         ]
     counts = {"x": "nodes", "node_type": "nodes", "target": "nodes", "ptr": "graphs + 1"}
+    lines = []
+    for name, tensor in inputs.items():
+        shape = ", ".join([counts.get(name, "edges"), *map(str, tensor.shape[1:])])
+        lines.append(f"- `{name}`: {str(tensor.dtype).removeprefix('torch.')} ({shape})")
     return [
-        *(
-            f"- `{name}`: ({', '.join([counts.get(name, 'edges'), *map(str, shape[1:])])})"
-            for name, shape in shapes.items()
-        ),
+        *lines,
         "",
         "`src` and `dst` are the nodes at which each edge starts and ends, `ptr` the offsets of each graph's",
-        "nodes, all int64; features are float32, or int64 where they are categories.",
+        "nodes.",
     ]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from safetensors.torch import save
+from torch import Tensor
 
 from contrastive.card import model_card
 from contrastive.data.images import open_images
@@ -83,8 +84,7 @@ def write_program(
     file = folder / (ONNX if format == "onnx" else PROGRAM)
     save = programs.save_onnx if format == "onnx" else programs.save_program
     said = save(encoder, inputs, file)
-    shapes = {name: list(tensor.shape) for name, tensor in programs.named(inputs).items()}
-    _write_texts(encoder, folder, run, file.name, shapes)
+    _write_texts(encoder, folder, run, file.name, programs.named(inputs))
     return said
 
 
@@ -112,7 +112,7 @@ def _write_texts(
     folder: Path,
     run: Path | None,
     file: str,
-    shapes: dict[str, list[int]] | None = None,
+    inputs: dict[str, Tensor] | None = None,
 ) -> None:
     """Write what every format has beside its ``file``: configuration, card and sums."""
     if encoder.config is None:
@@ -122,7 +122,7 @@ def _write_texts(
         )
     texts = {EXPORT_CONFIG: json.dumps(encoder.config, indent=2) + "\n"}
     if not (folder / CARD).exists():
-        texts[CARD] = _card_of(run, file) or model_card(encoder, run, file, shapes)
+        texts[CARD] = _card_of(run, file) or model_card(encoder, run, file, inputs)
     for name, text in texts.items():
         write_whole(folder / name, lambda part, text=text: part.write_text(text))  # type: ignore[misc]
     sums = "".join(f"{sha256(folder / name)}  {name}\n" for name in (file, EXPORT_CONFIG, CARD))

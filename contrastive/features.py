@@ -147,7 +147,9 @@ def checkpoint_of(path: Path) -> Path:
             raise ContrastiveError(f"{path} is no run folder (no {LAST}) and no export (no {EXPORT_CONFIG})")
         return last
     if not path.exists():
-        raise ContrastiveError(f"there is no {path}; give a run folder, a .ckpt file or an export folder")
+        raise ContrastiveError(
+            f"there is no {path}; give a run folder, a .ckpt file, an export folder or {HUB}OWNER/NAME"
+        )
     return path
 
 

@@ -163,7 +163,7 @@ def aggregate(
         messages = messages if weight is None else messages * _align(weight.to(x.dtype), messages)
         return aggregate_edges(adjacency, messages, reduce)
     if reduce in ("max", "min"):
-        return _extreme(adjacency.indptr, adjacency.src, x, adjacency.dst, reduce)
+        return _extreme(adjacency, adjacency.src, x, reduce)
     out = _weighted_sum(adjacency, x, weight)
     return out if reduce == "sum" else out / _column(adjacency.degree.clamp(min=1), out)
 
@@ -171,13 +171,8 @@ def aggregate(
 def aggregate_edges(adjacency: Adjacency, messages: Tensor, reduce: Reduce = "sum") -> Tensor:
     """out_v = reduce over edges e into v of m_e, for messages ``(E, …)``; 0 where no edge arrives."""
     if reduce in ("max", "min"):
-        if exporting():
-            return _scatter_extreme(messages, adjacency.dst, adjacency.num_dst, reduce)
-        return _extreme(adjacency.indptr, adjacency.edge_ids, messages, adjacency.dst, reduce)
-    if exporting():
-        out = _scatter(messages, adjacency.dst, adjacency.num_dst)
-    else:
-        out = _SumEdges.apply(messages, adjacency)
+        return _extreme(adjacency, adjacency.edge_ids, messages, reduce)
+    out = (_scatter_edges if exporting() else _SumEdges.apply)(messages, adjacency)
     return out if reduce == "sum" else out / _column(adjacency.degree.clamp(min=1), out)
 
 
@@ -242,20 +237,21 @@ def _csr_weighted(indptr: Tensor, columns: Tensor, weight: Tensor | None, x: Ten
     return torch.stack(heads, dim=1)
 
 
-def _extreme(indptr: Tensor, columns: Tensor, x: Tensor, dst: Tensor, reduce: str) -> Tensor:
-    if x.device.type == "cpu":
-        return _csr_product(indptr, columns, None, x, f"a{reduce}")
-    return _scatter_extreme(x[columns], dst, len(indptr) - 1, reduce)
-
-
-def _scatter_extreme(messages: Tensor, dst: Tensor, size: int, reduce: str) -> Tensor:
-    index = dst.view(-1, *[1] * (messages.dim() - 1)).expand_as(messages)
-    out = messages.new_zeros(size, *messages.shape[1:])
+def _extreme(adjacency: Adjacency, columns: Tensor, x: Tensor, reduce: str) -> Tensor:
+    if x.device.type == "cpu" and not exporting():
+        return _csr_product(adjacency.indptr, columns, None, x, f"a{reduce}")
+    messages = x[columns]
+    index = adjacency.dst.view(-1, *[1] * (x.dim() - 1)).expand_as(messages)
+    out = messages.new_zeros(adjacency.num_dst, *x.shape[1:])
     return out.scatter_reduce(0, index, messages, f"a{reduce}", include_self=False)
 
 
-def _scatter(messages: Tensor, dst: Tensor, size: int) -> Tensor:
-    return messages.new_zeros(size, *messages.shape[1:]).index_add(0, dst, messages)
+def _scatter(values: Tensor, index: Tensor, size: int) -> Tensor:
+    return values.new_zeros(size, *values.shape[1:]).index_add(0, index, values)
+
+
+def _scatter_edges(messages: Tensor, adjacency: Adjacency) -> Tensor:
+    return _scatter(messages, adjacency.dst, adjacency.num_dst)
 
 
 class _SumNeighbours(torch.autograd.Function):

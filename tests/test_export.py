@@ -19,6 +19,7 @@ from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
 from contrastive.export import write_safetensors
 from contrastive.features import FrozenEncoder
+from encoders.graph import GraphEncoder
 from encoders.image import ResNet
 
 MARK = "/tmp/should-not-exist-after-an-export-was-loaded"
@@ -97,6 +98,17 @@ def test_a_loose_checkpoint_has_a_card_that_says_what_is_not_known(run, tmp_path
     assert main(["export", str(tmp_path / "loose.ckpt"), "--output", str(tmp_path / "out")]) == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Not known" in card and "DebiasedInfoNCE" in card and "| pretrained |" not in card
+
+
+def test_the_card_of_a_graph_encoder(tmp_path):
+    spec = {"class_path": "encoders.graph.GraphEncoder", "init_args": {"node_features": 3, "num_hidden": 8}}
+    encoder = FrozenEncoder(
+        GraphEncoder(**spec["init_args"]), torch.nn.Identity(), {"model": {"encoder": spec}}
+    )
+    write_safetensors(encoder, tmp_path, None)
+    card = (tmp_path / "README.md").read_text()
+    assert front_matter(card)["pipeline_tag"] == "graph-ml" and "a GraphBatch" in card
+    assert "GraphEncoder(node_features=3, num_hidden=8)" in card and "Not recorded." in card
 
 
 def test_an_export_of_an_export_keeps_its_card(folder, tmp_path):

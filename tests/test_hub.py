@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -17,6 +18,7 @@ import contrastive
 from contrastive.cli import main
 from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
+from contrastive.evaluation.probe import results_folder
 
 pytest.importorskip("huggingface_hub")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -143,6 +145,11 @@ def test_a_hub_id_opens_and_nothing_is_fetched_but_safetensors(hub, folder, imag
 def test_a_name_of_another_form_is_refused(name):
     with pytest.raises(ContrastiveError, match=r"not of the form hf://OWNER/NAME|cannot fetch"):
         contrastive.load_encoder(name)
+
+
+def test_a_result_of_a_hub_encoder_has_no_folder_of_its_own():
+    with pytest.raises(ContrastiveError, match="give --output"):
+        results_folder(Path("hf://me/digits"))
 
 
 def test_a_missing_client_is_named_with_its_command(monkeypatch):
