@@ -72,7 +72,7 @@ class Adjacency:
     @property
     def num_edges(self) -> int:
         """Directed edges."""
-        return len(self.src)
+        return self.src.shape[0]
 
     @cached_property
     def indptr(self) -> Tensor:
