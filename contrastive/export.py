@@ -1,36 +1,129 @@
-"""``contrastive export``: the encoder alone, as weights that cannot carry code."""
+"""``contrastive export``: the encoder alone, as weights that cannot carry code or as a program."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
+from typing import Literal
 
-from safetensors.torch import save_file
+from safetensors.torch import save
+from torch import Tensor
 
+from contrastive.card import model_card
+from contrastive.data.images import open_images
 from contrastive.errors import ContrastiveError
-from contrastive.features import EXPORT_CONFIG, EXPORT_WEIGHTS, load_encoder
+from contrastive.features import (
+    EXPORT_CONFIG,
+    EXPORT_SUMS,
+    EXPORT_WEIGHTS,
+    FrozenEncoder,
+    load_encoder,
+    sha256,
+    takes_graphs,
+)
+from contrastive.report import whole_folder, write_whole
+
+Format = Literal["safetensors", "onnx", "torch-export"]
+CARD, ONNX, PROGRAM = "README.md", "encoder.onnx", "encoder.pt2"
 
 
-def export(run: str, *, output: str) -> None:
-    """Write the encoder of a run as safetensors with its configuration, for ``load_encoder`` elsewhere.
+def export(run: str, *, output: str, format: Format = "safetensors", image_size: int | None = None) -> None:
+    """Write the encoder of a run into a folder of its own, for use elsewhere.
 
     Args:
-        run: a run folder or a checkpoint.
-        output: the folder to make; it must not exist yet.
+        run: a run folder, a checkpoint, an export, or hf://OWNER/NAME
+        output: the folder to make, for the encoder, its configuration, a model card written from the run, and
+            SHA256SUMS; it must not exist yet
+        format: safetensors holds the weights alone, for load_encoder and the Hugging Face Hub; onnx and
+            torch-export are programs with the preprocessing inside, which run without this package on
+            batches of any size of uint8 images, or of graphs as the tensors of a GraphBatch
+        image_size: side in pixels of the images that a program takes (default: what the run was trained on)
     """
-    folder = Path(output)
-    if folder.exists():
-        raise ContrastiveError(f"{folder} exists already; give a folder that does not")
-    encoder = load_encoder(run)
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
+    with whole_folder(Path(output)) as folder:
+        encoder = load_encoder(run)
+        if format == "safetensors":
+            write_safetensors(encoder, folder, Path(run))
+        else:
+            print(write_program(encoder, folder, Path(run), format, image_size))
+    print(f"export: {output}")
+
+
+def write_safetensors(encoder: FrozenEncoder, folder: Path, run: Path | None) -> None:
+    """Write the files that ``load_encoder`` reads, with a card, into a folder that exists.
+
+    Args:
+        encoder: with its configuration.
+        folder: files of these names are replaced; a card that is there stays.
+        run: whence the card takes data and metrics; None where it is not known.
+    """
+    weights = {key: value.contiguous() for key, value in encoder.encoder.state_dict().items()}
+    write_whole(folder / EXPORT_WEIGHTS, lambda part: part.write_bytes(save(weights, {"format": "pt"})))
+    _write_texts(encoder, folder, run, EXPORT_WEIGHTS)
+
+
+def write_program(
+    encoder: FrozenEncoder, folder: Path, run: Path | None, format: Format, image_size: int | None = None
+) -> str:
+    """Write an encoder as a program of ONNX or ``torch.export``, with its configuration and its card.
+
+    Args:
+        encoder: with its configuration.
+        folder: a folder that exists.
+        run: whence the card takes data and metrics; None where it is not known.
+        format: ``onnx`` or ``torch-export``.
+        image_size: side in pixels; None takes the size of the run's data.
+
+    Returns:
+        How far the program is from the encoder, in words.
+    """
+    from contrastive import programs
+
+    if not takes_graphs(encoder.encoder):
+        image_size = image_size or _image_size(encoder)
+    inputs = programs.example(encoder, image_size)
+    file = folder / (ONNX if format == "onnx" else PROGRAM)
+    save = programs.save_onnx if format == "onnx" else programs.save_program
+    said = save(encoder, inputs, file)
+    _write_texts(encoder, folder, run, file.name, programs.named(inputs))
+    return said
+
+
+def _card_of(run: Path | None, file: str) -> str | None:
+    """The card of an export that is copied: it knows what its run knew."""
+    if run is None or not ((run / file).is_file() and (run / CARD).is_file()):
+        return None
+    return (run / CARD).read_text()
+
+
+def _image_size(encoder: FrozenEncoder) -> int | None:
+    """The side of the images that a run was trained on: recorded, or else that of its data."""
+    data = encoder.data
+    if data.get("image_size") or not data.get("source"):
+        return data.get("image_size")
+    options = {key: data[key] for key in ("channels", "unlabelled") if key in data}
     try:
-        part.mkdir(parents=True)
-        weights = {key: value.contiguous() for key, value in encoder.encoder.state_dict().items()}
-        save_file(weights, part / EXPORT_WEIGHTS)
-        (part / EXPORT_CONFIG).write_text(json.dumps(encoder.config, indent=2) + "\n")
-        part.replace(folder)
-    except OSError as error:
-        raise ContrastiveError(f"cannot write {folder}: {error.strerror}") from error
-    print(f"export: {folder}")
+        return open_images(data["source"], "train", **options).image_size
+    except ContrastiveError:  # the data is not on this machine
+        return None
+
+
+def _write_texts(
+    encoder: FrozenEncoder,
+    folder: Path,
+    run: Path | None,
+    file: str,
+    inputs: dict[str, Tensor] | None = None,
+) -> None:
+    """Write what every format has beside its ``file``: configuration, card and sums."""
+    if encoder.config is None:
+        raise ContrastiveError(
+            "this encoder does not record how it is built, so that nobody could open the export; give "
+            'FrozenEncoder a config, {"model": {"encoder": {"class_path": …, "init_args": …}}}'
+        )
+    texts = {EXPORT_CONFIG: json.dumps(encoder.config, indent=2) + "\n"}
+    if not (folder / CARD).exists():
+        texts[CARD] = _card_of(run, file) or model_card(encoder, run, file, inputs)
+    for name, text in texts.items():
+        write_whole(folder / name, lambda part, text=text: part.write_text(text))  # type: ignore[misc]
+    sums = "".join(f"{sha256(folder / name)}  {name}\n" for name in (file, EXPORT_CONFIG, CARD))
+    write_whole(folder / EXPORT_SUMS, lambda part: part.write_text(sums))

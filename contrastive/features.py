@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -19,8 +20,9 @@ from augmentations.colour import Normalize
 from contrastive.errors import ContrastiveError
 from contrastive.report import track
 
+HUB = "hf://"
 CONFIG, LAST = "config.yaml", Path("checkpoints") / "last.ckpt"  # in a run folder
-EXPORT_WEIGHTS, EXPORT_CONFIG = "encoder.safetensors", "config.json"
+EXPORT_WEIGHTS, EXPORT_CONFIG, EXPORT_SUMS = "model.safetensors", "config.json", "SHA256SUMS"
 
 
 class FrozenEncoder(nn.Module):
@@ -53,37 +55,51 @@ class FrozenEncoder(nn.Module):
 def load_encoder(path: str | Path, *, encoder: nn.Module | None = None) -> FrozenEncoder:
     """Open a pretrained encoder.
 
-    Files are read as weights alone: a pickle that carries code is refused.
+    Files are read as weights alone: a pickle that carries code is refused, and so is an export whose files
+    are not those that its ``SHA256SUMS`` lists.
 
     Args:
-        path: a run folder (its last checkpoint), a ``.ckpt`` file, or an export folder.
+        path: a run folder (its last checkpoint), a ``.ckpt`` file, an export folder, or an export on the
+            Hugging Face Hub, ``hf://OWNER/NAME`` or ``hf://OWNER/NAME@REVISION``.
         encoder: the network to fill, for a checkpoint whose run did not record one (a module trained from
             Python, not by ``contrastive pretrain``).
 
     Raises:
         ContrastiveError: nothing there, not a checkpoint, or keys that do not fit; the message lists them.
     """
+    if str(path).startswith(HUB):
+        from contrastive.hub import download
+
+        path = download(str(path))
     path = Path(path).expanduser()
     config: dict[str, Any] | None
-    if (path / EXPORT_WEIGHTS).exists():
+    if (path / EXPORT_CONFIG).exists():
         config, weights = _read_export(path)
     else:
         config, weights = _read_checkpoint(checkpoint_of(path))
     if encoder is None:
-        if config is None:
-            raise ContrastiveError(
-                f"{path} does not say how its encoder is built; pass load_encoder(path, encoder=…)"
-            )
-        encoder = build_module(_without_weights(model_args(config)["encoder"]))
-    _fill(encoder, weights, path)
+        encoder = build_module(_without_weights(_encoder_spec(config, path)))
+    fill(encoder, weights, str(path))
     return FrozenEncoder(encoder, _preprocess(config, encoder), config)
+
+
+def _encoder_spec(config: dict[str, Any] | None, path: Path) -> dict[str, Any]:
+    try:
+        spec = model_args(config)["encoder"]  # type: ignore[arg-type]
+        return {**spec, "class_path": spec["class_path"], "init_args": dict(spec.get("init_args") or {})}
+    except (KeyError, TypeError, AttributeError, ValueError):  # a stranger's file says anything
+        raise ContrastiveError(
+            f"{path} does not say how its encoder is built; pass load_encoder(path, encoder=…)"
+        ) from None
 
 
 def _without_weights(spec: dict[str, Any]) -> dict[str, Any]:
     """An encoder that starts at random: a checkpoint replaces every weight, so none needs to be fetched."""
     start = {"weights": None, "pretrained": False}
-    arguments = spec.get("init_args") or {}
-    return {**spec, "init_args": {key: start.get(key, value) for key, value in arguments.items()}}
+    return {
+        **spec,
+        "init_args": {key: start.get(key, value) for key, value in spec["init_args"].items()},
+    }
 
 
 def model_args(config: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +120,12 @@ def _preprocess(config: dict[str, Any] | None, encoder: nn.Module) -> nn.Module:
 
 def default_preprocess(encoder: nn.Module) -> nn.Module:
     """What an encoder's raw inputs need: images are normalised, graphs are taken as they are."""
-    return nn.Identity() if getattr(encoder, "takes_graphs", False) else Normalize()
+    return nn.Identity() if takes_graphs(encoder) else Normalize()
+
+
+def takes_graphs(encoder: nn.Module) -> bool:
+    """Whether an encoder's inputs are ``GraphBatch``, not images."""
+    return getattr(encoder, "takes_graphs", False)
 
 
 def build_module(spec: dict[str, Any]) -> nn.Module:
@@ -123,17 +144,19 @@ def checkpoint_of(path: Path) -> Path:
     if path.is_dir():
         last = path / LAST
         if not last.exists():
-            raise ContrastiveError(f"{path} is no run folder (no {LAST}) and no export (no {EXPORT_WEIGHTS})")
+            raise ContrastiveError(f"{path} is no run folder (no {LAST}) and no export (no {EXPORT_CONFIG})")
         return last
     if not path.exists():
-        raise ContrastiveError(f"there is no {path}; give a run folder, a .ckpt file or an export folder")
+        raise ContrastiveError(
+            f"there is no {path}; give a run folder, a .ckpt file, an export folder or {HUB}OWNER/NAME"
+        )
     return path
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        state = checkpoint["state_dict"]
+        state = {key: value for key, value in checkpoint["state_dict"].items() if isinstance(value, Tensor)}
     except pickle.UnpicklingError as error:
         raise ContrastiveError(
             f"{path} is no checkpoint, or holds code, and was not opened: {str(error).splitlines()[0]}"
@@ -148,15 +171,49 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tenso
 
 
 def _read_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    file = folder / EXPORT_WEIGHTS
+    if not file.exists() and (folder / "encoder.safetensors").exists():  # its name before 0.2
+        file = folder / "encoder.safetensors"
+    if not file.exists():
+        found = ", ".join(sorted(path.name for path in folder.iterdir()))
+        raise ContrastiveError(
+            f"{folder} holds no {EXPORT_WEIGHTS} (it holds {found}); load_encoder opens what "
+            "contrastive export writes with --format safetensors"
+        )
+    _check_sums(folder)
     try:
-        config = json.loads((folder / EXPORT_CONFIG).read_text())
-        return config, load_file(folder / EXPORT_WEIGHTS)
+        return json.loads((folder / EXPORT_CONFIG).read_text()), load_file(file)
     except (OSError, ValueError, SafetensorError) as error:
         raise ContrastiveError(f"{folder} is not a complete export: {error}") from error
 
 
-def _fill(encoder: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Load strictly: keys and shapes must be the encoder's own."""
+def _check_sums(folder: Path) -> None:
+    """Compare what will be read with ``SHA256SUMS``, where there is one."""
+    sums = folder / EXPORT_SUMS
+    for line in sums.read_text(errors="replace").splitlines() if sums.exists() else []:
+        digest, _, name = line.partition("  ")
+        if name in (EXPORT_WEIGHTS, EXPORT_CONFIG) and sha256(folder / name) != digest:
+            raise ContrastiveError(
+                f"{folder / name} is not the file that was exported: its SHA-256 is not the one in "
+                f"{EXPORT_SUMS}. It is cut off or was changed; copy or export it again"
+            )
+
+
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fill(encoder: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Load weights strictly: keys and shapes must be the encoder's own.
+
+    Raises:
+        ContrastiveError: some are not; the message names ``source`` and lists them.
+    """
     own = encoder.state_dict()
     problems = {
         "missing": sorted(own.keys() - weights.keys()),
@@ -173,7 +230,7 @@ def _fill(encoder: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
             for what, keys in problems.items()
             if keys
         ]
-        raise ContrastiveError(f"{path} does not fit {type(encoder).__name__}; keys " + "; ".join(lines))
+        raise ContrastiveError(f"{source} does not fit {type(encoder).__name__}; keys " + "; ".join(lines))
     encoder.load_state_dict(weights)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,6 +67,27 @@ def write_whole(file: Path, write: Callable[[Path], Any]) -> None:
         raise ContrastiveError(
             f"cannot write {file}: {error.strerror}; give another with --output"
         ) from error
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Have a block fill a folder beside ``folder``, and put it in its place when it is whole.
+
+    Raises:
+        ContrastiveError: the folder exists, or cannot be written.
+    """
+    if folder.exists():
+        raise ContrastiveError(f"{folder} exists already; give a folder that does not")
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        part.replace(folder)
+    except OSError as error:
+        raise ContrastiveError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def plot_embedding(panels: dict[str, np.ndarray], y: np.ndarray, classes: Sequence[str], file: Path) -> None:

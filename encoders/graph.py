@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from encoders.graph_batch import GraphBatch
 from encoders.graph_convolutions import GAT, GCN, PNA, GATv2
 from encoders.graph_layers import GIN, GINE, FeatureEncoder, GraphLayer, GraphSAGE
+from encoders.message_passing import exporting
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
 from encoders.readout import ReadoutName, VirtualNode, make_readout
 from encoders.relational import RGCN
@@ -134,7 +135,7 @@ class GraphEncoder(nn.Module):
         return nodes, self.readout(batch, nodes) if virtual is None else virtual
 
     def _encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor | None]:
-        if self.share_equal_nodes:
+        if self.share_equal_nodes and not exporting():  # how many are equal, a program cannot foresee
             return self._encode_shared(batch), None
         h = batch.x if self.embed is None else self.embed(batch.x)
         virtual = cast("list[VirtualNode]", self.virtual)  # a ModuleList forgets what it holds

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from encoders.message_passing import Adjacency, aggregate
+from encoders.message_passing import Adjacency, aggregate, range_of_each
 from encoders.sparse_features import SparseFeatures
 
 _PER_EDGE = ("edge_attr", "edge_weight", "edge_type")
@@ -52,17 +52,17 @@ class GraphBatch:
     @property
     def num_graphs(self) -> int:
         """Graphs in the batch."""
-        return len(self.ptr) - 1
+        return self.ptr.shape[0] - 1
 
     @property
     def num_nodes(self) -> int:
         """Nodes in the batch."""
-        return len(self.x)
+        return self.x.shape[0]
 
     @property
     def num_edges(self) -> int:
         """Directed edges in the batch."""
-        return len(self.src)
+        return self.src.shape[0]
 
     @property
     def device(self) -> torch.device:
@@ -77,8 +77,7 @@ class GraphBatch:
     @cached_property
     def graph_of_node(self) -> Tensor:
         """``(N,)`` int64, ascending."""
-        graphs = torch.arange(self.num_graphs, device=self.device)
-        return graphs.repeat_interleave(self.nodes_per_graph, output_size=self.num_nodes)
+        return range_of_each(self.ptr, self.num_nodes)
 
     @cached_property
     def edge_ptr(self) -> Tensor:

@@ -18,6 +18,7 @@ from encoders.message_passing import (
     aggregate,
     aggregate_edges,
     edge_softmax,
+    exporting,
     gather_dst,
     gather_src,
 )
@@ -65,6 +66,8 @@ class FeatureEncoder(nn.Module):
         if x.is_floating_point() or x.shape[1] != len(self.categories):
             raise ValueError(self._complain(x, f"{len(self.categories)} int64 columns of categories"))
         assert isinstance(x, Tensor)
+        if exporting():  # the bag's offsets do not go into an ONNX program
+            return nn.functional.embedding(x + self.first, self.embedding.weight).sum(1)
         return self.embedding(x + self.first)
 
     @staticmethod

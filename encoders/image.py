@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-_RESNETS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
+RESNET_BLOCKS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
@@ -42,10 +42,11 @@ class ResNet(nn.Module):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        if depth not in _RESNETS:
-            raise ValueError(f"ResNet depth is {depth}; choose one of {', '.join(map(str, _RESNETS))}")
-        block, num_blocks = _RESNETS[depth]
+        if depth not in RESNET_BLOCKS:
+            raise ValueError(f"ResNet depth is {depth}; choose one of {', '.join(map(str, RESNET_BLOCKS))}")
+        block, num_blocks = RESNET_BLOCKS[depth]
         small = stem == "small"
+        self.depth = depth
         self.conv1 = nn.Conv2d(
             in_channels, width, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False
         )

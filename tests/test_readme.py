@@ -1,4 +1,4 @@
-"""The README's commands and its Python are run as they are printed."""
+"""The commands and the Python of the README and of docs/export.md are run as they are printed."""
 
 import re
 import subprocess
@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from contrastive.cli import main
+
 README = (Path(__file__).parent.parent / "README.md").read_text()
+EXPORT_GUIDE = (Path(__file__).parent.parent / "docs" / "export.md").read_text()
 CONSOLE = [line for block in re.findall(r"```console\n(.*?)```", README, re.S) for line in block.splitlines()]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 
@@ -34,6 +37,16 @@ def test_command(line, command, folder):
 @pytest.mark.parametrize("code", PYTHON)
 def test_python(code, folder):
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=120)
+
+
+def test_the_guide_to_exports(folder, monkeypatch):
+    """Its blocks in their order, for the later ones open what the earlier ones write."""
+    monkeypatch.chdir(folder)
+    for language, block in re.findall(r"```(console|python)\n(.*?)```", EXPORT_GUIDE, re.S):
+        if language == "python":
+            exec(block, {})
+        else:
+            assert all(main(line.split()[1:]) == 0 for line in block.splitlines())
 
 
 def test_every_number_has_a_command_and_every_picture_exists():

@@ -22,7 +22,15 @@ from contrastive.evaluation.protocol import Finetuning, Method, Protocol, SplitR
 from contrastive.evaluation.statistics import mean_interval, percentile_interval
 from contrastive.evaluation.tasks import Task, read_task, source_of
 from contrastive.feature_cache import cached_features
-from contrastive.features import LAST, FrozenEncoder, build_encoder, build_module, load_encoder, model_args
+from contrastive.features import (
+    HUB,
+    LAST,
+    FrozenEncoder,
+    build_encoder,
+    build_module,
+    load_encoder,
+    model_args,
+)
 from contrastive.report import print_table, track, write_json
 
 log = logging.getLogger("contrastive")
@@ -352,6 +360,8 @@ def _compare_with_record(rows: Sequence[dict], recorded: Sequence[dict], file: s
 
 def results_folder(run: Path) -> Path:
     """``results`` of a run folder, also for a checkpoint in it; beside a checkpoint that lies elsewhere."""
+    if run.parts[:1] == (HUB.strip("/"),):
+        raise ContrastiveError("an encoder of the Hub has no folder to write results to; give --output")
     if run.is_file():
         run = run.parent.parent if run.parent.name == LAST.parent.name else run.parent
     return run / "results"
