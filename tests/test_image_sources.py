@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR100, STL10
 
 from contrastive.cli import main
-from contrastive.data.image_streams import find_shards
+from contrastive.data.image_shards import find_shards
 from contrastive.data.images import ImageData, open_images, read_images
 from contrastive.errors import ContrastiveError
 
