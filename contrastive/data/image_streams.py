@@ -13,6 +13,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from contrastive.data.image_crops import Crop
 from contrastive.data.image_dataset import ImageDataset, Item
+from contrastive.data.image_litdata import LitdataDataset, litdata_images, open_litdata
 from contrastive.data.image_shards import ShardDataset, decode, find_shards, shard_samples
 from contrastive.data.image_stream_dataset import StreamDataset
 from contrastive.data.loading import as_is
@@ -20,23 +21,27 @@ from contrastive.errors import ContrastiveError
 
 
 class ImageStream(LightningDataModule):
-    """Batches of unlabelled images from tar shards in WebDataset's format (``pip install webdataset``).
+    """Batches of unlabelled images from tar shards (``pip install webdataset``) or of ``litdata``.
 
-    A shard holds the files of a sample one after the other, ``0001.jpg``, ``0001.cls``, …; the class, a
-    number, may be missing. Each process and worker reads shards of its own, in an order that follows from
-    (seed, epoch), and mixes their samples in a buffer. A worker that comes to the end of its shards begins
-    again, so that all processes take equally many steps. What an image's views draw follows from its key,
-    wherever it is read.
+    A shard, in WebDataset's format, holds the files of a sample one after the other, ``0001.jpg``,
+    ``0001.cls``, …; the class, a number, may be missing. A folder of litdata holds what ``litdata.optimize``
+    wrote (see ``contrastive.data.image_litdata``). Each process and worker reads a share of its own, in an
+    order that follows from (seed, epoch); samples of shards are mixed in a buffer. A worker that comes to the
+    end of its share begins again, so that all processes take equally many steps. What an image's views draw
+    follows from its key, or its number in the folder, wherever it is read.
 
     Args:
-        source: paths or URLs with braces, ``train-{000000..000146}.tar``, or a path with ``*``.
+        source: paths or URLs with braces, ``train-{000000..000146}.tar``, or a path with ``*``; or
+            ``litdata:FOLDER``, also of a bucket, ``litdata:s3://…``.
         image_size: side in pixels to which an image is resized (shorter side) and cropped (centre).
-        epoch_size: images of an epoch over all processes, as many as the shards hold or fewer.
+        epoch_size: images of an epoch over all processes, as many as there are or fewer; None takes what a
+            folder of litdata holds.
         channels: 1 or 3; an image is converted.
         crop: cut a random crop for each view from the image in its own size, where it is decoded, instead of
             resizing it. The recipe of the views then takes ``scale: null``.
         batch_size: images a process takes a step. Every other image in the batch is a negative.
-        shuffle_buffer: samples, at least 1, among which a worker draws the next; held as encoded files.
+        shuffle_buffer: samples of shards, at least 1, among which a worker draws the next; held as encoded
+            files.
         num_workers: processes that read and decode, for each process that trains; each needs a shard.
         seed: of the order; taken from ``seed_everything``.
     """
@@ -46,7 +51,7 @@ class ImageStream(LightningDataModule):
         source: str,
         *,
         image_size: int,
-        epoch_size: int,
+        epoch_size: int | None = None,
         channels: int = 3,
         crop: Crop | None = None,
         batch_size: int = 256,
@@ -65,18 +70,31 @@ class ImageStream(LightningDataModule):
         self.val = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Find the shards.
+        """Find the shards, or open the folder.
 
         Raises:
-            ContrastiveError: a shard is not there, fewer of them than workers, or an epoch below one batch.
+            ContrastiveError: it is not there, fewer shards than workers, or an epoch below one batch.
         """
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        num_batches = self.epoch_size // (self.batch_size * world_size)
-        if num_batches == 0:
+        options: dict[str, Any] = dict(
+            image_size=self.image_size,
+            channels=self.channels,
+            crop=self.crop,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+        if self._folder:
+            epoch_size = self.epoch_size or len(open_litdata(self._folder))
+            options["num_batches"] = self._num_batches(epoch_size, world_size)
+            self.train = LitdataDataset(self._folder, **options)
+            return
+        if self.epoch_size is None:
             raise ContrastiveError(
-                f"epoch_size is {self.epoch_size}, fewer than one batch of {self.batch_size} on {world_size} "
-                "process(es); lower data.init_args.batch_size"
+                "shards do not say how many images they hold; give data.init_args.epoch_size"
             )
+        options["num_batches"] = self._num_batches(self.epoch_size, world_size)
         shards = find_shards(self.source)
         readers = world_size * max(1, self.num_workers)
         if len(shards) < readers:
@@ -84,18 +102,21 @@ class ImageStream(LightningDataModule):
                 f"{self.source} has {len(shards)} shards for {readers} readers, which need one each; "
                 "lower data.init_args.num_workers"
             )
-        self.train = ShardDataset(
-            shards,
-            image_size=self.image_size,
-            channels=self.channels,
-            crop=self.crop,
-            batch_size=self.batch_size,
-            num_batches=num_batches,
-            shuffle_buffer=self.shuffle_buffer,
-            seed=self.seed,
-            rank=rank,
-            world_size=world_size,
-        )
+        self.train = ShardDataset(shards, shuffle_buffer=self.shuffle_buffer, **options)
+
+    @property
+    def _folder(self) -> str:
+        """The folder of litdata that the source names; empty where it names shards."""
+        return self.source.removeprefix("litdata:") if self.source.startswith("litdata:") else ""
+
+    def _num_batches(self, epoch_size: int, world_size: int) -> int:
+        num_batches = epoch_size // (self.batch_size * world_size)
+        if num_batches == 0:
+            raise ContrastiveError(
+                f"epoch_size is {epoch_size}, fewer than one batch of {self.batch_size} on {world_size} "
+                "process(es); lower data.init_args.batch_size"
+            )
+        return num_batches
 
     def train_dataloader(self) -> DataLoader:
         """Whole batches, as many on each process."""
@@ -111,10 +132,14 @@ class ImageStream(LightningDataModule):
         )
 
     def examples(self, num_images: int) -> ImageDataset:
-        """Read the first images of the first shards."""
-        samples = islice(shard_samples(find_shards(self.source)), num_images)
-        images = [to_pil_image(decode(sample, self.channels)) for sample in samples]
-        items = [Item(images, i) for i in range(len(images))]
+        """Read the first images of the first shards or chunks."""
+        if self._folder:
+            images = litdata_images(self._folder, num_images, self.channels)
+        else:
+            samples = islice(shard_samples(find_shards(self.source)), num_images)
+            images = [decode(sample, self.channels) for sample in samples]
+        pictures = [to_pil_image(image) for image in images]
+        items = [Item(pictures, i) for i in range(len(pictures))]
         return ImageDataset(items, None, [], image_size=self.image_size, channels=self.channels)
 
 
