@@ -20,7 +20,7 @@ class Sample(NamedTuple):
 
     image: Tensor
     label: int
-    index: int
+    place: int
 
 
 class StreamDataset(IterableDataset):
@@ -85,7 +85,7 @@ class StreamDataset(IterableDataset):
 
     def _fitted(self, sample: Sample) -> tuple[Any, int, int]:
         """An image of ``image_size`` or its two crops, so that no more than one is held in its own size."""
-        image, label, index = sample
+        image, label, place = sample
         if self.crop is None:
-            return fit(image, self.image_size), label, index
-        return self.crop.views(image, index, seed=self.seed, epoch=self.epoch), label, index
+            return fit(image, self.image_size), label, place
+        return self.crop.views(image, place, seed=self.seed, epoch=self.epoch), label, place
