@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from contrastive.data import Batch
 from contrastive.data.dgl_source import read_dgl_items
+from contrastive.data.graph_lists import GRAPH_FILES, graphs_and_labels, read_graph_file
 from contrastive.data.loading import PretrainingData, Split, split_indices
 from contrastive.data.ogb_files import read_ogb
 from contrastive.errors import ContrastiveError
@@ -64,12 +65,15 @@ class GraphDataset(Dataset):
         )
 
 
-def read_graphs(source: str, *, node_features: NodeFeatures = "auto", max_degree: int = 64) -> GraphDataset:
+def read_graphs(
+    source: str | Sequence[Any], *, node_features: NodeFeatures = "auto", max_degree: int = 64
+) -> GraphDataset:
     """Read all graphs of a source.
 
     Args:
-        source: a folder or .zip of TUDataset text files (``NAME_A.txt``, …; chrsmrrs.github.io/datasets),
-            or ``dgl:NAME`` with the name of a graph-classification class of ``dgl.data``, optionally with
+        source: a folder or .zip of TUDataset text files (``NAME_A.txt``, …; chrsmrrs.github.io/datasets);
+            a ``.bin`` of ``dgl.save_graphs``; a list of graphs (see ``graphs_and_labels``);
+            ``dgl:NAME`` with the name of a graph-classification class of ``dgl.data``, optionally with
             its arguments' first, ``dgl:GINDataset:MUTAG``; or ``ogb:NAME`` (see ``read_ogb``).
         node_features: ``attributes`` are the one-hot node labels and the node attributes of the files,
             ``degree`` the one-hot degree, ``auto`` the first where there are any, else the second.
@@ -78,11 +82,12 @@ def read_graphs(source: str, *, node_features: NodeFeatures = "auto", max_degree
     Raises:
         ContrastiveError: nothing there, or a file that does not fit the others; the message names it.
     """
-    readers = {"dgl": _read_dgl, "ogb": _read_ogb}
-    dataset = readers.get(source.partition(":")[0], _read_path)(source)
+    dataset = _read(source)
     graphs = dataset.graphs
     if node_features == "attributes" and graphs.x.shape[1] == 0:
-        raise ContrastiveError(f"{source} has no node labels or attributes; pass node_features: degree")
+        raise ContrastiveError(
+            f"{named(source)} has no node labels or attributes; pass node_features: degree"
+        )
     if node_features == "degree" or graphs.x.shape[1] == 0:
         graphs = graphs.with_features(x=one_hot_degree(graphs, max_degree))
     return GraphDataset(graphs, dataset.labels, dataset.classes, dataset.split)
@@ -193,15 +198,20 @@ def _joined(labels: np.ndarray | None, attributes: np.ndarray | None) -> Tensor 
     return torch.cat(parts, dim=1) if parts else None
 
 
-def _read_path(source: str) -> GraphDataset:
-    return read_tu(Path(source).expanduser())
+def named(source: str | Sequence[Any]) -> str:
+    """What messages call a source."""
+    return source if isinstance(source, str) else f"the list of {len(source)} graphs"
 
 
-def _read_dgl(source: str) -> GraphDataset:
-    graphs, labels = zip(*read_dgl_items(source))
-    batch = GraphBatch.from_dgl(list(graphs))
-    y = torch.stack([torch.as_tensor(label).reshape(-1) for label in labels])
-    return GraphDataset(batch, *_targets(y))
+def _read(source: str | Sequence[Any]) -> GraphDataset:
+    if not isinstance(source, str):
+        return _labelled(*graphs_and_labels(source))
+    if source.startswith("dgl:"):
+        return _labelled(*graphs_and_labels(read_dgl_items(source)))
+    if source.startswith("ogb:"):
+        return _read_ogb(source)
+    path = Path(source).expanduser()
+    return _labelled(*read_graph_file(path)) if path.suffix in GRAPH_FILES else read_tu(path)
 
 
 def _read_ogb(source: str) -> GraphDataset:
@@ -212,24 +222,25 @@ def _read_ogb(source: str) -> GraphDataset:
         graphs = GraphBatch.from_edges(tables.edges, x, undirected=tables.undirected, **features)
     except ValueError as error:
         raise ContrastiveError(f"{source}: {error}") from error
-    if tables.labels is None:
-        return GraphDataset(graphs, split=tables.split)
-    return GraphDataset(graphs, *_targets(torch.from_numpy(tables.labels)), tables.split)
+    dataset = _labelled(graphs, None if tables.labels is None else torch.from_numpy(tables.labels))
+    dataset.split = tables.split
+    return dataset
 
 
-def _targets(y: Tensor) -> tuple[Tensor, list[str]]:
-    """``(G,)`` classes with their names of one column of integers; other ``(G, T)`` targets as float32."""
-    if y.shape[1] > 1 or y.is_floating_point():
-        return y.float(), []
-    values, y = y[:, 0].unique(return_inverse=True)
-    return y, [str(int(value)) for value in values]
+def _labelled(graphs: GraphBatch, y: Tensor | None) -> GraphDataset:
+    """Graphs with ``(G, T)`` labels: one column of integers is classes, anything else float targets."""
+    if y is None or y.shape[1] > 1 or y.is_floating_point():
+        return GraphDataset(graphs, None if y is None else y.float())
+    values, classes = y[:, 0].unique(return_inverse=True)
+    return GraphDataset(graphs, classes, [str(int(value)) for value in values])
 
 
 class GraphData(PretrainingData):
     """Batches of unlabelled graphs for pretraining.
 
     Args:
-        source: a folder or .zip of TUDataset files, ``dgl:NAME`` or ``ogb:NAME`` (see ``read_graphs``).
+        source: a folder or .zip of TUDataset files, a .bin of DGLGraphs, ``dgl:NAME`` or ``ogb:NAME``; in
+            Python a list of DGLGraphs or of PyG's ``Data`` too (see ``read_graphs``).
         node_features: ``attributes`` (one-hot labels and attributes of the nodes), ``degree``, or ``auto``.
         max_degree: of the one-hot degree.
         batch_size: graphs a process takes a step. Every other graph in the batch is a negative.
@@ -242,7 +253,7 @@ class GraphData(PretrainingData):
 
     def __init__(
         self,
-        source: str,
+        source: str | list[Any],
         *,
         node_features: NodeFeatures = "auto",
         max_degree: int = 64,
@@ -253,14 +264,18 @@ class GraphData(PretrainingData):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            source, batch_size=batch_size, val_fraction=val_fraction, num_workers=num_workers, seed=seed
+            named(source),
+            batch_size=batch_size,
+            val_fraction=val_fraction,
+            num_workers=num_workers,
+            seed=seed,
         )
-        self.node_features, self.max_degree = node_features, max_degree
+        self._source, self.node_features, self.max_degree = source, node_features, max_degree
         self.test_fraction = test_fraction
 
     def read(self, split: Split) -> GraphDataset:
         """Read a split: the published one; where there is none and ``test_fraction`` is 0, everything."""
-        graphs = read_graphs(self.source, node_features=self.node_features, max_degree=self.max_degree)
+        graphs = read_graphs(self._source, node_features=self.node_features, max_degree=self.max_degree)
         if graphs.split is not None:
             return graphs.subset(graphs.split[0 if split == "train" else 2])
         if not self.test_fraction:
