@@ -73,7 +73,8 @@ class RandomResizedCrop(nn.Module):
 
     Args:
         size: pixels along each side of the result.
-        scale: smallest and largest share of the area that is kept.
+        scale: smallest and largest share of the area that is kept; None for images that were cropped to
+            ``size`` where they were read (``contrastive.data.image_crops``): they are flipped alone.
         ratio: smallest and largest width over height.
         flip: probability of a horizontal flip.
         degrees: rotation is uniform in [-degrees, degrees].
@@ -83,7 +84,7 @@ class RandomResizedCrop(nn.Module):
         self,
         *,
         size: int,
-        scale: tuple[float, float] = (0.08, 1.0),
+        scale: tuple[float, float] | None = (0.08, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         flip: float = 0.5,
         degrees: float = 0.0,
@@ -97,14 +98,27 @@ class RandomResizedCrop(nn.Module):
         random = random or SampleRandom.fresh(len(images), images.device)
         check_images(images)
         height, width = images.shape[-2:]
-        boxes = draw_crop_boxes(random, height, width, scale=self.scale, ratio=self.ratio)
+        boxes = self._boxes(images, random)
         flip = random.bernoulli(self.flip)
+        if self.scale is None and self.degrees == 0:
+            return to_float(torch.where(flip[:, None, None, None], images.flip(3), images))
         if self.degrees == 0:
             taps = crop_taps(boxes, flip, image_size=(height, width), size=self.size)
             return resample(images, *taps)
         angle = random.uniform(low=-self.degrees, high=self.degrees)
         matrices = crop_matrices(boxes, flip, angle, image_size=(height, width), size=self.size)
         return warp(to_float(images), matrices, size=(self.size, self.size))
+
+    def _boxes(self, images: Tensor, random: SampleRandom) -> Tensor:
+        height, width = images.shape[-2:]
+        if self.scale is not None:
+            return draw_crop_boxes(random, height, width, scale=self.scale, ratio=self.ratio)
+        if (height, width) != (self.size, self.size):
+            raise ValueError(
+                f"the images are {height}×{width}, but with scale null they must come cropped to "
+                f"{self.size}: give data.init_args.crop.size {self.size}, or the recipe of the views a scale"
+            )
+        return torch.tensor([0.0, 0.0, height, width], device=images.device).expand(len(images), -1)
 
 
 class RandomAffine(nn.Module):

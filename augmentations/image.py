@@ -85,7 +85,7 @@ def simclr(
     size: int,
     strength: float = 0.5,
     blur: float = 0.0,
-    scale: tuple[float, float] = (0.08, 1.0),
+    scale: tuple[float, float] | None = (0.08, 1.0),
     exact: bool = False,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
@@ -98,7 +98,7 @@ def simclr(
         size: pixels along each side of a view.
         strength: of the colour jitter.
         blur: probability of a blur.
-        scale: smallest and largest share of the area that a crop keeps.
+        scale: smallest and largest share of the area that a crop keeps; None for images that come cropped.
         exact: make the changes of colour one by one, see ``ColorJitter``.
         mean: of each channel, in [0, 1].
         std: of each channel.
@@ -119,7 +119,7 @@ def moco_v2(
     *,
     size: int = 224,
     blur: float = 0.5,
-    scale: tuple[float, float] = (0.2, 1.0),
+    scale: tuple[float, float] | None = (0.2, 1.0),
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> nn.Module:
@@ -128,7 +128,7 @@ def moco_v2(
     Args:
         size: pixels along each side of a view.
         blur: probability of a blur.
-        scale: smallest and largest share of the area that a crop keeps.
+        scale: smallest and largest share of the area that a crop keeps; None for images that come cropped.
         mean: of each channel, in [0, 1].
         std: of each channel.
     """
@@ -141,7 +141,7 @@ def byol(
     *,
     view: Literal[1, 2],
     size: int = 224,
-    scale: tuple[float, float] = (0.08, 1.0),
+    scale: tuple[float, float] | None = (0.08, 1.0),
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> nn.Module:
@@ -153,7 +153,7 @@ def byol(
     Args:
         view: which of the two.
         size: pixels along each side of a view.
-        scale: smallest and largest share of the area that a crop keeps.
+        scale: smallest and largest share of the area that a crop keeps; None for images that come cropped.
         mean: of each channel, in [0, 1].
         std: of each channel.
     """
@@ -190,7 +190,7 @@ def dcl(
 def weak(
     *,
     size: int,
-    scale: tuple[float, float] = (0.5, 1.0),
+    scale: tuple[float, float] | None = (0.5, 1.0),
     flip: float = 0.5,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
@@ -199,7 +199,7 @@ def weak(
 
     Args:
         size: pixels along each side of a view.
-        scale: smallest and largest share of the area that a crop keeps.
+        scale: smallest and largest share of the area that a crop keeps; None for images that come cropped.
         flip: probability of a horizontal flip.
         mean: of each channel, in [0, 1].
         std: of each channel.
@@ -210,7 +210,7 @@ def weak(
 def medical(
     *,
     size: int,
-    scale: tuple[float, float] = (0.5, 1.0),
+    scale: tuple[float, float] | None = (0.5, 1.0),
     degrees: float = 10.0,
     flip: float = 0.5,
     jitter: float = 0.4,
@@ -226,7 +226,7 @@ def medical(
 
     Args:
         size: pixels along each side of a view.
-        scale: smallest and largest share of the area that a crop keeps.
+        scale: smallest and largest share of the area that a crop keeps; None for images that come cropped.
         degrees: largest rotation.
         flip: probability of a horizontal flip.
         jitter: largest change of brightness and contrast.

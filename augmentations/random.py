@@ -37,6 +37,15 @@ def _offset_hashes(call: int, count: int, device: torch.device) -> Tensor:
     return hash64((call << 32) + torch.arange(count, device=device))
 
 
+@lru_cache(maxsize=64)
+def _view_key(seed: int, epoch: int, view: int) -> Tensor:
+    """Hash what the samples of a batch share: a worker asks for it again with every image that it crops."""
+    key = torch.zeros((), dtype=torch.int64)
+    for part in (seed, epoch, view):
+        key = hash64(key ^ part)
+    return key
+
+
 class SampleRandom:
     """Draws for the samples of one batch that depend on (seed, epoch, view) and each sample's index alone.
 
@@ -51,10 +60,7 @@ class SampleRandom:
     """
 
     def __init__(self, index: Tensor, *, seed: int = 0, epoch: int = 0, view: int = 0) -> None:
-        key = torch.zeros((), dtype=torch.int64)
-        for part in (seed, epoch, view):
-            key = hash64(key ^ part)
-        self._key = hash64(index.to(torch.int64) ^ key.to(index.device))
+        self._key = hash64(index.to(torch.int64) ^ _view_key(seed, epoch, view).to(index.device))
         self._calls = 0
 
     @classmethod

@@ -79,9 +79,9 @@ class ContrastiveModule(LightningModule):
     def augment(self, batch: Batch) -> list[Any]:
         """Draw two views of every sample, which follow from (seed, epoch, index, view) alone."""
         drawn = []
-        for i in range(2):
+        for i, input in enumerate(batch.input if isinstance(batch.input, tuple) else [batch.input] * 2):
             random = SampleRandom(batch.index, seed=self.seed, epoch=self.current_epoch, view=i)
-            drawn.append(self.views[i % len(self.views)](batch.input, random))
+            drawn.append(self.views[i % len(self.views)](input, random))
         return drawn
 
     def encode(self, views: list[Any]) -> list[Tensor]:

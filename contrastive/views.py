@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 from augmentations.batch import to_float
 from augmentations.colour import Normalize
 from augmentations.random import SampleRandom
+from contrastive.data.image_crops import CroppedViews
 from contrastive.errors import ContrastiveError
 from contrastive.features import build_module, model_args
 from contrastive.pretrain import PretrainCLI, load_config, parse
@@ -34,7 +35,7 @@ def views(args: list[str]) -> Path:
         ViewsCLI, args, "views", "Save a sheet of a configuration's images and the views drawn of them."
     )
     output = Path(cli.config.output)
-    sheet = draw_sheet(cli.images, cli.views, seed=cli.seed, num_views=cli.config.num_views)
+    sheet = draw_sheet(cli.images, cli.views, seed=cli.seed, num_views=cli.config.num_views, crops=cli.crops)
     write_whole(output, lambda part: sheet.save(part, format="png"))
     print(f"views: {output}")
     return output
@@ -44,6 +45,7 @@ class ViewsCLI(PretrainCLI):
     """Reads a pretraining configuration, and builds of it the augmentations and the data alone."""
 
     images: Tensor
+    crops: CroppedViews | None
     views: list[nn.Module]
     seed: int
 
@@ -64,11 +66,11 @@ class ViewsCLI(PretrainCLI):
         config = load_config(self)
         self.seed = int(config["seed_everything"])
         self.views = [build_module(spec) for spec in model_args(config)["views"]]
-        self.images = _examples(self.config, self.config.num)
+        self.images, self.crops = _examples(self.config, self.config.num, self.seed)
 
 
-def _examples(config: Namespace, num_images: int) -> Tensor:
-    """A few training images of the configured data, uint8 ``(N, C, H, W)``."""
+def _examples(config: Namespace, num_images: int, seed: int) -> tuple[Tensor, CroppedViews | None]:
+    """A few training images of the configured data, uint8 ``(N, C, H, W)``; their crops where it cuts any."""
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
@@ -79,10 +81,14 @@ def _examples(config: Namespace, num_images: int) -> Tensor:
             f"contrastive views draws images, and {config.data.class_path} gives none; "
             "pass a configuration of configs/image/"
         )
-    return data.examples(num_images).images
+    examples = data.examples(num_images)
+    crops = None if data.crop is None else CroppedViews(examples, data.crop, seed)
+    return examples.__getitems__(list(range(len(examples)))).input, crops
 
 
-def draw_sheet(images: Tensor, views: list[nn.Module], *, seed: int, num_views: int) -> Image.Image:
+def draw_sheet(
+    images: Tensor, views: list[nn.Module], *, seed: int, num_views: int, crops: CroppedViews | None = None
+) -> Image.Image:
     """Draw originals and views, a row an image.
 
     Args:
@@ -90,13 +96,16 @@ def draw_sheet(images: Tensor, views: list[nn.Module], *, seed: int, num_views: 
         views: one augmentation for both views of a pair, or two.
         seed: of the draws.
         num_views: views of each image; views 0 and 1 of epoch 0, then of epoch 1.
+        crops: of the images, where the data cuts them; the views are drawn from these.
     """
     columns = {"original": to_float(images)}
     for i in range(num_views):
         epoch, view = divmod(i, 2)
+        numbers = [epoch * len(images) + place for place in range(len(images))]
+        input = images if crops is None else crops.__getitems__(numbers).input[view]
         augmentation = views[view % len(views)]
         random = SampleRandom(torch.arange(len(images)), seed=seed, epoch=epoch, view=view)
-        drawn = augmentation(images, random)
+        drawn = augmentation(input, random)
         several = drawn if isinstance(drawn, list) else [drawn]  # of a recipe of many crops
         for crop, pictures in enumerate(several):
             name = f"epoch {epoch}, view {view}" + (f", {crop}" if len(several) > 1 else "")

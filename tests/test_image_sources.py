@@ -17,7 +17,8 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR100, STL10
 
 from contrastive.cli import main
-from contrastive.data.image_streams import find_shards
+from contrastive.data.image_litdata import open_litdata
+from contrastive.data.image_shards import find_shards
 from contrastive.data.images import ImageData, open_images, read_images
 from contrastive.errors import ContrastiveError
 
@@ -242,6 +243,7 @@ def test_the_hub_is_not_asked_unasked(tmp_path, monkeypatch):
     [
         ("datasets", lambda: open_images("hf:owner/name", "train")),
         ("webdataset", lambda: find_shards("train-{0..3}.tar")),
+        ("litdata", lambda: open_litdata("folder")),
     ],
 )
 def test_a_missing_extra_is_named_with_its_command(package, act, monkeypatch):

@@ -10,7 +10,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from contrastive.cli import main
-from contrastive.data.image_streams import ImageStream, ShardDataset, find_shards, sample_index
+from contrastive.data.image_crops import Crop
+from contrastive.data.image_shards import ShardDataset, find_shards, sample_index
+from contrastive.data.image_streams import ImageStream
 from contrastive.errors import ContrastiveError
 
 pytest.importorskip("webdataset", reason="tar shards need webdataset: pip install webdataset")
@@ -60,6 +62,22 @@ def test_an_epoch_has_every_image_once_with_its_pixels_and_class(shards):
     ):
         np.testing.assert_array_equal(image.permute(1, 2, 0), png(number)[1])
         assert label == number % 3
+
+
+def test_crops_are_those_of_the_images_wherever_they_are_read(shards):
+    crop = Crop(size=6)
+    read = {}
+    for workers in (0, 2):
+        data = dataset(shards, crop=crop, seed=3)
+        data.epoch = 1
+        for batch in DataLoader(data, batch_size=None, num_workers=workers):
+            for k, number in enumerate(numbers([batch])):
+                read.setdefault(number, []).append([view[k] for view in batch.input])
+    assert sorted(read) == list(range(40))
+    for number, drawn in read.items():
+        image = torch.tensor(png(number)[1]).permute(2, 0, 1)
+        expected = crop.views(image, sample_index(f"{number:05}"), seed=3, epoch=1)
+        assert len(drawn) == 2 and all(torch.equal(a, b) for views in drawn for a, b in zip(views, expected))
 
 
 def test_processes_and_workers_share_an_epoch_without_overlap(shards):
@@ -146,5 +164,5 @@ def test_a_bad_sample_is_named(files, message, tmp_path):
 
 
 def test_a_sheet_of_views_takes_the_first_images(shards):
-    images = ImageStream(shards, image_size=8, epoch_size=40).examples(3).images
+    images = ImageStream(shards, image_size=8, epoch_size=40).examples(3).__getitems__([0, 1, 2]).input
     np.testing.assert_array_equal(images.permute(0, 2, 3, 1), np.stack([png(i)[1] for i in range(3)]))

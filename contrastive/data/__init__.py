@@ -13,7 +13,8 @@ class Batch(NamedTuple):
     """What a data module yields.
 
     Attributes:
-        input: the raw samples: uint8 images ``(N, C, H, W)``, or a ``GraphBatch`` of N graphs.
+        input: the raw samples: uint8 images ``(N, C, H, W)``, or a ``GraphBatch`` of N graphs. A tuple of two
+            such where the views are drawn in part already, as images are that a worker crops.
         label: the targets, ``(N,)`` int64 for classes, -1 where a sample's is not known; ``None`` where the
             data has none.
         index: ``(N,)`` int64, each sample's place in the data set. Its random draws follow from it.
@@ -42,5 +43,9 @@ def split_batch(batch: Batch, num_parts: int) -> list[Batch]:
     parts = []
     for place in torch.arange(len(batch.index), device=batch.index.device).tensor_split(num_parts):
         label = None if batch.label is None else batch.label[place]
-        parts.append(Batch(batch.input[place], label, batch.index[place]))
+        parts.append(Batch(_select(batch.input, place), label, batch.index[place]))
     return parts
+
+
+def _select(input: Any, place: Tensor) -> Any:
+    return tuple(view[place] for view in input) if isinstance(input, tuple) else input[place]

@@ -16,7 +16,9 @@ from torch.utils.data import Dataset
 
 from contrastive.data import Batch
 from contrastive.data.dgl_source import read_dgl_items
+from contrastive.data.graph_lists import GRAPH_FILES, graphs_and_labels, read_graph_file
 from contrastive.data.loading import PretrainingData, Split, split_indices
+from contrastive.data.ogb_files import read_ogb
 from contrastive.errors import ContrastiveError
 from encoders.graph_batch import GraphBatch
 
@@ -31,12 +33,19 @@ class GraphDataset(Dataset):
         graphs: all of them.
         labels: ``(G,)`` int64 classes, ``(G, T)`` float targets with NaN where unknown, or None.
         classes: the names of the labels, or of the targets.
+        split: the graphs of the published training, validation and test split, or None.
     """
 
-    def __init__(self, graphs: GraphBatch, labels: Tensor | None = None, classes: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        graphs: GraphBatch,
+        labels: Tensor | None = None,
+        classes: Sequence[str] = (),
+        split: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    ) -> None:
         if labels is not None and len(labels) != len(graphs):
             raise ContrastiveError(f"there are {len(labels)} labels for {len(graphs)} graphs; give one each")
-        self.graphs, self.labels, self.classes = graphs, labels, list(classes)
+        self.graphs, self.labels, self.classes, self.split = graphs, labels, list(classes), split
 
     def __len__(self) -> int:
         return len(self.graphs)
@@ -56,13 +65,16 @@ class GraphDataset(Dataset):
         )
 
 
-def read_graphs(source: str, *, node_features: NodeFeatures = "auto", max_degree: int = 64) -> GraphDataset:
+def read_graphs(
+    source: str | Sequence[Any], *, node_features: NodeFeatures = "auto", max_degree: int = 64
+) -> GraphDataset:
     """Read all graphs of a source.
 
     Args:
-        source: a folder or .zip of TUDataset text files (``NAME_A.txt``, …; chrsmrrs.github.io/datasets),
-            or ``dgl:NAME`` with the name of a graph-classification class of ``dgl.data``, optionally with
-            its arguments' first, ``dgl:GINDataset:MUTAG``.
+        source: a folder or .zip of TUDataset text files (``NAME_A.txt``, …; chrsmrrs.github.io/datasets);
+            a ``.bin`` of ``dgl.save_graphs``; a list of graphs (see ``graphs_and_labels``);
+            ``dgl:NAME`` with the name of a graph-classification class of ``dgl.data``, optionally with
+            its arguments' first, ``dgl:GINDataset:MUTAG``; or ``ogb:NAME`` (see ``read_ogb``).
         node_features: ``attributes`` are the one-hot node labels and the node attributes of the files,
             ``degree`` the one-hot degree, ``auto`` the first where there are any, else the second.
         max_degree: higher degrees count as this one.
@@ -70,13 +82,15 @@ def read_graphs(source: str, *, node_features: NodeFeatures = "auto", max_degree
     Raises:
         ContrastiveError: nothing there, or a file that does not fit the others; the message names it.
     """
-    dataset = _read_dgl(source) if source.startswith("dgl:") else read_tu(Path(source).expanduser())
+    dataset = _read(source)
     graphs = dataset.graphs
     if node_features == "attributes" and graphs.x.shape[1] == 0:
-        raise ContrastiveError(f"{source} has no node labels or attributes; pass node_features: degree")
+        raise ContrastiveError(
+            f"{named(source)} has no node labels or attributes; pass node_features: degree"
+        )
     if node_features == "degree" or graphs.x.shape[1] == 0:
         graphs = graphs.with_features(x=one_hot_degree(graphs, max_degree))
-    return GraphDataset(graphs, dataset.labels, dataset.classes)
+    return GraphDataset(graphs, dataset.labels, dataset.classes, dataset.split)
 
 
 def one_hot_degree(graphs: GraphBatch, max_degree: int) -> Tensor:
@@ -184,34 +198,62 @@ def _joined(labels: np.ndarray | None, attributes: np.ndarray | None) -> Tensor 
     return torch.cat(parts, dim=1) if parts else None
 
 
-def _read_dgl(source: str) -> GraphDataset:
-    graphs, labels = zip(*read_dgl_items(source))
-    batch = GraphBatch.from_dgl(list(graphs))
-    y = torch.stack([torch.as_tensor(label).reshape(-1) for label in labels])
-    if y.shape[1] == 1 and not y.is_floating_point():
-        values, y = y[:, 0].unique(return_inverse=True)
-        return GraphDataset(batch, y, [str(int(value)) for value in values])
-    return GraphDataset(batch, y.float())
+def named(source: str | Sequence[Any]) -> str:
+    """What messages call a source."""
+    return source if isinstance(source, str) else f"the list of {len(source)} graphs"
+
+
+def _read(source: str | Sequence[Any]) -> GraphDataset:
+    if not isinstance(source, str):
+        return _labelled(*graphs_and_labels(source))
+    if source.startswith("dgl:"):
+        return _labelled(*graphs_and_labels(read_dgl_items(source)))
+    if source.startswith("ogb:"):
+        return _read_ogb(source)
+    path = Path(source).expanduser()
+    return _labelled(*read_graph_file(path)) if path.suffix in GRAPH_FILES else read_tu(path)
+
+
+def _read_ogb(source: str) -> GraphDataset:
+    tables = read_ogb(source)
+    x = torch.zeros(int(tables.ptr[-1]), 0) if tables.x is None else tables.x
+    features = {"edge_attr": tables.edge_attr, "ptr": tables.ptr}
+    try:
+        graphs = GraphBatch.from_edges(tables.edges, x, undirected=tables.undirected, **features)
+    except ValueError as error:
+        raise ContrastiveError(f"{source}: {error}") from error
+    dataset = _labelled(graphs, None if tables.labels is None else torch.from_numpy(tables.labels))
+    dataset.split = tables.split
+    return dataset
+
+
+def _labelled(graphs: GraphBatch, y: Tensor | None) -> GraphDataset:
+    """Graphs with ``(G, T)`` labels: one column of integers is classes, anything else float targets."""
+    if y is None or y.shape[1] > 1 or y.is_floating_point():
+        return GraphDataset(graphs, None if y is None else y.float())
+    values, classes = y[:, 0].unique(return_inverse=True)
+    return GraphDataset(graphs, classes, [str(int(value)) for value in values])
 
 
 class GraphData(PretrainingData):
     """Batches of unlabelled graphs for pretraining.
 
     Args:
-        source: a folder or .zip of TUDataset files, or ``dgl:NAME`` (see ``read_graphs``).
+        source: a folder or .zip of TUDataset files, a .bin of DGLGraphs, ``dgl:NAME`` or ``ogb:NAME``; in
+            Python a list of DGLGraphs or of PyG's ``Data`` too (see ``read_graphs``).
         node_features: ``attributes`` (one-hot labels and attributes of the nodes), ``degree``, or ``auto``.
         max_degree: of the one-hot degree.
         batch_size: graphs a process takes a step. Every other graph in the batch is a negative.
         val_fraction: share kept from pretraining, for the online evaluation.
-        test_fraction: share held out as a test split; the published cross-validation protocols pretrain on
-            all graphs without their labels and want 0.
+        test_fraction: share held out as a test split, where none is published; the cross-validation
+            protocols pretrain on all graphs without their labels and want 0.
         num_workers: processes that assemble batches.
         seed: of the validation split and of the order; taken from ``seed_everything``.
     """
 
     def __init__(
         self,
-        source: str,
+        source: str | list[Any],
         *,
         node_features: NodeFeatures = "auto",
         max_degree: int = 64,
@@ -222,14 +264,20 @@ class GraphData(PretrainingData):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            source, batch_size=batch_size, val_fraction=val_fraction, num_workers=num_workers, seed=seed
+            named(source),
+            batch_size=batch_size,
+            val_fraction=val_fraction,
+            num_workers=num_workers,
+            seed=seed,
         )
-        self.node_features, self.max_degree = node_features, max_degree
+        self._source, self.node_features, self.max_degree = source, node_features, max_degree
         self.test_fraction = test_fraction
 
     def read(self, split: Split) -> GraphDataset:
-        """Read a split; with ``test_fraction`` 0 the training split is everything."""
-        graphs = read_graphs(self.source, node_features=self.node_features, max_degree=self.max_degree)
+        """Read a split: the published one; where there is none and ``test_fraction`` is 0, everything."""
+        graphs = read_graphs(self._source, node_features=self.node_features, max_degree=self.max_degree)
+        if graphs.split is not None:
+            return graphs.subset(graphs.split[0 if split == "train" else 2])
         if not self.test_fraction:
             return graphs
         train, test = split_indices(len(graphs), graphs.labels, self.test_fraction, _HELD_OUT_SEED)

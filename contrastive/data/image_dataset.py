@@ -72,15 +72,17 @@ class ImageDataset(Dataset):
             index = torch.as_tensor(indices, dtype=torch.int64)
             images = self.images[index]
         else:
-            places, decoded = zip(*(self._decode(i) for i in indices))
+            places, decoded = zip(*(self.decode(i, self.image_size) for i in indices))
             index, images = torch.as_tensor(places, dtype=torch.int64), torch.stack(decoded)
         return Batch(images, None if self.labels is None else self.labels[index], index)
 
-    def _decode(self, place: int) -> tuple[int, Tensor]:
-        """The image at ``place``, or the next one that can be read; and its place."""
+    def decode(self, place: int, image_size: int | None = None) -> tuple[int, Tensor]:
+        """The image at ``place``, or the next one that can be read, in its own size; before it its place."""
+        if isinstance(self.images, Tensor):
+            return place, fit(self.images[place], image_size)
         for i in range(place, place + len(self)):
             try:
-                return i % len(self), read_image(self.images[i % len(self)], self.image_size, self.channels)  # type: ignore[arg-type]
+                return i % len(self), read_image(self.images[i % len(self)], image_size, self.channels)
             except ContrastiveError as error:
                 if not self.skip_corrupt:
                     raise
@@ -145,8 +147,8 @@ class ImageDataset(Dataset):
         return ImageDataset(images, labels, self.classes, image_size=self.image_size, channels=self.channels)
 
 
-def read_image(item: Path | Item, image_size: int, channels: int) -> Tensor:
-    """Decode an image to uint8 ``(channels, image_size, image_size)``.
+def read_image(item: Path | Item, image_size: int | None, channels: int) -> Tensor:
+    """Decode an image to uint8 ``(channels, image_size, image_size)``, or with None in its own size.
 
     Raises:
         ContrastiveError: the file is missing, truncated or not an image; the message names it.
@@ -167,13 +169,13 @@ def to_tensor(image: Image.Image, channels: int) -> Tensor:
     return TF.pil_to_tensor(image.convert("RGB" if channels == 3 else "L"))
 
 
-def fit(image: Tensor, size: int) -> Tensor:
+def fit(image: Tensor, size: int | None) -> Tensor:
     """Resize the shorter side to ``size`` and crop the centre; an image of that size stays as it is.
 
     Args:
         image: uint8 ``(C, H, W)`` or ``(N, C, H, W)``.
-        size: the side in pixels.
+        size: the side in pixels; None keeps the image as it is.
     """
-    if image.shape[-2:] == (size, size):
+    if size is None or image.shape[-2:] == (size, size):
         return image
     return TF.center_crop(TF.resize(image, [size], antialias=True), [size, size])

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch.utils.data import DataLoader
 
+from contrastive.data.image_crops import Crop, CroppedViews, EpochSampler
 from contrastive.data.image_dataset import ImageDataset
 from contrastive.data.image_files import open_csv, read_npz
 from contrastive.data.image_huggingface import is_saved_dataset, open_huggingface
@@ -31,8 +33,8 @@ def read_images(source: str, split: Split, *, skip_corrupt: bool = False, **opti
     return _held(open_images(source, split, **options), skip_corrupt)
 
 
-def _held(dataset: ImageDataset, skip_corrupt: bool) -> ImageDataset:
-    if dataset.num_bytes <= _CACHE_BYTES:
+def _held(dataset: ImageDataset, skip_corrupt: bool, on_demand: bool = False) -> ImageDataset:
+    if dataset.num_bytes <= _CACHE_BYTES and not on_demand:
         return dataset.cached(skip_corrupt)
     dataset.skip_corrupt = skip_corrupt
     return dataset
@@ -93,6 +95,9 @@ class ImageData(PretrainingData):
             Hugging Face (``hf:NAME``); see ``open_images``.
         image_size: side in pixels the images are read at; None takes the source's own.
         channels: 1 or 3; None is 1 for digits, what an .npz file has, and 3 for everything else.
+        crop: cut a random crop for each view from the image in its own size, where it is decoded, instead of
+            from ``image_size``, which remains what validation and probes read. The recipe of the views then
+            takes ``scale: null``.
         batch_size: images a process takes a step. Every other image in the batch is a negative.
         train_subset: pretrain on so many images of the training split, or on this share of it, drawn with
             ``seed`` and stratified where there are labels; None takes them all.
@@ -110,6 +115,7 @@ class ImageData(PretrainingData):
         *,
         image_size: int | None = None,
         channels: int | None = None,
+        crop: Crop | None = None,
         batch_size: int = 256,
         train_subset: int | float | None = None,
         val_fraction: float = 0.1,
@@ -122,7 +128,7 @@ class ImageData(PretrainingData):
         super().__init__(
             source, batch_size=batch_size, val_fraction=val_fraction, num_workers=num_workers, seed=seed
         )
-        self.skip_corrupt, self.train_subset = skip_corrupt, train_subset
+        self.skip_corrupt, self.train_subset, self.crop = skip_corrupt, train_subset, crop
         self._options: dict[str, Any] = dict(
             image_size=image_size, channels=channels, download=download, unlabelled=unlabelled
         )
@@ -136,10 +142,17 @@ class ImageData(PretrainingData):
 
     def read(self, split: Split) -> ImageDataset:
         """Read a split with this module's settings, before any of it is set aside for validation."""
-        return _held(self.open(split), self.skip_corrupt)
+        return _held(self.open(split), self.skip_corrupt, on_demand=self.crop is not None)
+
+    def train_dataloader(self) -> DataLoader:
+        """Full batches in an order that follows from (seed, epoch); of crops where ``crop`` says so."""
+        if self.crop is None:
+            return super().train_dataloader()
+        return self.loader(CroppedViews(self.train, self.crop, self.seed), EpochSampler)
 
     def examples(self, num_images: int) -> ImageDataset:
-        """Read a few training images, evenly spaced, so that a folder a class shows several classes."""
+        """A few training images, evenly spaced, so that a folder a class shows several classes."""
         images = self.open("train")
         chosen = np.linspace(0, len(images) - 1, min(num_images, len(images))).round().astype(int)
-        return images.subset(chosen).cached(self.skip_corrupt)
+        images.skip_corrupt = self.skip_corrupt
+        return images.subset(chosen)

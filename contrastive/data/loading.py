@@ -71,16 +71,22 @@ class PretrainingData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Full batches in an order that follows from (seed, epoch), each process its own share."""
-        assert self.train is not None and self.trainer is not None
-        sampler: DistributedSampler = DistributedSampler(
-            self.train,
+        return self.loader(self.train)
+
+    def loader(
+        self, dataset: Any, sampler_class: type[DistributedSampler] = DistributedSampler
+    ) -> DataLoader:
+        """Full batches of a data set that yields whole ones, in the order of a sampler."""
+        assert dataset is not None and self.trainer is not None
+        sampler = sampler_class(
+            dataset,
             num_replicas=self.trainer.world_size,
             rank=self.trainer.global_rank,
             seed=self.seed,
             drop_last=True,
         )
         return DataLoader(
-            self.train,
+            dataset,
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,

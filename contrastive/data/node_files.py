@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contrastive.data.dgl_source import read_dgl_items
+from contrastive.data.ogb_files import read_ogb
 from contrastive.errors import ContrastiveError
 from encoders.graph_batch import GraphBatch
 from encoders.sparse_features import SparseFeatures
@@ -63,8 +64,8 @@ def read_nodes(source: str, *, normalize_features: bool = True) -> NodeDataset:
     Args:
         source: ``FOLDER/NAME`` for Planetoid's files ``FOLDER/ind.NAME.*`` (``planetoid/cora``); a ``.npz``
             of the gnn-benchmark form (Amazon, Coauthor), or with arrays ``edges`` ``(E, 2)``, ``x``
-            ``(N, F)`` and ``y`` ``(N,)`` of your own; or ``dgl:NAME``, a node-classification class of
-            ``dgl.data``.
+            ``(N, F)`` and ``y`` ``(N,)`` of your own; ``dgl:NAME``, a node-classification class of
+            ``dgl.data``; or ``ogb:NAME`` (see ``contrastive.data.ogb_files.read_ogb``).
         normalize_features: divide every row of x by the sum of its magnitudes.
 
     Raises:
@@ -73,13 +74,16 @@ def read_nodes(source: str, *, normalize_features: bool = True) -> NodeDataset:
     path = Path(source).expanduser()
     if source.startswith("dgl:"):
         dataset = read_dgl(source)
+    elif source.startswith("ogb:"):
+        dataset = _read_ogb(source)
     elif path.suffix == ".npz":
         dataset = read_npz(path)
     elif (path.parent / f"ind.{path.name}.graph").exists():
         dataset = read_planetoid(path.parent, path.name)
     else:
         raise ContrastiveError(
-            f"there is no graph {source}: give FOLDER/NAME of files FOLDER/ind.NAME.*, a .npz, or dgl:NAME"
+            f"there is no graph {source}: give FOLDER/NAME of files FOLDER/ind.NAME.*, a .npz, dgl:NAME "
+            "or ogb:NAME"
         )
     if normalize_features:
         graph = dataset.graph
@@ -263,3 +267,14 @@ def read_dgl(source: str) -> NodeDataset:
     return NodeDataset(
         undirected_graph(src, dst, graph.ndata["feat"].float()), graph.ndata["label"].long(), split
     )
+
+
+def _read_ogb(source: str) -> NodeDataset:
+    """A graph of the Open Graph Benchmark; labels of several columns, as of ogbn-proteins, are left out."""
+    tables = read_ogb(source)
+    num_nodes = int(tables.ptr[-1])
+    x = sparse.identity(num_nodes) if tables.x is None else tables.x.numpy()
+    src, dst = tables.edges.T
+    y = tables.labels
+    labels = torch.from_numpy(y[:, 0]) if y is not None and y.shape[1] == 1 and y.dtype == np.int64 else None
+    return NodeDataset(undirected_graph(src, dst, x), labels, tables.split)

@@ -1,0 +1,102 @@
+"""Graphs of the user's own: a list of DGLGraphs or of PyG's ``Data``, and a file of DGLGraphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from contrastive.errors import ContrastiveError
+from encoders.graph_batch import GraphBatch
+
+_PICKLES = (".pt", ".pth", ".pkl", ".pickle")
+GRAPH_FILES = (".bin", *_PICKLES)  # the pickles only to be refused
+_LABELS = ("labels", "label", "glabel", "y")
+_TO_DGL = """it may hold code that runs when it is opened, and was not. If you trust it, write it once more:
+    import dgl, torch
+    from encoders.graph_batch import GraphBatch
+    graphs = torch.load({name!r}, weights_only=False)
+    parts = dgl.unbatch(GraphBatch.from_pyg(graphs).to_dgl())
+    dgl.save_graphs({new!r}, parts, {{"labels": torch.stack([graph.y.view(-1) for graph in graphs])}})
+and give {new}. In Python give the list itself: GraphData(graphs)"""
+
+
+def graphs_and_labels(items: Sequence[Any]) -> tuple[GraphBatch, Tensor | None]:
+    """One batch of graphs from Python, and the rows of their labels.
+
+    Args:
+        items: DGLGraphs, pairs of a DGLGraph and its label as DGL's data sets yield them, or ``Data`` of PyG,
+            whose ``y`` is the label where there is one.
+
+    Returns:
+        The graphs, and ``(G, T)`` labels, or None.
+
+    Raises:
+        ContrastiveError: no graph, something else among them, or some with labels and some without.
+    """
+    pairs = [item if isinstance(item, tuple) and len(item) == 2 else (item, None) for item in items]
+    graphs = [graph for graph, _ in pairs]
+    is_pyg = [hasattr(graph, "edge_index") for graph in graphs]
+    if len(set(is_pyg)) != 1 or not all(is_pyg[0] or _is_dgl(graph) for graph in graphs):
+        raise ContrastiveError(
+            f"expected a list of DGLGraphs or of PyG's Data, of one kind; it holds {_kinds(graphs)}"
+        )
+    try:
+        batch = GraphBatch.from_pyg(graphs) if is_pyg[0] else GraphBatch.from_dgl(graphs)
+    except ValueError as error:
+        raise ContrastiveError(f"the graphs do not fit together: {error}") from error
+    if len(batch) != len(graphs):
+        raise ContrastiveError(f"{len(batch)} graphs are batched in {len(graphs)}; give them one by one")
+    return batch, _rows([graph.y if pyg else label for (graph, label), pyg in zip(pairs, is_pyg)])
+
+
+def _is_dgl(graph: Any) -> bool:
+    return hasattr(graph, "ndata") and hasattr(graph, "canonical_etypes")
+
+
+def _kinds(graphs: Sequence[Any]) -> str:
+    return ", ".join(sorted({type(graph).__name__ for graph in graphs})) or "nothing"
+
+
+def _rows(labels: Sequence[Any]) -> Tensor | None:
+    """``(G, T)`` labels of G graphs, or None where none has any."""
+    absent = sum(label is None for label in labels)
+    if absent == len(labels):
+        return None
+    rows = [None if label is None else torch.as_tensor(label).reshape(-1) for label in labels]
+    widths = {None if row is None else len(row) for row in rows}
+    if absent or len(widths) != 1:
+        raise ContrastiveError(
+            f"{absent} of {len(labels)} graphs have no label, or their labels differ in length; "
+            "give all of them as many, or none"
+        )
+    return torch.stack([row for row in rows if row is not None])
+
+
+def read_graph_file(path: Path) -> tuple[GraphBatch, Tensor | None]:
+    """Read what ``dgl.save_graphs`` wrote, with its only labels or those named labels, label, glabel or y.
+
+    Raises:
+        ContrastiveError: DGL is missing, the file is not DGL's, or it is a pickle, as ``torch.save`` writes:
+            it may hold code, and the message says how to convert it.
+    """
+    if path.suffix in _PICKLES:
+        raise ContrastiveError(f"{path}: {_TO_DGL.format(name=str(path), new=str(path.with_suffix('.bin')))}")
+    try:
+        import dgl
+    except ImportError as error:
+        raise ContrastiveError(f"{path} needs DGL (Python < 3.12): pip install dgl==1.1.3") from error
+    try:
+        graphs, labels = dgl.load_graphs(str(path))
+    except Exception as error:  # DGL's reader can fail in any way
+        reason = str(error).strip().splitlines()[0]  # the rest is where in its C++ it failed
+        raise ContrastiveError(f"{path} is no file that dgl.save_graphs wrote: {reason}") from error
+    name = next((name for name in _LABELS if name in labels), None)
+    if name is None and len(labels) > 1:
+        names = ", ".join(sorted(labels))
+        raise ContrastiveError(f"{path} has several labels, {names}; save the ones to take as 'labels'")
+    rows = [None] * len(graphs) if not labels else list(labels[name or next(iter(labels))])
+    return graphs_and_labels(list(zip(graphs, rows)))

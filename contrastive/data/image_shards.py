@@ -1,0 +1,133 @@
+"""Images in tar shards (WebDataset), read one after the other: for sets too large for single files."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import io
+import random
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from contrastive.data.image_dataset import to_tensor
+from contrastive.data.image_stream_dataset import Sample, StreamDataset
+from contrastive.errors import ContrastiveError
+
+_IMAGES = {extension.removeprefix(".") for extension in IMG_EXTENSIONS}
+
+
+class ShardDataset(StreamDataset):
+    """One process's batches of an epoch, read from its share of the shards.
+
+    Args:
+        shards: all of them, at least one for each worker of each process.
+        shuffle_buffer: samples among which a worker draws the next.
+        options: of ``StreamDataset``.
+    """
+
+    def __init__(self, shards: list[str], *, shuffle_buffer: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.shards, self.shuffle_buffer = shards, shuffle_buffer
+
+    def samples(self, worker: int, num_workers: int) -> Iterator[dict[str, Any]]:
+        """Samples of a worker's shards, again and again, each drawn at random among ``shuffle_buffer``."""
+        order = list(self.shards)
+        random.Random(f"{self.seed} {self.epoch}").shuffle(order)  # the same in every process
+        reader = self.rank * num_workers + worker
+        own = order[reader :: self.world_size * num_workers]
+        return self._mixed(own, random.Random(f"{self.seed} {self.epoch} {reader}"))
+
+    def _mixed(self, shards: list[str], rng: random.Random) -> Iterator[dict[str, Any]]:
+        buffer: list[dict[str, Any]] = []
+        while True:
+            for sample in shard_samples(shards):
+                if len(buffer) < self.shuffle_buffer:
+                    buffer.append(sample)
+                    continue
+                place = rng.randrange(len(buffer))
+                buffer[place], sample = sample, buffer[place]
+                yield sample
+            # drained before the shards are read again, so that each sample comes once before any comes twice
+            rng.shuffle(buffer)
+            yield from buffer
+            buffer.clear()
+
+    def read(self, sample: dict[str, Any]) -> Sample:
+        """A sample, decoded; its place follows from its key."""
+        return Sample(decode(sample, self.channels), _label(sample), sample_index(sample["__key__"]))
+
+
+def sample_index(key: str) -> int:
+    """The place of a sample, which its random draws follow from: 63 bits of its key's hash."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def find_shards(source: str) -> list[str]:
+    """The shards that a source names.
+
+    Raises:
+        ContrastiveError: none, or a local one that is not there; or webdataset is missing.
+    """
+    webdataset = _webdataset()
+    if "*" in source:
+        shards = sorted(glob.glob(str(Path(source).expanduser())))
+    else:
+        shards = webdataset.shardlists.expand_urls(source)
+    if not shards:
+        raise ContrastiveError(f"no shard fits {source}; give paths as train-{{000000..000146}}.tar")
+    for shard in shards:
+        if ":" not in shard and not Path(shard).is_file():
+            raise ContrastiveError(f"there is no shard {shard}, which {source} names")
+    return shards
+
+
+def _webdataset() -> Any:
+    try:
+        import webdataset
+    except ImportError as error:
+        raise ContrastiveError("tar shards need webdataset: pip install webdataset") from error
+    return webdataset
+
+
+def shard_samples(shards: list[str]) -> Iterator[dict[str, Any]]:
+    """The samples of shards, one shard after the other; each a dictionary of its files' bytes."""
+    for shard in shards:
+        found = False
+        try:
+            for sample in _webdataset().tariterators.tarfile_samples(iter([{"url": shard}])):
+                found = True
+                yield sample
+        except (OSError, EOFError, ValueError, tarfile.TarError) as error:
+            raise ContrastiveError(f"{shard} cannot be read as a tar: {error.args[0]}") from error
+        if not found:
+            raise ContrastiveError(f"{shard} holds no sample")
+
+
+def decode(sample: dict[str, Any], channels: int) -> Tensor:
+    """The image of a sample, uint8 ``(channels, H, W)``."""
+    name = f"{sample['__key__']} of {sample['__url__']}"
+    content = next((value for key, value in sample.items() if key.lower() in _IMAGES), None)
+    if content is None:
+        found = ", ".join(key for key in sample if not key.startswith("__"))
+        raise ContrastiveError(f"{name} has no image; its files are {found}")
+    try:
+        with Image.open(io.BytesIO(content)) as file:
+            return to_tensor(file, channels)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ContrastiveError(f"{name} is not a readable image ({error})") from error
+
+
+def _label(sample: dict[str, Any]) -> int:
+    content = sample.get("cls", b"-1")
+    try:
+        return int(content)
+    except ValueError as error:
+        raise ContrastiveError(
+            f"{sample['__key__']} of {sample['__url__']}: its class is no number"
+        ) from error

@@ -1,0 +1,158 @@
+"""Lists and files of DGL's and PyG's own making, read by the data module."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from pytorch_lightning import Trainer
+
+from augmentations.graph import EdgeDrop
+from contrastive.cli import main
+from contrastive.data.graphs import GraphData, read_graphs
+from contrastive.errors import ContrastiveError
+from contrastive.module import ContrastiveModule
+from encoders.graph import GraphEncoder
+
+dgl = pytest.importorskip("dgl")
+
+EDGES = [([0, 1, 2], [1, 2, 0]), ([0], [1]), ([1, 0], [0, 1]), ([0, 2], [1, 1])]
+SIZES = [3, 2, 2, 4]
+
+
+def features(g):
+    return torch.arange(2.0 * SIZES[g]).view(-1, 2) + g
+
+
+def dgl_graphs():
+    graphs = [dgl.graph(edges, num_nodes=size) for edges, size in zip(EDGES, SIZES)]
+    for g, graph in enumerate(graphs):
+        graph.ndata["feat"] = features(g)
+    return graphs
+
+
+def pyg_graphs(labels=(1, 0, 1, 1)):
+    data = pytest.importorskip("torch_geometric.data")
+    edges = [torch.tensor(ends) for ends in EDGES]
+    graphs = [data.Data(x=features(g), edge_index=ends) for g, ends in enumerate(edges)]
+    for graph, label in zip(graphs, labels or []):
+        graph.y = torch.tensor([label])
+    return graphs
+
+
+def assert_is_the_list(dataset, labels):
+    graphs = dataset.graphs
+    assert graphs.nodes_per_graph.tolist() == SIZES
+    for g, (src, dst) in enumerate(EDGES):
+        assert sorted(zip(graphs[g].src.tolist(), graphs[g].dst.tolist())) == sorted(zip(src, dst))
+        assert torch.equal(graphs[g].x, features(g))
+    assert (dataset.labels if labels is None else dataset.labels.tolist()) == labels
+
+
+@pytest.mark.parametrize("kind", ["dgl", "dgl with labels", "pyg", "pyg without labels"])
+def test_a_list_is_read_as_it_is(kind):
+    labels = [1, 0, 1, 1]
+    lists = {
+        "dgl": (dgl_graphs, None),
+        "dgl with labels": (lambda: list(zip(dgl_graphs(), torch.tensor(labels))), labels),
+        "pyg": (pyg_graphs, labels),
+        "pyg without labels": (lambda: pyg_graphs(None), None),
+    }
+    make, expected = lists[kind]
+    data = GraphData(make(), batch_size=2)
+    data.setup()
+    assert_is_the_list(data.train, expected)
+
+
+def test_targets_of_several_numbers_stay_numbers():
+    graphs = pyg_graphs()
+    for graph in graphs:
+        graph.y = torch.tensor([[0.5, float("nan")]])
+    labels = read_graphs(graphs).labels
+    assert labels.shape == (4, 2) and labels[:, 1].isnan().all() and labels[0, 0] == 0.5
+
+
+def test_pretraining_on_a_list():
+    module = ContrastiveModule(
+        GraphEncoder(node_features=2, num_hidden=8, num_layers=2), [EdgeDrop(p=0.2)], channels_last=False
+    )
+    quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+    trainer = Trainer(max_steps=4, enable_model_summary=False, **quiet)
+    trainer.fit(module, GraphData(dgl_graphs(), batch_size=2))
+    assert trainer.global_step == 4
+
+
+@pytest.mark.parametrize("name", ["labels", "glabel", "anything", None])
+def test_a_file_of_dgl_is_read_with_its_labels(name, tmp_path):
+    graphs = dgl_graphs()
+    dgl.save_graphs(str(tmp_path / "g.bin"), graphs, {name: torch.tensor([7, 5, 7, 7])} if name else None)
+    dataset = read_graphs(str(tmp_path / "g.bin"))
+    assert_is_the_list(dataset, [1, 0, 1, 1] if name else None)
+    assert dataset.classes == (["5", "7"] if name else [])
+
+
+def test_a_file_from_the_command_line(tmp_path):
+    dgl.save_graphs(str(tmp_path / "g.bin"), dgl_graphs())
+    args = ["--config", "configs/graph/graphcl.yaml", "--data.source", str(tmp_path / "g.bin")]
+    args += ["--data.batch_size", "2", "--model.encoder.node_features", "2"]
+    args += ["--run_dir", str(tmp_path / "run"), "--wandb", "off", "--trainer.max_steps", "2"]
+    args += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+    assert main(["pretrain", *args]) == 0
+
+
+def test_the_way_out_that_a_pickle_is_refused_with_works(tmp_path, monkeypatch):
+    graphs = pyg_graphs()
+    torch.save(graphs, tmp_path / "mine.pt")
+    with pytest.raises(ContrastiveError, match="may hold code that runs when it is opened") as refused:
+        read_graphs(str(tmp_path / "mine.pt"))
+    lines = str(refused.value).splitlines()
+    exec("\n".join(line.strip() for line in lines if line.startswith("    ")))
+    assert_is_the_list(read_graphs(str(tmp_path / "mine.bin")), [1, 0, 1, 1])
+
+
+class Bomb:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('run')",)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pth", "pkl", "bin"])
+def test_no_code_in_a_file_is_run(suffix, tmp_path):
+    (tmp_path / f"bomb.{suffix}").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(ContrastiveError, match=f"bomb.{suffix}"):
+        read_graphs(str(tmp_path / f"bomb.{suffix}"))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a file of DGL", "half"])
+def test_a_file_that_is_not_dgls_is_named(content, tmp_path):
+    path = tmp_path / "g.bin"
+    dgl.save_graphs(str(path), dgl_graphs())
+    whole = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    with pytest.raises(ContrastiveError, match="g.bin is no file that dgl.save_graphs wrote"):
+        read_graphs(str(path))
+
+
+def test_labels_of_several_names_are_asked_for(tmp_path):
+    y = torch.zeros(4)
+    dgl.save_graphs(str(tmp_path / "g.bin"), dgl_graphs(), {"mass": y, "charge": y})
+    with pytest.raises(
+        ContrastiveError, match="several labels, charge, mass; save the ones to take as 'labels'"
+    ):
+        read_graphs(str(tmp_path / "g.bin"))
+
+
+@pytest.mark.parametrize(
+    "make,message",
+    [
+        (lambda: [], "it holds nothing"),
+        (lambda: [np.zeros(3), "graph"], "it holds ndarray, str"),
+        (lambda: dgl_graphs() + pyg_graphs(), "of one kind; it holds DGLGraph, Data"),
+        (lambda: [(g, 1 if i else None) for i, g in enumerate(dgl_graphs())], "1 of 4 graphs have no label"),
+        (lambda: [dgl.batch(dgl_graphs())], "4 graphs are batched in 1"),
+    ],
+)
+def test_what_is_wrong_with_a_list_is_said(make, message):
+    with pytest.raises(ContrastiveError, match=message):
+        read_graphs(make())
