@@ -12,7 +12,7 @@ from torch import Tensor
 from contrastive.data import Batch
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.knn import knn_accuracy
-from contrastive.evaluation.quality import dimension_std, effective_rank
+from contrastive.evaluation.quality import alignment, dimension_std, effective_rank, rankme, uniformity
 from contrastive.features import extract_features
 
 
@@ -72,11 +72,13 @@ def _labelled(dataset: Any) -> np.ndarray:
 
 
 class CollapseMeter(Callback):
-    """Log what falls when representations collapse: the spread and the rank of ``h`` and ``z`` in a batch.
+    """Log how good representations are without labels, in a batch of training: spread, rank, alignment.
 
     ``z_std`` is the mean standard deviation of a dimension of the normalised projections times √D: 1 where
     they fill the sphere, 0 where they are one point (Chen and He 2020, arXiv 2011.10566). ``h_rank`` is the
-    effective rank of the features (Roy and Vetterli 2007), between 1 and ``num_features``.
+    effective rank of the features (Roy and Vetterli 2007), between 1 and ``num_features``, ``h_rankme`` the
+    same by RankMe (arXiv 2210.02885). ``z_uniformity`` falls to -4 as projections spread, and
+    ``z_alignment``, where there are two views, to 0 as they agree (Wang and Isola 2020, arXiv 2005.10242).
 
     Args:
         every_n_steps: how often.
@@ -90,8 +92,13 @@ class CollapseMeter(Callback):
     ) -> None:
         """Measure the batch that was just trained on."""
         if "z" in outputs and trainer.global_step % self.every_n_steps == 0:
-            pl_module.log("z_std", dimension_std(outputs["z"]), prog_bar=True)
-            pl_module.log("h_rank", effective_rank(outputs["h"]))
+            h, z = outputs["h"], outputs["z"]
+            pl_module.log("z_std", dimension_std(z), prog_bar=True)
+            pl_module.log_dict(
+                {"h_rank": effective_rank(h), "h_rankme": rankme(h), "z_uniformity": uniformity(z[:4096])}
+            )
+            if len(z) == 2 * len(batch.index):
+                pl_module.log("z_alignment", alignment(*z.chunk(2)))
 
 
 class NonFiniteGuard(Callback):

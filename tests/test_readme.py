@@ -1,4 +1,4 @@
-"""The commands and the Python of the README and of docs/export.md are run as they are printed."""
+"""The commands and the Python of the README and of two guides are run as they are printed."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from contrastive.cli import main
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-EXPORT_GUIDE = (Path(__file__).parent.parent / "docs" / "export.md").read_text()
+GUIDES = Path(__file__).parent.parent / "docs"
 CONSOLE = [line for block in re.findall(r"```console\n(.*?)```", README, re.S) for line in block.splitlines()]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 
@@ -39,10 +39,11 @@ def test_python(code, folder):
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=120)
 
 
-def test_the_guide_to_exports(folder, monkeypatch):
+@pytest.mark.parametrize("guide", ["evaluation.md", "export.md"])
+def test_guide(guide, folder, monkeypatch):
     """Its blocks in their order, for the later ones open what the earlier ones write."""
     monkeypatch.chdir(folder)
-    for language, block in re.findall(r"```(console|python)\n(.*?)```", EXPORT_GUIDE, re.S):
+    for language, block in re.findall(r"```(console|python)\n(.*?)```", (GUIDES / guide).read_text(), re.S):
         if language == "python":
             exec(block, {})
         else:

@@ -128,7 +128,7 @@ def probe(
         download: whether torchvision may download the data.
         skip_corrupt: leave out files that do not decode, and count them, instead of stopping.
         cache: keep features in ~/.cache/contrastive and use those that are there.
-        output: result file (default: results/probe.json in the first run's folder).
+        output: result file (default: in results of the first run's folder, by the method's name).
         from_: a result file: repeat its evaluation, and say whether the numbers are the same.
     """
     if labels_per_class is not None and fraction is not None:
@@ -168,7 +168,8 @@ def probe(
         _compare_with_record(rows, recorded["rows"], from_)
         if output is None:
             return
-    file = Path(output) if output else results_folder(Path(runs[0])) / "probe.json"
+    name = "probe" if protocol.method == task.default_method else f"probe-{protocol.method}"
+    file = Path(output) if output else results_folder(Path(runs[0])) / f"{name}.json"
     write_json(file, result)
     print(f"result: {file}")
 
