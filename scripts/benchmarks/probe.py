@@ -2,10 +2,10 @@
 
     python scripts/benchmarks/probe.py
 
-50,000 samples of 2,048 non-negative, correlated features, as an encoder with ReLU gives them, of ten classes with
-a tenth of the labels wrong; a tenth of the samples choose the strength. Ours is the whole probe: seven strengths
-and the choice. liblinear (one class against the rest) and L-BFGS are fitted at the chosen strength alone, as
-scikit-learn runs them. Accuracies are of 10,000 further samples.
+50,000 samples of 2,048 non-negative, correlated features, as an encoder with ReLU gives them, of ten classes
+with a tenth of the labels wrong; a tenth of the samples choose the strength. Ours is the whole probe: seven
+strengths and the choice. liblinear (one class against the rest) and L-BFGS are fitted at the chosen strength
+alone, as scikit-learn runs them. Accuracies are of 10,000 further samples.
 """
 
 from __future__ import annotations
