@@ -79,6 +79,22 @@ def test_molecules_by_every_method_and_kind_of_target(encoder, molecules, method
     assert again == rows
 
 
+def test_a_table_of_molecules_from_the_command_line(molecules, tmp_path):
+    pytest.importorskip("rdkit", reason="needs the extra: pip install contrastive-pretraining[molecules]")
+    run = tmp_path / "run"
+    small = ["--data.source", str(molecules), "--data.batch_size", "64", "--trainer.max_epochs", "1"]
+    recipe = ["--config", "configs/molecule/graphcl_zinc.yaml", "--wandb", "off"]
+    assert main(["pretrain", *recipe, *small, "--run_dir", str(run)]) == 0
+    options = ["--data", str(molecules), "--targets", "oxygen,sparse", "--split", "random", "--raw"]
+    assert main(["probe", str(run), *options]) == 0
+    result = json.loads((run / "results" / "probe.json").read_text())
+    assert [row["representation"] for row in result["rows"]] == ["pretrained", "untrained", "raw"]
+    assert result["task"]["names"] == ["oxygen", "sparse"]
+    # the table was pretrained on as well, without its targets
+    assert result["leaks"]["in_pretraining"] == result["leaks"]["num_test"]
+    assert main(["probe", str(run), "--data", str(molecules), "--targets", "[1]"]) == 1
+
+
 def test_few_labels_are_drawn_by_class_and_never_tested_on(encoder, molecules):
     pytest.importorskip("rdkit", reason="needs the extra: pip install contrastive-pretraining[molecules]")
     protocol = Protocol(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.metrics import LOWER_IS_BETTER
+from contrastive.evaluation.metrics import LOWER_IS_BETTER, TITLES
 from contrastive.evaluation.probe import (
     Evaluation,
     defined,
@@ -19,7 +19,7 @@ from contrastive.evaluation.probe import (
     results_folder,
     run_names,
 )
-from contrastive.evaluation.protocol import Finetuning, Method, Protocol, SplitRule
+from contrastive.evaluation.protocol import Finetuning, Method, Protocol, SplitRule, parse_targets
 from contrastive.evaluation.statistics import bootstrap_p, mcnemar, mean_interval, percentile_interval
 from contrastive.evaluation.tasks import Task, read_task, source_of
 from contrastive.features import load_encoder
@@ -31,7 +31,7 @@ def compare(
     *,
     data: str | None = None,
     method: Method | None = None,
-    targets: list[str] | None = None,
+    targets: str | None = None,
     smiles_column: str | None = None,
     split: SplitRule = "auto",
     labels_per_class: int | None = None,
@@ -55,7 +55,7 @@ def compare(
         runs: two run folders, checkpoints or exports.
         data: a labelled source of the same kind (default: what the first run trained on).
         method: linear, knn, svm (frozen features) or finetune (default: what is usual for the data).
-        targets: columns of a table to predict: 0, 1 and blanks, or numbers.
+        targets: see contrastive probe.
         smiles_column: of a table of molecules (default: the one named smiles).
         split: of molecules: scaffold, random or stratified.
         labels_per_class: train on so many labels a class, drawn at random.
@@ -76,7 +76,7 @@ def compare(
     encoders = {name: load_encoder(run) for name, run in zip(run_names(runs), runs)}
     first = next(iter(encoders.values()))
     protocol = Protocol(
-        source_of(first, data), method or "linear", tuple(targets or ()), smiles_column, split,
+        source_of(first, data), method or "linear", parse_targets(targets), smiles_column, split,
         labels_per_class, fraction, repeats, k=k, seed=seed, finetuning=finetuning or Finetuning(),
     )  # fmt: skip
     options = {} if getattr(first.encoder, "takes_graphs", False) else {"download": download}
@@ -129,8 +129,7 @@ def verdict(a: str, b: str, tests: dict[str, Any]) -> str:
     difference = f"{scale * tests['difference']:+.{digits}f}{unit}"
     interval = f"[{scale * low:+.{digits}f}, {scale * high:+.{digits}f}] over test items"
     lines = [
-        f"{metric.replace('_', ' ')} of {b} less that of {a}: {difference} {interval}, "
-        f"p = {tests['p_bootstrap']:.3g}"
+        f"{TITLES[metric]} of {b} less that of {a}: {difference} {interval}, p = {tests['p_bootstrap']:.3g}"
     ]
     if tests["draws_ci95"][0] is not None:
         low_draws, high_draws = (scale * end for end in tests["draws_ci95"])

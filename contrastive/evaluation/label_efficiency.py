@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.metrics import PRIMARY
+from contrastive.evaluation.metrics import PRIMARY, TITLES
 from contrastive.evaluation.probe import describe, evaluate_all, results_folder, run_names
-from contrastive.evaluation.protocol import NUM_DRAWS, Finetuning, Method, Protocol, SplitRule
+from contrastive.evaluation.protocol import NUM_DRAWS, Finetuning, Method, Protocol, SplitRule, parse_targets
 from contrastive.evaluation.tasks import Task, read_task, source_of
 from contrastive.features import FrozenEncoder, load_encoder
 from contrastive.report import print_table, write_json, write_whole
@@ -25,7 +25,7 @@ def label_efficiency(
     runs: list[str] | None = None,
     *,
     data: str | None = None,
-    targets: list[str] | None = None,
+    targets: str | None = None,
     smiles_column: str | None = None,
     split: SplitRule = "auto",
     labels_per_class: str = "1,2,5,10,50,all",
@@ -66,7 +66,7 @@ def label_efficiency(
     encoders = {name: load_encoder(run) for name, run in zip(run_names(runs), runs)}
     first = next(iter(encoders.values()))
     base = Protocol(
-        source_of(first, data), method, tuple(targets or ()), smiles_column, split,
+        source_of(first, data), method, parse_targets(targets), smiles_column, split,
         repeats=repeats, seed=seed, finetuning=finetuning or Finetuning(),
     )  # fmt: skip
     trained = TRAINED[: 1 + finetune] if train_repeats else ()
@@ -151,8 +151,7 @@ def _print(rows: Sequence[dict[str, Any]], names: Sequence[str], task: Task) -> 
         return f"{100 * row[f'{primary}_mean']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
     print_table(
-        f"Test {primary.replace('_', ' ')}, % [95 %], by labels a class; "
-        f"{len(task.splits[0].test)} test {task.unit}",
+        f"Test {TITLES[primary]}, % [95 %], by labels a class; {len(task.splits[0].test)} test {task.unit}",
         ("representation", *(str(number or "all") for number in numbers)),
         [(name, *(cell(row) for row in rows if row["representation"] == name)) for name in names],
     )
@@ -176,7 +175,7 @@ def _plot(rows: Sequence[dict[str, Any]], names: Sequence[str], task: Task, file
         axis.errorbar(x, mean, yerr=np.abs(ends.T - mean), marker="o", markersize=4, capsize=2, label=name)
     if primary == "accuracy":
         axis.axhline(100 / len(np.unique(task.y)), color="grey", linestyle=":", label="chance")
-    axis.set(xscale="log", xlabel="labels a class", ylabel=f"test {primary.replace('_', ' ')}, %")
+    axis.set(xscale="log", xlabel="labels a class", ylabel=f"test {TITLES[primary]}, %")
     numbers = list(dict.fromkeys(row["labels_per_class"] for row in rows))
     axis.set_xticks(
         [number or everything for number in numbers], [str(number or "all") for number in numbers]

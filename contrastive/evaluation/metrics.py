@@ -15,6 +15,7 @@ from contrastive.evaluation.statistics import resamplings
 
 Kind = Literal["classes", "labels", "values"]
 PRIMARY: dict[Kind, str] = {"classes": "accuracy", "labels": "roc_auc", "values": "rmse"}
+TITLES = {"accuracy": "accuracy", "roc_auc": "ROC-AUC", "rmse": "RMSE"}
 LOWER_IS_BETTER = ("rmse", "calibration_error")
 
 

@@ -17,8 +17,8 @@ from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import Prediction, predict_knn, predict_linear, predict_svm
 from contrastive.evaluation.finetune import finetune
 from contrastive.evaluation.leaks import report_leaks
-from contrastive.evaluation.metrics import LOWER_IS_BETTER, PRIMARY, bootstrap, measure
-from contrastive.evaluation.protocol import Finetuning, Method, Protocol, SplitRule
+from contrastive.evaluation.metrics import LOWER_IS_BETTER, PRIMARY, TITLES, bootstrap, measure
+from contrastive.evaluation.protocol import Finetuning, Method, Protocol, SplitRule, parse_targets
 from contrastive.evaluation.statistics import mean_interval, percentile_interval
 from contrastive.evaluation.tasks import Task, read_task, source_of
 from contrastive.feature_cache import cached_features
@@ -81,7 +81,7 @@ def probe(
     *,
     data: str | None = None,
     method: Method | None = None,
-    targets: list[str] | None = None,
+    targets: str | None = None,
     smiles_column: str | None = None,
     split: SplitRule = "auto",
     labels_per_class: int | None = None,
@@ -111,7 +111,7 @@ def probe(
         runs: run folders, checkpoints or exports, judged alike in one table.
         data: a labelled source of the same kind (default: what the first run trained on).
         method: linear, knn, svm (frozen features), finetune, or scratch (the same network, not pretrained).
-        targets: columns of a table to predict: 0, 1 and blanks, or numbers.
+        targets: columns of a table to predict, of 0, 1 and blanks or of numbers: A,B or ["A", "B"].
         smiles_column: of a table of molecules (default: the one named smiles).
         split: of molecules: scaffold, random or stratified.
         labels_per_class: train on so many labels a class, drawn at random.
@@ -144,7 +144,7 @@ def probe(
         wanted = recorded["representations"]
     else:
         protocol = Protocol(
-            source_of(first, data), method or "linear", tuple(targets or ()), smiles_column, split,
+            source_of(first, data), method or "linear", parse_targets(targets), smiles_column, split,
             labels_per_class, fraction, repeats, k=k, seed=seed, finetuning=finetuning or Finetuning(),
         )  # fmt: skip
     task = read_task(first, protocol, **_image_options(first, download, skip_corrupt))
@@ -306,7 +306,7 @@ def print_rows(rows: Sequence[dict[str, Any]], task: Task, protocol: Protocol) -
         title,
         (
             "representation",
-            f"{primary.replace('_', ' ')}{unit}",
+            f"{TITLES[primary]}{unit}",
             "95 % over test items",
             "95 % over draws",
             "draws",

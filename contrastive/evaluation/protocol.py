@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -110,6 +111,25 @@ class Protocol:
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self) | {"targets": list(self.targets)}
+
+
+def parse_targets(text: str | None) -> tuple[str, ...]:
+    """Column names of a command line: ``A,B``, or a JSON list where a name has a comma.
+
+    Raises:
+        ContrastiveError: a list that is not one of names.
+    """
+    if not text:
+        return ()
+    if not text.startswith("["):
+        return tuple(name.strip() for name in text.split(","))
+    try:
+        names = json.loads(text)
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("names are strings")
+        return tuple(names)
+    except ValueError as error:
+        raise ContrastiveError(f'--targets is {text}; expected A,B or ["A", "B"] ({error})') from error
 
 
 def draws(splits: list[Draw], y: np.ndarray, protocol: Protocol) -> list[Draw]:
