@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -158,9 +159,9 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tenso
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         state = {key: value for key, value in checkpoint["state_dict"].items() if isinstance(value, Tensor)}
     except pickle.UnpicklingError as error:
-        raise ContrastiveError(
-            f"{path} is no checkpoint, or holds code, and was not opened: {str(error).splitlines()[0]}"
-        ) from error
+        named = re.search(r"GLOBAL (\S+)", str(error))  # what the pickle would have called
+        what = f"holds code ({named[1]})" if named else "is no checkpoint"
+        raise ContrastiveError(f"{path} {what} and was not opened: only weights are read") from error
     except Exception as error:  # a damaged pickle can fail in any way
         raise ContrastiveError(
             f"{path} is not a checkpoint of a pretraining run ({type(error).__name__}: {error})"

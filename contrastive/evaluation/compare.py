@@ -139,6 +139,7 @@ def verdict(a: str, b: str, tests: dict[str, Any]) -> str:
             f"McNemar: {tests['only_a']} test items only {a} has right, {tests['only_b']} only {b}, "
             f"p = {tests['p_mcnemar']:.3g}"
         )
-    shown = low > 0 or high < 0
-    lines.append(f"{b if better else a} is better on these items" if shown else "no difference is shown")
+    intervals = [tests["ci95"], tests["draws_ci95"]]
+    shown = all(low is None or low > 0 or high < 0 for low, high in intervals)
+    lines.append(f"{b if better else a} is better" if shown else "no difference is shown")
     return "\n".join(lines)
