@@ -180,7 +180,8 @@ def _plot(rows: Sequence[dict[str, Any]], names: Sequence[str], task: Task, file
     axis.set_xticks(
         [number or everything for number in numbers], [str(number or "all") for number in numbers]
     )
-    axis.set_ylim(top=min(axis.get_ylim()[1], 102))  # intervals of a few draws reach beyond
+    bottom, top = axis.get_ylim()
+    axis.set_ylim(max(bottom, -2), min(top, 102))  # intervals of a few draws reach beyond
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
