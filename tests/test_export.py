@@ -74,7 +74,8 @@ def test_the_card_tells_what_the_run_wrote(folder, run):
     (row,) = [line for line in card.splitlines() if line.startswith("| pretrained |")]
     result = json.loads((run / "results" / "probe.json").read_text())["rows"][0]
     numbers = [result["accuracy_mean"], *result["accuracy_ci95"]]
-    assert [float(found) for found in re.findall(r"\d\.\d+", row)] == pytest.approx(numbers, abs=1e-4)
+    found = [float(number) for number in re.findall(r"\d\.\d+", row)]
+    assert found[:3] == pytest.approx(numbers, abs=1e-4)  # then the other metrics
     for told in (
         "| `source` | `digits` |",
         "DebiasedInfoNCE(temperature=0.7, tau_plus=0.1)",

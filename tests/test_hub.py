@@ -133,7 +133,9 @@ def test_a_hub_id_opens_and_nothing_is_fetched_but_safetensors(hub, folder, imag
         file.write_bytes(pickle.dumps("code"))
     names = ("hf://me/digits", "hf://me/digits@v1", "hf://me/pickled", "hf://me/nothing")
     latest, revision, refused, absent = opened(hub, images, tmp_path, *names)
-    assert torch.equal(latest, contrastive.load_encoder(folder)(images)) and torch.equal(revision, latest)
+    assert torch.equal(revision, latest)
+    # the other process may have another number of threads, and sums in another order then
+    torch.testing.assert_close(latest, contrastive.load_encoder(folder)(images), rtol=1e-5, atol=1e-5)
     assert "hf://me/pickled holds no model.safetensors" in refused and ".bin and .ckpt" in refused
     assert absent.startswith("cannot fetch hf://me/nothing")
     fetched = {path.split("/")[-1] for path in hub.asked if "resolve" in path}

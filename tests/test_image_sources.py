@@ -126,7 +126,8 @@ def test_unlabelled_images_are_pretrained_on_and_left_out_of_evaluations(tmp_pat
         min(abs(x * n - round(x * n)) for n in range(21, 25)) < 1e-6 for x in online
     )
     assert main(["probe", run]) == 0
-    assert json.loads((tmp_path / "run" / "results" / "probe.json").read_text())["num_test"] == 75
+    result = json.loads((tmp_path / "run" / "results" / "probe.json").read_text())
+    assert result["task"]["first_draw"]["test"] == 75
 
 
 # --- .npz ---

@@ -43,7 +43,7 @@ def test_a_missing_package_gives_the_command_that_installs_it(monkeypatch, missi
 
 
 def test_the_report_is_a_table_two_pictures_and_their_numbers(parts, tmp_path, capsys):
-    from contrastive.evaluation.probe import Features
+    from contrastive.evaluation.linear import Features
     from contrastive.quickstart_graphs import DESCRIPTIONS, LABELS_PER_CLASS
 
     rng = np.random.default_rng(0)
