@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from contrastive.data.image_dataset import ImageDataset, Item
 from contrastive.features import FrozenEncoder
+from contrastive.report import cache_home
 
 log = logging.getLogger("contrastive")
 
@@ -38,7 +38,7 @@ def cached_features(
     """
     if not enabled or _in_another_library(task.dataset):
         return task.encode(encoder, batch_size=batch_size, progress=progress)
-    file = _folder() / f"{_key(encoder, task)}.safetensors"
+    file = cache_home() / "features" / f"{_key(encoder, task)}.safetensors"
     if file.exists():
         try:
             return load_file(file)["h"].numpy()
@@ -56,11 +56,6 @@ def cached_features(
         if part.parent.exists():
             part.unlink(missing_ok=True)
     return h
-
-
-def _folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "contrastive" / "features"
 
 
 def _key(encoder: FrozenEncoder, task: Any) -> str:

@@ -129,6 +129,18 @@ def takes_graphs(encoder: nn.Module) -> bool:
     return getattr(encoder, "takes_graphs", False)
 
 
+def untrained_like(encoder: FrozenEncoder, seed: int) -> FrozenEncoder:
+    """An encoder of the same architecture, before training.
+
+    Raises:
+        ContrastiveError: the encoder does not say how it is built.
+    """
+    if encoder.config is None:
+        raise ContrastiveError("the encoder does not say how it is built; evaluate a run folder or an export")
+    torch.manual_seed(seed)
+    return FrozenEncoder(*build_encoder(encoder.config), encoder.config)
+
+
 def build_module(spec: dict[str, Any]) -> nn.Module:
     """Build a module from its ``class_path`` and ``init_args``."""
     # The type restricts what a stranger's file can name to modules that are installed here.

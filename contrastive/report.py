@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,6 +42,11 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+def cache_home() -> Path:
+    """The folder of all caches, ``$XDG_CACHE_HOME/contrastive`` or ``~/.cache/contrastive``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "contrastive"
 
 
 def write_json(file: Path, content: Any) -> None:

@@ -19,8 +19,8 @@ import torch
 from jsonargparse import auto_cli
 
 from contrastive.errors import ContrastiveError
+from contrastive.evaluation.evaluate import results_folder
 from contrastive.evaluation.molecules import TITLES, probe_molecules
-from contrastive.evaluation.probe import results_folder
 from contrastive.evaluation.statistics import mean_interval
 from contrastive.features import load_encoder
 from contrastive.report import write_json

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from contrastive.errors import ContrastiveError
+from contrastive.evaluation.evaluate import results_folder
 from contrastive.evaluation.knn import knn_accuracy
 from contrastive.evaluation.linear import (
     REGULARISATIONS,
@@ -18,7 +19,6 @@ from contrastive.evaluation.linear import (
     linear_probe,
     select_classifier,
 )
-from contrastive.evaluation.probe import results_folder
 from contrastive.evaluation.protocol import Protocol, labelled_draws
 from contrastive.evaluation.quality import dimension_std, effective_rank
 from contrastive.evaluation.statistics import mean_interval, proportion_interval

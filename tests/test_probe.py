@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from contrastive.cli import main
+from contrastive.evaluation.evaluate import evaluate_all
 from contrastive.evaluation.finetune import blocks, finetune
 from contrastive.evaluation.leaks import canonical, keys_of
-from contrastive.evaluation.probe import evaluate_all
 from contrastive.evaluation.protocol import Finetuning, Protocol
 from contrastive.evaluation.tasks import read_task
 from contrastive.feature_cache import cached_features

@@ -23,7 +23,7 @@ from contrastive.data.loading import PretrainingData, Split
 from contrastive.data.processes import Failure, guarded_map, num_cores
 from contrastive.data.tables import SmilesTable, read_smiles
 from contrastive.errors import ContrastiveError
-from contrastive.report import track
+from contrastive.report import cache_home, track
 from encoders.graph_batch import GraphBatch
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES, featurize
 
@@ -222,8 +222,7 @@ def _key(smiles: Sequence[str], time_limit: float) -> str:
 
 
 def _cache_folder(given: str | Path | None) -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(given).expanduser() if given else Path(home) / "contrastive"
+    folder = Path(given).expanduser() if given else cache_home()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -9,20 +9,19 @@ from typing import Any
 import numpy as np
 
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.metrics import LOWER_IS_BETTER, TITLES
-from contrastive.evaluation.probe import (
+from contrastive.evaluation.evaluate import (
     Evaluation,
     defined,
     describe,
     evaluate_all,
+    open_encoders,
     print_rows,
     results_folder,
-    run_names,
 )
+from contrastive.evaluation.metrics import LOWER_IS_BETTER, TITLES
 from contrastive.evaluation.protocol import Finetuning, Method, Protocol, SplitRule, parse_targets
 from contrastive.evaluation.statistics import bootstrap_p, mcnemar, mean_interval, percentile_interval
 from contrastive.evaluation.tasks import Task, read_task, source_of
-from contrastive.features import load_encoder
 from contrastive.report import write_json
 
 
@@ -73,14 +72,13 @@ def compare(
     assert runs is not None
     if method == "scratch":
         raise ContrastiveError("from scratch there is nothing of either run to compare")
-    encoders = {name: load_encoder(run) for name, run in zip(run_names(runs), runs)}
+    encoders = open_encoders(runs)
     first = next(iter(encoders.values()))
     protocol = Protocol(
         source_of(first, data), method or "linear", parse_targets(targets), smiles_column, split,
         labels_per_class, fraction, repeats, k=k, seed=seed, finetuning=finetuning or Finetuning(),
     )  # fmt: skip
-    options = {} if getattr(first.encoder, "takes_graphs", False) else {"download": download}
-    task = read_task(first, protocol, **options)
+    task = read_task(first, protocol, download=download)
     protocol = replace(protocol, method=method or task.default_method)
     a, b = evaluate_all(encoders, list(encoders), task, protocol, cache=cache)
     print_rows([a.row(), b.row()], task, protocol)

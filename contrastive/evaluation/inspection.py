@@ -10,10 +10,17 @@ from torch import Tensor
 
 from augmentations.random import SampleRandom
 from contrastive.errors import ContrastiveError
+from contrastive.evaluation.evaluate import results_folder
 from contrastive.evaluation.leaks import pretraining_items
-from contrastive.evaluation.probe import results_folder, untrained_like
 from contrastive.evaluation.quality import alignment, dimension_std, effective_rank, rankme, uniformity
-from contrastive.features import FrozenEncoder, accelerator, build_module, load_encoder, model_args
+from contrastive.features import (
+    FrozenEncoder,
+    accelerator,
+    build_module,
+    load_encoder,
+    model_args,
+    untrained_like,
+)
 from contrastive.report import print_table, write_json
 
 MEANING = {

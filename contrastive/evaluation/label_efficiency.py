@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from contrastive.errors import ContrastiveError
+from contrastive.evaluation.evaluate import describe, evaluate_all, open_encoders, results_folder
 from contrastive.evaluation.metrics import PRIMARY, TITLES
-from contrastive.evaluation.probe import describe, evaluate_all, results_folder, run_names
 from contrastive.evaluation.protocol import NUM_DRAWS, Finetuning, Method, Protocol, SplitRule, parse_targets
 from contrastive.evaluation.tasks import Task, read_task, source_of
-from contrastive.features import FrozenEncoder, load_encoder
+from contrastive.features import FrozenEncoder
 from contrastive.report import print_table, write_json, write_whole
 
 TRAINED: tuple[Method, ...] = ("scratch", "finetune")
@@ -61,9 +61,8 @@ def label_efficiency(
         cache: keep features in ~/.cache/contrastive and use those that are there.
         output: folder of label_efficiency.json and .png (default: results in the first run's folder).
     """
-    if not runs:
-        raise ContrastiveError("name a run folder, a checkpoint or an export")
-    encoders = {name: load_encoder(run) for name, run in zip(run_names(runs), runs)}
+    encoders = open_encoders(runs)
+    assert runs is not None
     first = next(iter(encoders.values()))
     base = Protocol(
         source_of(first, data), method, parse_targets(targets), smiles_column, split,
@@ -71,8 +70,7 @@ def label_efficiency(
     )  # fmt: skip
     trained = TRAINED[: 1 + finetune] if train_repeats else ()
     rows: list[dict[str, Any]] = []
-    options = {} if getattr(first.encoder, "takes_graphs", False) else {"download": download}
-    task = read_task(first, replace(base, repeats=None), **options)
+    task = read_task(first, replace(base, repeats=None), download=download)
     for number in parse_numbers(labels_per_class):
         rows += _rows(encoders, task, base, number, trained, train_repeats, cache)
         print(f"{number or 'all'} labels a class: done", flush=True)

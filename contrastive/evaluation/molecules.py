@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
@@ -18,13 +17,13 @@ from torch import nn
 from contrastive.data.molecules import MoleculeDataset, import_rdkit, read_molecules
 from contrastive.data.splits import Parts, SplitName, split_molecules
 from contrastive.errors import ContrastiveError
+from contrastive.evaluation.linear import REGULARISATIONS
 from contrastive.evaluation.molecule_finetune import finetune
 from contrastive.evaluation.roc_auc import bootstrap_interval, mean_roc_auc
 from contrastive.evaluation.statistics import mean_interval
-from contrastive.features import FrozenEncoder, build_encoder, encode
+from contrastive.features import FrozenEncoder, encode, untrained_like
 from contrastive.report import track, write_json
 
-REGULARISATIONS = tuple(10.0**k for k in range(-4, 3))
 TITLES = {
     "morgan": "Morgan fingerprints + logistic regression",
     "untrained": "untrained encoder, frozen",
@@ -137,14 +136,6 @@ def _evaluate(
         return frozen_probe(standardised(encode(start, dataset).numpy(), parts), y, parts)
     settings = {key: getattr(protocol, key) for key in ("num_epochs", "batch_size", "lr", "dropout")}
     return finetune(start.encoder, dataset, y, parts, seed=seed, **settings)
-
-
-def untrained_like(encoder: FrozenEncoder, seed: int) -> FrozenEncoder:
-    """An encoder of the same architecture, before training."""
-    if encoder.config is None:
-        raise ContrastiveError("the encoder does not say how it is built; evaluate a run folder or an export")
-    torch.manual_seed(seed)
-    return FrozenEncoder(*build_encoder(encoder.config), encoder.config)
 
 
 def binary_targets(dataset: MoleculeDataset, source: str) -> np.ndarray:

@@ -3,77 +3,26 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sklearn
 import torch
 
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.classifiers import Prediction, predict_knn, predict_linear, predict_svm
-from contrastive.evaluation.finetune import finetune
-from contrastive.evaluation.leaks import report_leaks
-from contrastive.evaluation.metrics import LOWER_IS_BETTER, PRIMARY, TITLES, bootstrap, measure
-from contrastive.evaluation.protocol import Finetuning, Method, Protocol, SplitRule, parse_targets
-from contrastive.evaluation.statistics import mean_interval, percentile_interval
-from contrastive.evaluation.tasks import Task, read_task, source_of
-from contrastive.feature_cache import cached_features
-from contrastive.features import (
-    HUB,
-    LAST,
-    FrozenEncoder,
-    build_encoder,
-    build_module,
-    load_encoder,
-    model_args,
+from contrastive.evaluation.evaluate import (
+    describe,
+    evaluate_all,
+    open_encoders,
+    print_rows,
+    results_folder,
 )
-from contrastive.report import print_table, track, write_json
-
-log = logging.getLogger("contrastive")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What one representation reaches on a task.
-
-    Attributes:
-        name: of the representation.
-        num_features: its width.
-        predictions: one a draw.
-        metrics: name to the values of the draws; the primary metric first.
-        resampled: the primary metric of resamplings of the test items, averaged over draws.
-    """
-
-    name: str
-    num_features: int
-    predictions: list[Prediction]
-    metrics: dict[str, list[float]]
-    resampled: np.ndarray
-
-    def row(self) -> dict[str, Any]:
-        """Plain data: means over draws, with both intervals of the primary metric; None where not defined."""
-        primary = next(iter(self.metrics))
-        means = {f"{name}_mean": defined(np.mean(values)) for name, values in self.metrics.items()}
-        return {
-            "representation": self.name,
-            "num_features": self.num_features,
-            "num_draws": len(self.predictions),
-            **means,
-            f"{primary}_ci95": [defined(end) for end in percentile_interval(self.resampled)],
-            f"{primary}_draws_ci95": [defined(end) for end in mean_interval(self.metrics[primary])[1]],
-            f"val_{primary}": defined(np.mean([p.val for p in self.predictions])),
-            "draws": self.metrics[primary],
-            "chosen": [p.chosen for p in self.predictions],
-        }
-
-
-def defined(value: Any) -> float | None:
-    """A number for a file: None for NaN, which JSON does not have."""
-    return None if np.isnan(value) else float(value)
+from contrastive.evaluation.leaks import report_leaks
+from contrastive.evaluation.protocol import Finetuning, Method, Protocol, SplitRule, parse_targets
+from contrastive.evaluation.tasks import read_task, source_of
+from contrastive.report import write_json
 
 
 def probe(
@@ -135,9 +84,7 @@ def probe(
         raise ContrastiveError("give --labels-per-class or --fraction, not both")
     recorded = _read_result(Path(from_)) if from_ else None
     runs = runs or (recorded["runs"] if recorded else [])
-    if not runs:
-        raise ContrastiveError("name a run folder, a checkpoint or an export")
-    encoders = {name: load_encoder(run) for name, run in zip(run_names(runs), runs)}
+    encoders = open_encoders(runs)
     first = next(iter(encoders.values()))
     if recorded:
         protocol = Protocol.from_json(recorded["protocol"])
@@ -147,7 +94,7 @@ def probe(
             source_of(first, data), method or "linear", parse_targets(targets), smiles_column, split,
             labels_per_class, fraction, repeats, k=k, seed=seed, finetuning=finetuning or Finetuning(),
         )  # fmt: skip
-    task = read_task(first, protocol, **_image_options(first, download, skip_corrupt))
+    task = read_task(first, protocol, download=download, skip_corrupt=skip_corrupt)
     if not recorded:
         protocol = replace(protocol, method=method or task.default_method)
         extra = {"untrained": untrained, "raw": (raw or task.unit in ("graphs", "nodes"))}
@@ -174,170 +121,6 @@ def probe(
     print(f"result: {file}")
 
 
-def evaluate_all(
-    encoders: dict[str, FrozenEncoder],
-    names: Sequence[str],
-    task: Task,
-    protocol: Protocol,
-    *,
-    batch_size: int = 512,
-    cache: bool = True,
-) -> list[Evaluation]:
-    """Evaluate the representations asked for: encoders by name, ``untrained`` and ``raw``.
-
-    Raises:
-        ContrastiveError: an encoder is asked for that is not known or, for the untrained one, does not say
-            how it is built; or a method that does not go with the targets.
-    """
-    if protocol.method == "scratch":
-        names = ["scratch"]
-    results = []
-    for name in names:
-        if name == "raw":
-            if protocol.method in ("finetune", "scratch"):
-                continue
-            results.append(_frozen(name, task.raw(), task, protocol))
-            continue
-        if name in encoders:
-            encoder = encoders[name]
-        else:
-            source = next(iter(encoders.values()))
-            if source.config is None and name == "untrained":
-                log.warning("no untrained row: the encoder does not say how it is built")
-                continue
-            encoder = untrained_like(source, protocol.seed)
-        if protocol.method in ("finetune", "scratch"):
-            title = name if name in encoders or name == "scratch" else "scratch"
-            results.append(_trained(title, encoder, task, protocol))
-        else:
-            h = cached_features(
-                encoder, task, progress=f"Encoding ({name})", batch_size=batch_size, enabled=cache
-            )
-            results.append(_frozen(name, h, task, protocol))
-    return results
-
-
-def untrained_like(encoder: FrozenEncoder, seed: int) -> FrozenEncoder:
-    """An encoder of the same architecture, before training.
-
-    Raises:
-        ContrastiveError: the encoder does not say how it is built.
-    """
-    if encoder.config is None:
-        raise ContrastiveError("the encoder does not say how it is built; evaluate a run folder or an export")
-    torch.manual_seed(seed)
-    return FrozenEncoder(*build_encoder(encoder.config), encoder.config)
-
-
-def _frozen(name: str, h: Any, task: Task, protocol: Protocol) -> Evaluation:
-    """Classifiers on frozen features, one a draw."""
-    predictions = []
-    for draw in track(task.draws, f"Probing ({name})"):
-        if protocol.method == "knn":
-            predictions.append(predict_knn(h, task.y, draw, task.kind, k=protocol.k))
-        elif protocol.method == "svm":
-            predictions.append(predict_svm(h, task.y, draw, task.kind))
-        else:
-            options: dict[str, Any] = {
-                "regularisations": task.regularisations,
-                "unit_length": task.unit_length,
-            }
-            predictions.append(predict_linear(h, task.y, draw, task.kind, **options))
-    return judged(name, h.shape[1], predictions, task, probabilities=protocol.method != "svm")
-
-
-def _trained(name: str, encoder: FrozenEncoder, task: Task, protocol: Protocol) -> Evaluation:
-    """A network trained on each draw, from scratch from other random weights for each."""
-    view = pretraining_view(encoder) if task.unit == "images" else None
-    predictions = []
-    for i, draw in enumerate(track(task.draws, f"Training ({name})")):
-        start = untrained_like(encoder, protocol.seed + i) if name == "scratch" else encoder
-        predictions.append(
-            finetune(start, task, draw, protocol.finetuning, view=view, seed=protocol.seed + i)
-        )
-    return judged(name, encoder.num_features, predictions, task)
-
-
-def pretraining_view(encoder: FrozenEncoder) -> Any:
-    """The first augmentation that an encoder was pretrained with; None where it is not known."""
-    views = model_args(encoder.config).get("views") if encoder.config else None
-    return build_module(views[0]) if views else None
-
-
-def judged(
-    name: str, width: int, predictions: list[Prediction], task: Task, *, probabilities: bool = True
-) -> Evaluation:
-    """Measure predictions of the test items of every draw."""
-    metrics: dict[str, list[float]] = {}
-    for draw, prediction in zip(task.draws, predictions):
-        measured = measure(task.kind, task.y[draw.test], prediction.score, probabilities=probabilities)
-        for metric, value in measured.items():
-            metrics.setdefault(metric, []).append(value)
-    tests, scores = [draw.test for draw in task.draws], [p.score for p in predictions]
-    return Evaluation(name, width, predictions, metrics, bootstrap(task.kind, tests, task.y, scores))
-
-
-def describe(task: Task) -> dict[str, Any]:
-    """What a task is, beside its protocol."""
-    sizes = [{"fit": len(d.fit), "val": len(d.val), "test": len(d.test)} for d in task.draws[:1]]
-    return {
-        "unit": task.unit,
-        "num_items": len(task.y),
-        "kind": task.kind,
-        "names": task.names,
-        "splits": task.rule,
-        "num_draws": len(task.draws),
-        "first_draw": sizes[0],
-    }
-
-
-def print_rows(rows: Sequence[dict[str, Any]], task: Task, protocol: Protocol) -> None:
-    """Print the table of an evaluation."""
-    primary = PRIMARY[task.kind]
-    scale = 1 if primary == "rmse" else 100
-    unit, digits = ("", 3) if primary == "rmse" else (", %", 1)
-
-    def cell(row: dict[str, Any], key: str) -> str:
-        low, high = row[key]
-        return "" if low is None else f"[{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
-
-    title = f"{protocol.data}: {protocol.method}, {task.rule}, {len(task.draws[0].test)} test {task.unit}"
-    print_table(
-        title,
-        (
-            "representation",
-            f"{TITLES[primary]}{unit}",
-            "95 % over test items",
-            "95 % over draws",
-            "draws",
-        ),
-        [
-            (
-                row["representation"],
-                f"{scale * row[f'{primary}_mean']:.{digits}f}",
-                cell(row, f"{primary}_ci95"),
-                cell(row, f"{primary}_draws_ci95"),
-                str(row["num_draws"]),
-            )
-            for row in rows
-        ],
-        caption="lower is better" if primary in LOWER_IS_BETTER else "",
-    )
-
-
-def run_names(runs: Sequence[str]) -> list[str]:
-    """How runs are called in a table: one is ``pretrained``, several go by their folders' names."""
-    if len(runs) == 1:
-        return ["pretrained"]
-    names = [Path(run).name for run in runs]
-    return names if len(set(names)) == len(names) else list(map(str, runs))
-
-
-def _image_options(encoder: FrozenEncoder, download: bool, skip_corrupt: bool) -> dict[str, bool]:
-    images = not getattr(encoder.encoder, "takes_graphs", False)
-    return {"download": download, "skip_corrupt": skip_corrupt} if images else {}
-
-
 def _read_result(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text())
@@ -357,12 +140,3 @@ def _compare_with_record(rows: Sequence[dict], recorded: Sequence[dict], file: s
     if apart:
         raise ContrastiveError(f"not the numbers of {file}:\n  " + "\n  ".join(apart))
     print(f"the same numbers as in {file}")
-
-
-def results_folder(run: Path) -> Path:
-    """``results`` of a run folder, also for a checkpoint in it; beside a checkpoint that lies elsewhere."""
-    if run.parts[:1] == (HUB.strip("/"),):
-        raise ContrastiveError("an encoder of the Hub has no folder to write results to; give --output")
-    if run.is_file():
-        run = run.parent.parent if run.parent.name == LAST.parent.name else run.parent
-    return run / "results"

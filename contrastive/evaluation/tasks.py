@@ -117,7 +117,7 @@ def read_task(encoder: FrozenEncoder, protocol: Protocol, **options: Any) -> Tas
     Args:
         encoder: says whether the items are images, graphs, nodes or molecules, and of what size.
         protocol: says the source and the draws.
-        options: of reading images, such as ``download`` and ``skip_corrupt``.
+        options: of reading images, such as ``download`` and ``skip_corrupt``; other items have none.
 
     Raises:
         ContrastiveError: nothing there, no targets, or too few labels for the draws.
