@@ -155,9 +155,9 @@ def _rows(folder: Path | None) -> list[dict[str, str]]:
 def _metrics(folder: Path | None) -> list[str]:
     if folder is None:
         return ["Not known: this was written from a checkpoint or an export, not from a run folder."]
-    rows = []
-    for name in dict.fromkeys(key for row in _rows(folder) for key in row):
-        values = [(row["step"], row[name]) for row in _rows(folder) if row.get(name)]
+    logged, rows = _rows(folder), []
+    for name in dict.fromkeys(key for row in logged for key in row):
+        values = [(row["step"], row[name]) for row in logged if row.get(name)]
         if values and name not in ("epoch", "step") and not name.startswith("lr-"):
             rows.append((f"`{name}`", _number(values[0][1]), _number(values[-1][1]), values[-1][0]))
     lines = ["During pretraining, on samples of the pretraining split:", ""]

@@ -141,6 +141,13 @@ def untrained_like(encoder: FrozenEncoder, seed: int) -> FrozenEncoder:
     return FrozenEncoder(*build_encoder(encoder.config), encoder.config)
 
 
+def in_channels(encoder: FrozenEncoder) -> int:
+    """Channels of the images that an encoder takes: those of its first convolution, else of its data."""
+    convolutions = (layer for layer in encoder.encoder.modules() if isinstance(layer, nn.Conv2d))
+    first = next(convolutions, None)
+    return first.in_channels if first else encoder.data.get("channels") or 3
+
+
 def build_module(spec: dict[str, Any]) -> nn.Module:
     """Build a module from its ``class_path`` and ``init_args``."""
     # The type restricts what a stranger's file can name to modules that are installed here.

@@ -15,7 +15,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config
 
 from contrastive.errors import ContrastiveError
-from contrastive.features import FrozenEncoder, model_args, takes_graphs
+from contrastive.features import FrozenEncoder, in_channels, model_args, takes_graphs
 from encoders.graph_batch import GraphBatch
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
 
@@ -72,13 +72,6 @@ def example(encoder: FrozenEncoder, image_size: int | None = None) -> Example:
             "a program is written for one size of images, which is not known here; give --image-size"
         )
     return torch.randint(0, 256, (2, in_channels(encoder), image_size, image_size), dtype=torch.uint8)
-
-
-def in_channels(encoder: FrozenEncoder) -> int:
-    """Channels of the images that an encoder takes: those of its first convolution, else of its data."""
-    convolutions = (layer for layer in encoder.encoder.modules() if isinstance(layer, nn.Conv2d))
-    first = next(convolutions, None)
-    return first.in_channels if first else encoder.data.get("channels") or 3
 
 
 def _example_graphs(encoder: FrozenEncoder) -> GraphBatch:

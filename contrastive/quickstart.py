@@ -19,12 +19,12 @@ from contrastive.evaluation.protocol import Protocol, labelled_draws
 from contrastive.evaluation.statistics import mean_interval
 from contrastive.features import (
     LAST,
-    FrozenEncoder,
     build_encoder,
     build_module,
     load_encoder,
     model_args,
     run_config,
+    untrained_like,
 )
 from contrastive.pretrain import make_folder, pretrain
 from contrastive.report import (
@@ -91,10 +91,9 @@ def represent(
     folder: Path, raw: tuple[Features, Features], train: Any, test: Any, seed: int
 ) -> dict[str, tuple[Features, Features]]:
     """Features of both labelled splits: the raw ones, and the encoder's before and after pretraining."""
-    torch.manual_seed(seed)
-    untrained = FrozenEncoder(*build_encoder(run_config(folder)))
+    pretrained = load_encoder(folder)
     features = {"raw": raw}
-    for name, encoder in (("untrained", untrained), ("pretrained", load_encoder(folder))):
+    for name, encoder in (("untrained", untrained_like(pretrained, seed)), ("pretrained", pretrained)):
         h, held_out = (features_of(encoder, part, batch_size=512, progress=None) for part in (train, test))
         features[name] = (h, held_out)
     return features

@@ -15,7 +15,7 @@ from contrastive.evaluation.knn import knn_accuracy
 from contrastive.evaluation.linear import features_of, linear_probe
 from contrastive.evaluation.protocol import Protocol
 from contrastive.evaluation.statistics import mean_interval
-from contrastive.features import LAST, FrozenEncoder, build_encoder, load_encoder, run_config
+from contrastive.features import LAST, FrozenEncoder, load_encoder, untrained_like
 from contrastive.pretrain import pretrain
 from contrastive.report import write_json
 
@@ -68,8 +68,7 @@ def untrained_row(
     """Evaluate the encoder of the run in ``folder`` before any training; ``file`` keeps the result."""
     if file.exists():
         return json.loads(file.read_text())
-    torch.manual_seed(seed)
-    encoder = FrozenEncoder(*build_encoder(run_config(folder)))
+    encoder = untrained_like(load_encoder(folder), seed)
     row = {"name": "untrained", "seed": seed, **accuracies(encoder, train, test, seed)}
     write_json(file, row)
     return row

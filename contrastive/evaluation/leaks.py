@@ -109,8 +109,9 @@ def keys_of(dataset: Any) -> list[str]:
 
 def canonical(smiles: str) -> str:
     """RDKit's canonical SMILES; what it cannot read stays as it is."""
-    molecule = import_rdkit().MolFromSmiles(smiles)
-    return smiles if molecule is None else import_rdkit().MolToSmiles(molecule)
+    chem = import_rdkit()
+    molecule = chem.MolFromSmiles(smiles)
+    return smiles if molecule is None else chem.MolToSmiles(molecule)
 
 
 def _graph_key(graph: GraphBatch) -> str:

@@ -11,7 +11,6 @@ import torch
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 
-from augmentations.colour import Normalize
 from contrastive.data.graphs import GraphData, GraphDataset
 from contrastive.data.image_dataset import ImageDataset
 from contrastive.data.images import read_images
@@ -22,7 +21,7 @@ from contrastive.errors import ContrastiveError
 from contrastive.evaluation.linear import REGULARISATIONS
 from contrastive.evaluation.metrics import Kind, kind_of
 from contrastive.evaluation.protocol import Draw, Method, Protocol, draws, set_aside, strata
-from contrastive.features import FrozenEncoder, accelerator, encode
+from contrastive.features import FrozenEncoder, accelerator, encode, in_channels, takes_graphs
 
 NUM_FOLDS = 10  # of a graph set without a published split
 NUM_NODE_SPLITS = 20
@@ -122,7 +121,7 @@ def read_task(encoder: FrozenEncoder, protocol: Protocol, **options: Any) -> Tas
     Raises:
         ContrastiveError: nothing there, no targets, or too few labels for the draws.
     """
-    if not getattr(encoder.encoder, "takes_graphs", False):
+    if not takes_graphs(encoder.encoder):
         task = _image_task(encoder, protocol, **options)
     elif _class_of_data(encoder) == "NodeData":
         task = _node_task(encoder, protocol)
@@ -181,7 +180,7 @@ def labelled_splits(
     Raises:
         ContrastiveError: no labels, or fewer than two classes.
     """
-    shape = {"image_size": encoder.data.get("image_size"), "channels": num_channels(encoder)}
+    shape = {"image_size": encoder.data.get("image_size"), "channels": in_channels(encoder)}
     train, test = (read_images(source, split, **shape, **options).labelled() for split in ("train", "test"))  # type: ignore[arg-type]
     if train.labels is None or test.labels is None:
         raise ContrastiveError(
@@ -194,12 +193,6 @@ def labelled_splits(
             f"the classes of {source} differ: {train.classes} in train, {test.classes} in test"
         )
     return train, test
-
-
-def num_channels(encoder: FrozenEncoder) -> int | None:
-    """The channels that an encoder of images takes, where its run or its normalisation says."""
-    recorded = encoder.data.get("channels")
-    return recorded or (len(encoder.preprocess.mean) if isinstance(encoder.preprocess, Normalize) else None)
 
 
 def _graph_task(encoder: FrozenEncoder, protocol: Protocol) -> Task:
