@@ -22,7 +22,6 @@ from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from contrastive.callbacks import CollapseMeter, NonFiniteGuard, OnlineKNN
 from contrastive.errors import ContrastiveError
 from contrastive.features import CONFIG, LAST
-from contrastive.module import ContrastiveModule
 
 Wandb = Literal["auto", "online", "offline", "off"]
 
@@ -49,7 +48,7 @@ def parse(cls: type[CLI], args: list[str], command: str, description: str) -> CL
     """
     _quieten()
     return cls(
-        ContrastiveModule,
+        LightningModule,  # a method of its own, as links are, need not be a ContrastiveModule
         LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
