@@ -199,21 +199,24 @@ def _negatives(
     """
     negative = positive.clone()
     missing = torch.arange(len(positive))
+    drawn_before = taken[:0]
     for _ in range(MAX_ROUNDS):
         if not len(missing):
             return negative
         drawn = _draw_ends(links, positive[missing, 1], generator)
         keys = links.keys(drawn)
-        good = (drawn[:, 0] != drawn[:, 2]) & ~contains(taken, keys) & allowed(drawn)
-        first = torch.zeros_like(good)  # of equal draws, the first that is good counts
-        found = good.nonzero()[:, 0]
-        ordered, place = keys[found].sort(stable=True)
+        possible = ((drawn[:, 0] != drawn[:, 2]) & allowed(drawn)).nonzero()[:, 0]
+        own = keys[possible]
+        good = possible[~(contains(taken, own) | contains(drawn_before, own))]
+        ordered, place = keys[good].sort(stable=True)
         new = torch.ones_like(ordered, dtype=torch.bool)
         new[1:] = ordered[1:] != ordered[:-1]
-        first[found[place[new]]] = True
-        negative[missing[first]] = drawn[first]
-        taken = torch.cat([taken, keys[first]]).sort()[0]
-        missing = missing[~first]
+        found = good[place[new]]  # of equal draws one counts
+        negative[missing[found]] = drawn[found]
+        drawn_before = torch.cat([drawn_before, keys[found]]).sort()[0]
+        still = torch.ones_like(missing, dtype=torch.bool)
+        still[found] = False
+        missing = missing[still]
     relation = int(positive[missing[0], 1])
     raise ContrastiveError(
         f"relation {links.titles[relation]} has too few pairs that are not linked to draw one for each of its "
