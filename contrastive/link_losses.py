@@ -30,7 +30,7 @@ class LinkBCE(LinkLoss):
 
     def forward(self, scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """The loss, a scalar."""
-        scores = scores.float()
+        scores = at_least_float32(scores)
         counted = positive | negative
         loss = F.binary_cross_entropy_with_logits(scores, positive.to(scores.dtype), reduction="none")
         if self.beta:
@@ -57,7 +57,7 @@ class LinkInfoNCE(LinkLoss):
         """The mean over links, a scalar."""
         counts = positive.any(dim=1) & negative.any(dim=1)
         positive, negative = positive[counts], negative[counts]
-        x = scores[counts].float() / self.temperature
+        x = at_least_float32(scores)[counts] / self.temperature
         own = x.masked_fill(~negative, -torch.inf)
         log_negatives = own.logsumexp(dim=1)
         if self.beta:
@@ -82,7 +82,7 @@ class LinkMargin(LinkLoss):
 
     def forward(self, scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """The loss, a scalar."""
-        scores = scores.float()
+        scores = at_least_float32(scores)
         weight: Tensor = negative.to(scores.dtype)
         if self.beta:
             weight = negative * near(scores, negative, self.beta)
@@ -92,6 +92,11 @@ class LinkMargin(LinkLoss):
             hinge = (self.margin - scores[rows, columns].unsqueeze(1) + scores[rows]).relu()
             total = total + (hinge * weight[rows]).sum()
         return total / pairs
+
+
+def at_least_float32(scores: Tensor) -> Tensor:
+    """Half precision as float32, for e^{βs} and sums over thousands; float64 as it is."""
+    return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
 
 
 def near(scores: Tensor, negative: Tensor, beta: float) -> Tensor:

@@ -44,7 +44,7 @@ def small_links(config, folder):
     rows = [f"{u},r{r},{v}" for r in range(2) for u in range(16) for v in range(u) if draws[r, u, v] < 0.5]
     (folder / "links.csv").write_text("\n".join(["head,relation,tail", *rows]))
     np.savez(folder / "h.npz", names=np.arange(16).astype(str), h=draws[0])
-    settings = {"source": folder / "links.csv", "columns": "null", "types": "null", "context": "null"}
+    settings = {"source": folder / "links.csv", "columns": "null", "types": "null", "context": "[]"}
     settings |= {"min_links": 1, "min_value": "null", "val_fraction": 0.2, "test_fraction": 0.2}
     if "features:" in config.read_text():
         settings |= {"features": folder / "h.npz"}

@@ -62,12 +62,17 @@ class TailQueries:
         links = split.links
         self.split, n = split, links.num_nodes
         self.tail = torch.cat(links.pools[1]).unique()
-        self.rows = _Rows(_row_keys(links, split.train), n)
-        self.hidden = _Rows(_row_keys(links, _triples_of(links, split.hidden_triples)), n)
-        self.hidden_pairs = _Rows(split.hidden_pairs, n)
-        self.queries = (self.rows.keys // n).unique_consecutive()
-        types = torch.stack([links.node_type[pool[:1]].squeeze() for pool in links.pools[1]])
-        self.tail_type = types  # of each relation
+        place = torch.full((n,), -1)
+        place[self.tail] = torch.arange(len(self.tail))
+        self.place, width = place, len(self.tail)
+        train, hidden = (links.both_directions(t) for t in (split.train, _triples_of(links, split.hidden_triples)))
+        self.rows, self.hidden = (
+            _Rows(((t[:, 1] * n + t[:, 0]) * width + place[t[:, 2]]).sort()[0], width) for t in (train, hidden)
+        )
+        head, tail = split.hidden_pairs // n, place[split.hidden_pairs % n]
+        self.hidden_pairs = _Rows((head * width + tail)[tail >= 0].sort()[0], width)
+        self.queries = (self.rows.keys // width).unique_consecutive()
+        self.tail_type = torch.stack([links.node_type[pool[0]] for pool in links.pools[1]])  # of each relation
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -77,10 +82,11 @@ class TailQueries:
         query, links = self.queries[rows], self.split.links
         relation, head = query // links.num_nodes, query % links.num_nodes
         positive = self.rows.mask(query)
-        hidden = self.hidden.mask(query) | self.hidden_pairs.mask(head) | self.split.hidden_nodes
-        hidden |= links.node_type != self.tail_type[relation].unsqueeze(1)
-        hidden.scatter_(1, head.unsqueeze(1), True)  # nothing is linked to itself
-        positive, hidden = positive[:, self.tail], hidden[:, self.tail]
+        hidden = self.hidden.mask(query) | self.hidden_pairs.mask(head) | self.split.hidden_nodes[self.tail]
+        if bool((self.tail_type != self.tail_type[0]).any()):
+            hidden |= links.node_type[self.tail] != self.tail_type[relation].unsqueeze(1)
+        own = self.place[head]
+        hidden[torch.arange(len(head))[own >= 0], own[own >= 0]] = True  # nothing is linked to itself
         return LinkQueries(positive, ~(positive | hidden), head=head, relation=relation, tail=self.tail)
 
 
@@ -203,12 +209,6 @@ class _Rows:
         return out
 
 
-def _row_keys(links: Links, triples: Tensor) -> Tensor:
-    """Sorted keys (relation · N + head) · N + tail, in both directions where undirected."""
-    head, relation, tail = links.both_directions(triples).unbind(1)
-    return ((relation * links.num_nodes + head) * links.num_nodes + tail).sort()[0]
-
-
 def _triples_of(links: Links, keys: Tensor) -> Tensor:
     """The triples that `Links.keys` made these keys of."""
     n = links.num_nodes
@@ -243,6 +243,8 @@ class LinkPasses(Dataset):
 
 class LinkData(LightningDataModule):
     """Typed links to predict, in queries for training and held-out parts for evaluation.
+
+    Set ``files`` to what ``read_links`` gave, and it is not read again.
 
     Args:
         source: a .csv or .tsv of ``head, relation, tail``, or several; or a folder of Decagon's files
@@ -312,6 +314,7 @@ class LinkData(LightningDataModule):
             num_negatives=num_negatives, sampling=sampling, corruption=corruption, filtered=filtered
         )
         self.evidence_kind, self.ridge, self.seed = evidence, ridge, seed
+        self.files: tuple[Links, Links] | None = None
         self.split: LinkSplit | None = None
         self.evidence: Evidence | None = None
         self.graph: LinkGraph | None = None
@@ -321,9 +324,10 @@ class LinkData(LightningDataModule):
         """Read and split the links."""
         if self.split is not None:
             return
-        source, context = _decagon(self.source, self.context)
-        links, known = read_links(source, context=context, **self.reading)  # type: ignore[arg-type]
-        links = keep_relations(links, self.min_links)
+        if self.files is None:
+            source, context = _decagon(self.source, self.context)
+            self.files = read_links(source, context=context, **self.reading)  # type: ignore[arg-type]
+        links, known = keep_relations(self.files[0], self.min_links), self.files[1]
         self.split = split_links(links, self.split_kind, **self.fractions, seed=self.seed)
         if self.evidence_kind != "none":
             self.evidence = Evidence(links, self.split.train, kind=self.evidence_kind, ridge=self.ridge)
