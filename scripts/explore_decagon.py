@@ -47,7 +47,7 @@ def shared_targets(links: Links, targets: Links, out: Path) -> dict[str, float]:
     for name, values in groups.items():
         share = [100 * (values > x).mean() for x in grid]
         axis.plot(grid, share, label=f"{name} ({len(values):,} pairs)")
-    axis.set(xlabel="Jaccard similarity of the two drugs' targets", ylabel="pairs above it, %", yscale="log")
+    axis.set(xlabel="Jaccard similarity of the two drugs' targets", ylabel="pairs above it, %", ylim=0)
     axis.legend(frameon=False)
     axis.grid(alpha=0.3)
     _save(figure, out / "decagon_targets.png")
