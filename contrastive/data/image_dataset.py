@@ -40,8 +40,8 @@ class ImageDataset(Dataset):
 
     Args:
         images: uint8 ``(N, C, H, W)``, or where each of N images is: a file's path, or an ``Item``.
-        labels: int64 ``(N,)``, -1 where it is not known; or None.
-        classes: the names of the labels.
+        labels: int64 ``(N,)``, -1 where it is not known; float ``(N, T)``, NaN where it is not; or None.
+        classes: the names of the labels, or of the T targets.
         image_size: side in pixels to which an image is resized (shorter side) and cropped (centre).
         channels: 1 or 3; an image is converted.
         skip_corrupt: read the next image that decodes instead of one that does not, and log it, so that a
@@ -109,10 +109,11 @@ class ImageDataset(Dataset):
         )
 
     def labelled(self) -> ImageDataset:
-        """The images whose label is known; all of them where the data set has no labels at all."""
-        if self.labels is None or bool((self.labels >= 0).all()):
+        """The images of which a label is known; all of them where the data set has no labels at all."""
+        if self.labels is None:
             return self
-        return self.subset((self.labels >= 0).nonzero()[:, 0].numpy())
+        known = (self.labels >= 0) if self.labels.ndim == 1 else ~self.labels.isnan().all(dim=1)
+        return self if bool(known.all()) else self.subset(known.nonzero()[:, 0].numpy())
 
     def cached(self, skip_corrupt: bool = False) -> ImageDataset:
         """Decode every image once, in threads, into one uint8 tensor.

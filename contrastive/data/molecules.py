@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +22,13 @@ from contrastive.data.loading import PretrainingData, Split
 from contrastive.data.processes import Failure, guarded_map, num_cores
 from contrastive.data.tables import SmilesTable, read_smiles
 from contrastive.errors import ContrastiveError
-from contrastive.report import cache_home, track
+from contrastive.report import cache_home, track, write_whole
 from encoders.graph_batch import GraphBatch
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES, featurize
 
 log = logging.getLogger("contrastive")
 
+_ADVICE = "give another folder with cache_dir"
 _FORMAT = 1  # of the cache; raise it when what is computed changes
 
 
@@ -226,12 +226,8 @@ def _cache_folder(given: str | Path | None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise ContrastiveError(f"cannot write {folder}: {error.strerror}; {_ADVICE}") from error
     return folder
-
-
-def _unwritable(path: Path, error: OSError) -> ContrastiveError:
-    return ContrastiveError(f"cannot write {path}: {error.strerror}; give another folder with cache_dir")
 
 
 def _load(file: Path) -> _Features | None:
@@ -250,16 +246,8 @@ def _load(file: Path) -> _Features | None:
 def _save(file: Path, features: _Features) -> None:
     arrays = features._asdict()
     arrays["reasons"] = np.frombuffer(json.dumps(arrays.pop("reasons")).encode(), np.uint8).copy()
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")  # two runs may fill the same cache
-    try:
-        save_file({name: torch.from_numpy(array) for name, array in arrays.items()}, part)
-        part.replace(file)
-    except OSError as error:
-        raise _unwritable(file, error) from error
-    except SafetensorError as error:
-        raise ContrastiveError(f"cannot write {file}: {error}; give another folder with cache_dir") from error
-    finally:
-        part.unlink(missing_ok=True)
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    write_whole(file, lambda part: save_file(tensors, part), advice=_ADVICE)
 
 
 def _report_skipped(table: SmilesTable, features: _Features, cache: Path) -> None:
@@ -272,12 +260,8 @@ def _report_skipped(table: SmilesTable, features: _Features, cache: Path) -> Non
         f"{table.lines[i]}\t{table.smiles[i]}\t{reason}"
         for i, reason in zip(features.failed, features.reasons)
     ]
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        part.write_text("\n".join(["line\tsmiles\treason", *rows]) + "\n")
-        part.replace(file)
-    except OSError as error:
-        raise _unwritable(file, error) from error
+    text = "\n".join(["line\tsmiles\treason", *rows]) + "\n"
+    write_whole(file, lambda part: part.write_text(text), advice=_ADVICE)
     log.warning("skipped %d of %d molecules of %s; see %s", len(rows), len(table.smiles), table.source, file)
 
 
