@@ -61,10 +61,16 @@ def cached_features(
 
 
 def _key(encoder: FrozenEncoder, dataset: Any) -> str:
-    content = hashlib.sha256(f"1 {torch.__version__} {encoder.encoder} {encoder.preprocess}".encode())
+    content = hashlib.sha256(f"1 {torch.__version__} {fingerprint_of(encoder)}".encode())
+    _add_items(content, dataset)
+    return content.hexdigest()[:32]
+
+
+def fingerprint_of(encoder: FrozenEncoder) -> str:
+    """A hash of an encoder's weights and of what they are the weights of, in hexadecimal digits."""
+    content = hashlib.sha256(f"{encoder.encoder} {encoder.preprocess}".encode())
     for name, value in encoder.state_dict().items():
         content.update(name.encode() + _bytes(value))
-    _add_items(content, dataset)
     return content.hexdigest()[:32]
 
 

@@ -184,7 +184,7 @@ def checkpoint_of(path: Path) -> Path:
 
 
 def run_folder(path: Path) -> Path:
-    """The run folder that a path stands for: itself, or that of a checkpoint, beside which a loose one lies."""
+    """The run folder that a path is, or is a checkpoint of; of a loose checkpoint the folder it is in."""
     if not path.is_file():
         return path
     return path.parent.parent if path.parent.name == LAST.parent.name else path.parent

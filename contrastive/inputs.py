@@ -1,4 +1,4 @@
-"""What a user holds in Python, arrays, pictures, paths, SMILES, graphs, as the inputs that an encoder takes."""
+"""What a user holds in Python, as the inputs of an encoder: arrays, pictures, paths, SMILES, graphs."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def image_batch(encoder: FrozenEncoder, items: Any, size: int | None) -> Tensor:
     images = [_image(item, channels, size) for item in items]
     if len({image.shape for image in images}) > 1:
         raise ContrastiveError(
-            "the images differ in size, and the side that the encoder was trained at is not known; resize them"
+            "the images differ in size, and the side that the encoder was trained at is unknown: resize them"
         )
     if len({image.dtype for image in images}) > 1:
         images = [image if image.is_floating_point() else image.float() / 255 for image in images]
@@ -97,9 +97,7 @@ def _image(item: Any, channels: int, size: int | None) -> Tensor:
 def _from_array(array: np.ndarray | Tensor, channels: int, size: int | None) -> Tensor:
     images = _in_range(torch.as_tensor(array))
     shape = tuple(images.shape)
-    if (
-        images.ndim == 2 and size and shape[1] == channels * size**2
-    ):  # rows of pixels, as scikit-learn has them
+    if images.ndim == 2 and size and shape[1] == channels * size**2:  # scikit-learn's rows of pixels
         images = images.reshape(-1, channels, size, size)
     elif images.ndim == 3:
         images = images[:, None]

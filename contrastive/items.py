@@ -53,6 +53,7 @@ def read_items(
     *,
     targets: Sequence[str] = (),
     smiles_column: str | None = None,
+    cache_dir: str | None = None,
     **options: bool,
 ) -> Any:
     """Read a source at the size, with the channels or by the features that an encoder was trained with.
@@ -63,6 +64,7 @@ def read_items(
         split: of images; other sources are read whole.
         targets: columns of a table of images or molecules.
         smiles_column: of a table of molecules.
+        cache_dir: of molecules' features; None is the one that pretraining had.
         options: of reading images, ``download`` and ``skip_corrupt``; other items have none.
 
     Returns:
@@ -80,9 +82,8 @@ def read_items(
     if unit == "molecules":
         if not source.removesuffix(".gz").endswith(MOLECULE_FILES):
             raise ContrastiveError(f"{source} is no table of molecules; give a .csv with a smiles column")
-        return read_molecules(
-            source, smiles_column=smiles_column, targets=targets, cache_dir=data.get("cache_dir")
-        )
+        cache_dir = cache_dir or data.get("cache_dir")
+        return read_molecules(source, smiles_column=smiles_column, targets=targets, cache_dir=cache_dir)
     return read_graphs(source, **{key: data[key] for key in GRAPH_OPTIONS if key in data})
 
 
@@ -90,7 +91,7 @@ GRAPH_OPTIONS = ("node_features", "max_degree")  # of reading graphs, as pretrai
 
 
 def image_size_of(encoder: FrozenEncoder) -> int | None:
-    """The side of the images that a run was trained on: recorded, or else that of its data; None if unknown."""
+    """The side of the images that a run was trained on: recorded, or that of its data; None if unknown."""
     data = encoder.data
     if data.get("image_size") or not data.get("source"):
         return data.get("image_size")

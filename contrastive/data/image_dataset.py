@@ -46,6 +46,10 @@ class ImageDataset(Dataset):
         channels: 1 or 3; an image is converted.
         skip_corrupt: read the next image that decodes instead of one that does not, and log it, so that a
             batch keeps its size.
+        paths: of images that were files and are held as a tensor.
+
+    Attributes:
+        paths: of the images' files, or None where they are no files.
     """
 
     def __init__(
@@ -57,8 +61,11 @@ class ImageDataset(Dataset):
         image_size: int,
         channels: int,
         skip_corrupt: bool = False,
+        paths: Sequence[Path] | None = None,
     ) -> None:
         self.images, self.labels, self.classes = images, labels, list(classes)
+        are_files = not isinstance(images, Tensor) and all(isinstance(image, Path) for image in images)
+        self.paths: Any = images if are_files else paths
         self.image_size, self.channels, self.skip_corrupt = image_size, channels, skip_corrupt
 
     def __len__(self) -> int:
@@ -106,6 +113,7 @@ class ImageDataset(Dataset):
             image_size=self.image_size,
             channels=self.channels,
             skip_corrupt=self.skip_corrupt,
+            paths=None if self.paths is None else [self.paths[i] for i in index],
         )
 
     def labelled(self) -> ImageDataset:
@@ -145,7 +153,9 @@ class ImageDataset(Dataset):
             raise ContrastiveError(f"none of the {len(self)} images decodes; the first: {errors[0]}")
         images = torch.stack([image for image in decoded if isinstance(image, Tensor)])
         labels = None if self.labels is None else self.labels[torch.as_tensor(kept)]
-        return ImageDataset(images, labels, self.classes, image_size=self.image_size, channels=self.channels)
+        shape: dict[str, Any] = {"image_size": self.image_size, "channels": self.channels}
+        paths = None if self.paths is None else [self.paths[i] for i in kept]
+        return ImageDataset(images, labels, self.classes, **shape, paths=paths)
 
 
 def read_image(item: Path | Item, image_size: int | None, channels: int) -> Tensor:

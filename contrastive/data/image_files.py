@@ -108,8 +108,8 @@ def read_npz(file: Path, split: Split, image_size: int | None, channels: int | N
     """Images in an .npz file of MedMNIST's format (Yang et al. 2021, arXiv 2110.14795).
 
     ``train_images`` is uint8 ``(N, H, W)`` or ``(N, H, W, 3)``, ``train_labels`` integers ``(N,)`` or
-    ``(N, 1)``; so for ``val`` and ``test``. Labels of several columns, as ChestMNIST's, and floats are targets,
-    ``(N, T)`` float32.
+    ``(N, 1)``; so for ``val`` and ``test``. Labels of several columns, as ChestMNIST's, and floats are
+    targets, ``(N, T)`` float32.
     Objects, which would run code when they are loaded, are refused.
 
     Raises:

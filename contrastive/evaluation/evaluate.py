@@ -156,6 +156,10 @@ def judged(
     metrics: dict[str, list[float]] = {}
     for draw, prediction in zip(task.draws, predictions):
         measured = measure(task.kind, task.y[draw.test], prediction.score, probabilities=probabilities)
+        if prediction.last is not None:
+            primary = PRIMARY[task.kind]
+            last = measure(task.kind, task.y[draw.test], prediction.last)
+            measured[f"{primary}_last"] = last[primary]
         for metric, value in measured.items():
             metrics.setdefault(metric, []).append(value)
     tests, scores = [draw.test for draw in task.draws], [p.score for p in predictions]

@@ -100,12 +100,15 @@ class Task:
         return model(inputs if transform is None else transform(inputs, batch.index.to(device)))
 
 
-def read_task(encoder: FrozenEncoder, protocol: Protocol, **options: Any) -> Task:
+def read_task(
+    encoder: FrozenEncoder, protocol: Protocol, *, cache_dir: str | None = None, **options: Any
+) -> Task:
     """Read what a protocol is about, as an encoder takes it.
 
     Args:
         encoder: says whether the items are images, graphs, nodes or molecules, and of what size.
         protocol: says the source and the draws.
+        cache_dir: of molecules' features; None is the one that pretraining had.
         options: of reading images, such as ``download`` and ``skip_corrupt``; other items have none.
 
     Raises:
@@ -117,7 +120,7 @@ def read_task(encoder: FrozenEncoder, protocol: Protocol, **options: Any) -> Tas
     elif unit == "nodes":
         task = _node_task(encoder, protocol)
     elif unit == "molecules":
-        task = _molecule_task(encoder, protocol)
+        task = _molecule_task(encoder, protocol, cache_dir)
     else:
         task = _graph_task(encoder, protocol)
     return task.with_draws(protocol)
@@ -235,13 +238,13 @@ def random_splits(
         yield Draw(order[:num_train], order[num_train : num_train + num_val], order[num_train + num_val :])
 
 
-def _molecule_task(encoder: FrozenEncoder, protocol: Protocol) -> Task:
+def _molecule_task(encoder: FrozenEncoder, protocol: Protocol, cache_dir: str | None) -> Task:
     if not protocol.targets:
         raise ContrastiveError(
             "a file of molecules has no labels of its own: give --data FILE.csv --targets COLUMN"
         )
     columns: dict[str, Any] = {"targets": protocol.targets, "smiles_column": protocol.smiles_column}
-    dataset = read_items(encoder, protocol.data, **columns)
+    dataset = read_items(encoder, protocol.data, cache_dir=cache_dir, **columns)
     return _drawn_task("molecules", dataset, dataset.labels.numpy(), list(protocol.targets), protocol)
 
 
