@@ -62,16 +62,16 @@ class Crop:
 
 
 def refuse_second_crop(model: nn.Module) -> None:
-    """Check that views do not crop what `Crop` has cut already: they would cover 1 to 100 % of an image.
+    """Check that views do not crop what `Crop` has cut: they would cover 1 to 100 % of an image.
 
     Raises:
-        ContrastiveError: some of the model's modules does.
+        ContrastiveError: one of the model's modules does.
     """
     for module in model.modules():
         if isinstance(module, RandomResizedCrop) and module.scale is not None:
             raise ContrastiveError(
-    """Check that views do not crop what `Crop` has cut: they would cover 1 to 100 % of an image.
-                "or leave data.crop out"
+                "images are cropped twice, by data.crop and by the views: give the recipe of the views "
+                "scale: null, or leave data.crop out"
             )
 
 
