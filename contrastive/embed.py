@@ -58,7 +58,7 @@ def embed(
         raise ContrastiveError(f"cannot write {file}: there is no folder {file.parent}")
     encoder = load_encoder(run)
     columns: dict[str, Any] = {"targets": parse_targets(targets), "smiles_column": smiles_column}
-    options = {"download": download, "skip_corrupt": skip_corrupt}
+    options: dict[str, Any] = {"download": download, "skip_corrupt": skip_corrupt}
     dataset = read_items(encoder, source_of(encoder, data), split, **columns, **options)
     number = num_items(dataset)
     if not number:

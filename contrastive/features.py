@@ -119,12 +119,19 @@ def build_encoder(config: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
 
 def _preprocess(config: dict[str, Any] | None, encoder: nn.Module) -> nn.Module:
     spec = model_args(config).get("preprocess") if config else None
-    if not spec:
-        return default_preprocess(encoder)
+    return build_plain(spec) if spec else default_preprocess(encoder)
+
+
+def build_plain(spec: dict[str, Any]) -> nn.Module:
+    """Build preprocessing or a view of a run's configuration, which may be a stranger's.
+
+    Raises:
+        ContrastiveError: it would fetch weights; nothing was fetched.
+    """
     if _without_weights(spec) != spec:
         raise ContrastiveError(
-            f"the preprocessing {spec.get('class_path')} would fetch weights, which no run and no export "
-            "keeps; nothing was fetched. Preprocessing has no weights of its own: build it without"
+            f"{spec.get('class_path')} would fetch weights, which preprocessing and views have none of: they "
+            "are kept in no run and no export. Nothing was fetched; build it without"
         )
     return build_module(spec)
 

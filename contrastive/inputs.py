@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as TF
 
 from contrastive.data.graphs import read_graphs
 from contrastive.data.image_dataset import fit, read_image, to_tensor
@@ -95,6 +94,7 @@ def _image(item: Any, channels: int, size: int | None) -> Tensor:
 
 
 def _from_array(array: np.ndarray | Tensor, channels: int, size: int | None) -> Tensor:
+    array = np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array  # no negative strides
     images = _in_range(torch.as_tensor(array))
     shape = tuple(images.shape)
     if images.ndim == 2 and size and shape[1] == channels * size**2:  # scikit-learn's rows of pixels
@@ -113,8 +113,17 @@ def _from_array(array: np.ndarray | Tensor, channels: int, size: int | None) -> 
     if images.shape[1] != channels:
         if {images.shape[1], channels} != {1, 3}:
             raise ContrastiveError(f"images of the shape {shape} for an encoder of {channels} channel(s)")
-        images = images.expand(-1, 3, -1, -1) if channels == 3 else TF.rgb_to_grayscale(images)
+        images = images.expand(-1, 3, -1, -1) if channels == 3 else _gray(images)
     return fit(images, size)
+
+
+def _gray(images: Tensor) -> Tensor:
+    """Luma of colour images, rounded as PIL rounds it, so that a file and its array are the same image."""
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    if images.is_floating_point():
+        return (images * weights).sum(1, keepdim=True).clamp(max=1)
+    exact = (weights.double() * 2**16).round().long()  # PIL's fixed point
+    return ((images.long() * exact).sum(1, keepdim=True) + 2**15 >> 16).to(torch.uint8)
 
 
 def _in_range(images: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def read_items(
     targets: Sequence[str] = (),
     smiles_column: str | None = None,
     cache_dir: str | None = None,
-    **options: bool,
+    **options: Any,
 ) -> Any:
     """Read a source at the size, with the channels or by the features that an encoder was trained with.
 
@@ -75,7 +75,7 @@ def read_items(
     """
     unit, data = unit_of(encoder, source), encoder.data
     if unit == "images":
-        shape = {"image_size": image_size_of(encoder), "channels": in_channels(encoder)}
+        shape: dict[str, Any] = {"image_size": image_size_of(encoder), "channels": in_channels(encoder)}
         return read_images(source, split, targets=tuple(targets), **shape, **options)
     if unit == "nodes":
         return read_nodes(source, normalize_features=data.get("normalize_features", True))

@@ -21,7 +21,7 @@ from contrastive.feature_cache import cached_features
 from contrastive.features import (
     HUB,
     FrozenEncoder,
-    build_module,
+    build_plain,
     load_encoder,
     model_args,
     run_folder,
@@ -146,7 +146,7 @@ def _trained(name: str, encoder: FrozenEncoder, task: Task, protocol: Protocol) 
 def pretraining_view(encoder: FrozenEncoder) -> Any:
     """The first augmentation that an encoder was pretrained with; None where it is not known."""
     views = model_args(encoder.config).get("views") if encoder.config else None
-    return build_module(views[0]) if views else None
+    return build_plain(views[0]) if views else None
 
 
 def judged(

@@ -18,7 +18,7 @@ from contrastive.evaluation.quality import alignment, dimension_std, effective_r
 from contrastive.features import (
     FrozenEncoder,
     accelerator,
-    build_module,
+    build_plain,
     load_encoder,
     model_args,
     untrained_like,
@@ -83,7 +83,7 @@ def two_views(encoder: FrozenEncoder, items: Any, index: Tensor, seed: int) -> t
     """Features of two views of each item, ``(N, num_features)`` on the CPU."""
     device = accelerator()
     encoder.to(device)
-    views = [build_module(spec) for spec in model_args(encoder.config or {})["views"]]
+    views = [build_plain(spec) for spec in model_args(encoder.config or {})["views"]]
     if isinstance(items, NodeDataset):
         return _node_views(encoder, items, index, views, seed)
     h: list[list[Tensor]] = [[], []]

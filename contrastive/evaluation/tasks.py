@@ -149,7 +149,7 @@ def _joined(train: ImageDataset, test: ImageDataset) -> ImageDataset:
 
 
 def labelled_splits(
-    encoder: FrozenEncoder, source: str, targets: Sequence[str] = (), **options: bool
+    encoder: FrozenEncoder, source: str, targets: Sequence[str] = (), **options: Any
 ) -> tuple[ImageDataset, ImageDataset]:
     """Read the labelled training and test split, at the size and with the channels the run was trained on.
 
