@@ -14,7 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from contrastive.data.molecules import MoleculeDataset, import_rdkit, read_molecules
+from contrastive.data.molecules import MoleculeDataset, read_molecules
+from contrastive.data.rdkit_cache import import_rdkit
 from contrastive.data.splits import Parts, SplitName, split_molecules
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.linear import REGULARISATIONS
