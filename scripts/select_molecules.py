@@ -26,7 +26,6 @@ from contrastive.data.molecules import MoleculeDataset, read_molecules
 from contrastive.data.splits import scaffold, scaffold_split
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.evaluate import run_names
-from contrastive.evaluation.molecules import binary_targets
 from contrastive.evaluation.roc_auc import mean_roc_auc
 from contrastive.features import encode, load_encoder, untrained_like
 
@@ -92,7 +91,8 @@ def labelled_sets(
         fold = np.zeros(len(seen), dtype=np.int64)
         for i, (_, held_out) in enumerate(GroupKFold(5).split(groups, groups=groups)):
             fold[held_out] = i
-        sets[name] = seen, binary_targets(seen, str(file)), fold
+        assert seen.labels is not None
+        sets[name] = seen, seen.labels.numpy(), fold
     if not sets:
         raise ContrastiveError(f"{data} holds none of {', '.join(f'{name}.csv' for name in TARGETS)}")
     return sets
