@@ -146,22 +146,26 @@ def test_the_blocks_of_a_resnet_are_its_stages_parts():
 def test_features_are_computed_once_and_anew_for_other_weights(digits_run, monkeypatch):
     encoder = load_encoder(digits_run)
     task = read_task(encoder, Protocol("digits"))
-    h = cached_features(encoder, task, batch_size=512, progress=None)
+    h = cached_features(encoder, task.dataset, batch_size=512, progress=None)
     with monkeypatch.context() as patched:
-        patched.setattr(type(task), "encode", lambda *_, **__: pytest.fail("encoded again"))
-        np.testing.assert_array_equal(cached_features(encoder, task, batch_size=512, progress=None), h)
+        patched.setattr(
+            "contrastive.feature_cache.encode_items", lambda *_, **__: pytest.fail("encoded again")
+        )
+        np.testing.assert_array_equal(
+            cached_features(encoder, task.dataset, batch_size=512, progress=None), h
+        )
     with torch.no_grad():
         next(encoder.encoder.parameters()).add_(0.1)
-    assert not np.array_equal(cached_features(encoder, task, batch_size=512, progress=None), h)
+    assert not np.array_equal(cached_features(encoder, task.dataset, batch_size=512, progress=None), h)
 
 
 def test_a_damaged_cache_is_computed_anew(digits_run, tmp_path):
     encoder = load_encoder(digits_run)
     task = read_task(encoder, Protocol("digits"))
-    h = cached_features(encoder, task, batch_size=512, progress=None)
+    h = cached_features(encoder, task.dataset, batch_size=512, progress=None)
     (file,) = (tmp_path / "cache").rglob("*.safetensors")
     file.write_bytes(file.read_bytes()[:100])
-    np.testing.assert_array_equal(cached_features(encoder, task, batch_size=512, progress=None), h)
+    np.testing.assert_array_equal(cached_features(encoder, task.dataset, batch_size=512, progress=None), h)
 
 
 def test_a_leak_is_counted(digits_run, tmp_path, capsys):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +18,10 @@ from contrastive.data.descriptors import DESCRIPTORS, read_descriptors, standard
 from contrastive.data.graphs import GraphDataset
 from contrastive.data.loading import PretrainingData, Split
 from contrastive.data.processes import Failure, guarded_map, num_cores
-from contrastive.data.rdkit_cache import cache_file, import_rdkit, load_tensors, save_tensors, unwritable
+from contrastive.data.rdkit_cache import CACHE_ADVICE, cache_file, import_rdkit, load_tensors, save_tensors
 from contrastive.data.tables import SmilesTable, read_smiles
 from contrastive.errors import ContrastiveError
-from contrastive.report import track
+from contrastive.report import track, write_whole
 from encoders.graph_batch import GraphBatch
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES, featurize
 
@@ -219,12 +218,8 @@ def _report_skipped(table: SmilesTable, features: _Features, cache: Path) -> Non
         f"{table.lines[i]}\t{table.smiles[i]}\t{reason}"
         for i, reason in zip(features.failed, features.reasons)
     ]
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        part.write_text("\n".join(["line\tsmiles\treason", *rows]) + "\n")
-        part.replace(file)
-    except OSError as error:
-        raise unwritable(file, error) from error
+    text = "\n".join(["line\tsmiles\treason", *rows]) + "\n"
+    write_whole(file, lambda part: part.write_text(text), advice=CACHE_ADVICE)
     log.warning("skipped %d of %d molecules of %s; see %s", len(rows), len(table.smiles), table.source, file)
 
 

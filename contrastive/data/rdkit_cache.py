@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from contrastive.errors import ContrastiveError
-from contrastive.report import cache_home
+from contrastive.report import cache_home, write_whole
 
 log = logging.getLogger("contrastive")
+
+CACHE_ADVICE = "give another folder with cache_dir"
 
 
 def import_rdkit() -> Any:
@@ -55,14 +56,8 @@ def cache_file(folder: str | Path | None, kind: str, smiles: Sequence[str], sett
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise ContrastiveError(f"cannot write {path}: {error.strerror}; {CACHE_ADVICE}") from error
     return path / f"{kind}-{content.hexdigest()[:20]}.safetensors"
-
-
-def unwritable(path: Path, error: Exception) -> ContrastiveError:
-    """What to raise where the cache cannot be written."""
-    reason = getattr(error, "strerror", None) or error
-    return ContrastiveError(f"cannot write {path}: {reason}; give another folder with cache_dir")
 
 
 def load_tensors(file: Path, names: Sequence[str]) -> dict[str, Tensor] | None:
@@ -83,11 +78,4 @@ def save_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
     Raises:
         ContrastiveError: it cannot be written.
     """
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")  # two runs may fill the same cache
-    try:
-        save_file(tensors, part)
-        part.replace(file)
-    except (OSError, SafetensorError) as error:
-        raise unwritable(file, error) from error
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(file, lambda part: save_file(tensors, part), advice=CACHE_ADVICE)
