@@ -13,7 +13,7 @@ from torch import Tensor
 
 from contrastive.data.graphs import read_graphs
 from contrastive.data.image_dataset import fit, read_image, to_tensor
-from contrastive.data.molecules import import_rdkit
+from contrastive.data.rdkit_cache import import_rdkit
 from contrastive.errors import ContrastiveError
 from contrastive.features import FrozenEncoder, in_channels, takes_graphs
 from contrastive.items import GRAPH_OPTIONS, image_size_of
