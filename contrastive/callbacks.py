@@ -11,13 +11,18 @@ from torch import Tensor
 
 from contrastive.data import Batch
 from contrastive.errors import ContrastiveError
+from contrastive.evaluation.classifiers import predict_knn
 from contrastive.evaluation.knn import knn_accuracy
+from contrastive.evaluation.metrics import PRIMARY, kind_of, measure
+from contrastive.evaluation.protocol import Draw
 from contrastive.evaluation.quality import alignment, dimension_std, effective_rank, rankme, uniformity
 from contrastive.features import extract_features
 
 
 class OnlineKNN(Callback):
     """Log ``knn_accuracy``: validation samples classified by their nearest pretraining samples.
+
+    Where samples have several targets it is ``knn_roc_auc``, of values ``knn_rmse``.
 
     No test sample is read. Without labels nothing is logged.
 
@@ -58,17 +63,38 @@ class OnlineKNN(Callback):
             for name, part in (("bank", bank), ("val", val))
         }
         encoder.train(was_training)
-        accuracy = knn_accuracy(h["bank"], bank.labels, h["val"], val.labels, k=self.k)
-        trainer.callback_metrics["knn_accuracy"] = torch.tensor(accuracy)
+        name, value = neighbour_metric(h["bank"], bank.labels, h["val"], val.labels, k=self.k)
+        trainer.callback_metrics[name] = torch.tensor(value)
         for logger in trainer.loggers:
-            logger.log_metrics(
-                {"knn_accuracy": accuracy, "epoch": trainer.current_epoch}, trainer.global_step
-            )
+            logger.log_metrics({name: value, "epoch": trainer.current_epoch}, trainer.global_step)
+
+
+def neighbour_metric(
+    bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, *, k: int
+) -> tuple[str, float]:
+    """How well the nearest neighbours predict: ``knn_accuracy``, ``knn_roc_auc`` or ``knn_rmse``.
+
+    Args:
+        bank: ``(M, D)`` features.
+        bank_labels: ``(M,)`` classes, or ``(M, T)`` float targets with NaN where unknown.
+        queries: ``(N, D)`` features.
+        labels: their classes or targets.
+        k: neighbours.
+    """
+    if labels.ndim == 1:
+        return "knn_accuracy", knn_accuracy(bank, bank_labels, queries, labels, k=k)
+    y = torch.cat([bank_labels, labels]).numpy()
+    kind, place = kind_of(y), np.arange(len(y))
+    draw = Draw(place[: len(bank)], place[:0], place[len(bank) :])
+    score = predict_knn(torch.cat([bank, queries]).numpy(), y, draw, kind, k=k).score
+    return f"knn_{PRIMARY[kind]}", measure(kind, labels.numpy(), score)[PRIMARY[kind]]
 
 
 def _labelled(dataset: Any) -> np.ndarray:
-    """Which samples have a known class; a label of -1 says that it is not known."""
-    return (dataset.labels >= 0).nonzero()[:, 0].numpy()
+    """Which samples have a known class, of which -1 says that it is not, or a known target."""
+    y = dataset.labels
+    known = y >= 0 if y.ndim == 1 else ~y.isnan().all(dim=1)
+    return known.nonzero()[:, 0].numpy()
 
 
 class CollapseMeter(Callback):

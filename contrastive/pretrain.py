@@ -20,6 +20,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
 from contrastive.callbacks import CollapseMeter, NonFiniteGuard, OnlineKNN
+from contrastive.data.image_crops import refuse_second_crop
 from contrastive.errors import ContrastiveError
 from contrastive.features import CONFIG, LAST
 
@@ -119,6 +120,8 @@ class PretrainCLI(LightningCLI):
             super().instantiate_classes()
         except (ValueError, TypeError) as error:
             raise ContrastiveError(f"the configuration cannot be built: {error}") from error
+        if getattr(self.datamodule, "crop", None) is not None:
+            refuse_second_crop(self.model)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add loggers, checkpoints and callbacks to the user's own, and write ``config.yaml``."""
