@@ -2,11 +2,12 @@
 
     python scripts/unseen_drugs.py FOLDER_OF_DECAGON --encoder RUN --out unseen.json
 
-In each of five splits a tenth of the drugs is held out for validation and a tenth for test, with all their links.
-A DistMult on an MLP of the frozen features of the drugs' molecules is trained for a fixed budget; the epoch with the
-best median validation AUROC is tested. Features: ``pretrained``, of the run's encoder; ``untrained``, of the same
-encoder before training, another one a split; ``morgan``, fingerprints of 2,048 bits and radius 2; ``none``, noise
-that says nothing of a drug. What is finished is kept in the output and not done again.
+In each of five splits a tenth of the drugs is held out for validation and a tenth for test, with all their
+links. A DistMult on an MLP of the frozen features of the drugs' molecules is trained for a fixed budget; the
+epoch with the best median validation AUROC is tested. Features: ``pretrained``, of the run's encoder;
+``untrained``, of the same encoder before training, another one a split; ``morgan``, fingerprints of 2,048
+bits and radius 2; ``none``, noise that says nothing of a drug. What is finished is kept in the output and not
+done again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import numpy as np
 import torch
 from pytorch_lightning import Trainer, seed_everything
 
-from contrastive.data.link_files import Links, read_links
+from contrastive.data.link_files import read_links
+from contrastive.data.link_table import Links
 from contrastive.data.links import LinkData
 from contrastive.data.molecules import read_molecules
 from contrastive.data.tables import read_smiles
@@ -62,7 +64,9 @@ class KeepBest(LinkPrediction):
         return values
 
 
-def train(files: tuple[Links, Links], features: Path, seed: int, args: argparse.Namespace) -> dict[str, float]:
+def train(
+    files: tuple[Links, Links], features: Path, seed: int, args: argparse.Namespace
+) -> dict[str, float]:
     """Medians over relations of one training's test part, and its validation AUROC."""
     seed_everything(seed, verbose=False)
     data = LinkData(
@@ -90,7 +94,9 @@ def train(files: tuple[Links, Links], features: Path, seed: int, args: argparse.
 
 def main() -> None:
     """Train what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--encoder", help="run folder of a molecule encoder, for pretrained and untrained")
     parser.add_argument("--features", default="pretrained,untrained,morgan,none")

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from contrastive.data import Batch
 from contrastive.data.link_evidence import Evidence
+from contrastive.data.link_queries import LinkQueries
 from contrastive.data.link_splits import HeldOut
-from contrastive.data.links import LinkData, LinkQueries
+from contrastive.data.links import LinkData
 from contrastive.evaluation.links import by_relation, summary
 from contrastive.link_losses import LinkBCE
 from contrastive.optimizers import decay_groups, warmup_cosine
