@@ -174,7 +174,7 @@ def rank_links(module: LinkPrediction, data: LinkData, number: int, seed: int) -
             triples[:, :, 2] = tail
             scores = score_triples(module, triples.view(-1, 3), data.evidence).view(len(own), -1)
             known = contains(keys, links.keys(triples)) | (triples[..., 0] == triples[..., 2])
-            ranks.append(filtered_ranks(scores, torch.searchsorted(tail, own[:, 2]), known))
+            ranks.append(filtered_ranks(scores, torch.searchsorted(tail, own[:, 2].contiguous()), known))
     return ranking(torch.cat(ranks))
 
 
