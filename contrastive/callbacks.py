@@ -25,7 +25,12 @@ class OnlineKNN(Callback):
         every_n_epochs: how often; the last epoch is always evaluated.
         k: neighbours.
         max_bank: at most so many pretraining samples, the same at every epoch.
+
+    Attributes:
+        latest: the step of the last evaluation and its accuracy, or None.
     """
+
+    latest: tuple[int, float] | None = None
 
     def __init__(self, *, every_n_epochs: int = 5, k: int = 20, max_bank: int = 5000) -> None:
         self.every_n_epochs, self.k, self.max_bank = every_n_epochs, k, max_bank
@@ -60,10 +65,10 @@ class OnlineKNN(Callback):
         encoder.train(was_training)
         accuracy = knn_accuracy(h["bank"], bank.labels, h["val"], val.labels, k=self.k)
         trainer.callback_metrics["knn_accuracy"] = torch.tensor(accuracy)
+        self.latest = trainer.global_step, accuracy
+        step = max(0, trainer.global_step - 1)  # steps count from 0: that of the last batch
         for logger in trainer.loggers:
-            logger.log_metrics(
-                {"knn_accuracy": accuracy, "epoch": trainer.current_epoch}, trainer.global_step
-            )
+            logger.log_metrics({"knn_accuracy": accuracy, "epoch": trainer.current_epoch}, step)
 
 
 def _labelled(dataset: Any) -> np.ndarray:

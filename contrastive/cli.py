@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except ContrastiveError as error:
         print(f"contrastive {name}: error: {error}", file=sys.stderr)
-        return 1
+        return getattr(error, "status", 1)
     except KeyboardInterrupt:
         print(f"contrastive {name}: interrupted", file=sys.stderr)
         return 130

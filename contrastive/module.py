@@ -11,7 +11,7 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from augmentations.random import SampleRandom
+from augmentations.random import SampleRandom, hash64
 from contrastive.data import Batch, concatenate, split_batch
 from contrastive.features import default_preprocess
 from contrastive.gradient_cache import cached_backward
@@ -75,6 +75,13 @@ class ContrastiveModule(LightningModule):
         if compile:
             self.encoder.compile()
             self.projector.compile()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Key what torch itself draws, as dropout does, by (seed, epoch, batch, process)."""
+        key = torch.tensor(self.seed)
+        for part in (self.current_epoch, batch_idx, self.global_rank):
+            key = hash64(key) ^ part
+        torch.manual_seed(int(hash64(key)))
 
     def augment(self, batch: Batch) -> list[Any]:
         """Draw two views of every sample, which follow from (seed, epoch, index, view) alone."""
