@@ -14,6 +14,7 @@ from contrastive.errors import ContrastiveError
 from contrastive.evaluation.knn import knn_accuracy
 from contrastive.evaluation.quality import alignment, dimension_std, effective_rank, rankme, uniformity
 from contrastive.features import extract_features
+from contrastive.sharding import is_sharded
 
 
 class OnlineKNN(Callback):
@@ -49,7 +50,9 @@ class OnlineKNN(Callback):
     @torch.no_grad()
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if data.val is None or data.val.labels is None or not trainer.is_global_zero:
+        if data.val is None or data.val.labels is None:
+            return
+        if not trainer.is_global_zero and not is_sharded(pl_module):
             return
         known = _labelled(data.train)
         bank = data.train.subset(known[:: max(1, len(known) // self.max_bank)])
@@ -64,6 +67,8 @@ class OnlineKNN(Callback):
         }
         encoder.train(was_training)
         accuracy = knn_accuracy(h["bank"], bank.labels, h["val"], val.labels, k=self.k)
+        if not trainer.is_global_zero:
+            return
         trainer.callback_metrics["knn_accuracy"] = torch.tensor(accuracy)
         self.latest = trainer.global_step, accuracy
         step = max(0, trainer.global_step - 1)  # steps count from 0: that of the last batch

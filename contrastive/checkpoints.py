@@ -56,8 +56,8 @@ class WholeFiles(TorchCheckpointIO):
             if reason is None:
                 raise
             raise ContrastiveError(
-                f"the checkpoint of step {checkpoint['global_step']} cannot be written to {path.parent}: {reason}. "
-                "The checkpoint before it is whole: make room, then go on with --ckpt_path last"
+                f"the checkpoint of step {checkpoint['global_step']} cannot be written to {path.parent}: "
+                f"{reason}. The checkpoint before it is whole: make room, then go on with --ckpt_path last"
             ) from error
 
 
@@ -230,8 +230,8 @@ class Checkpoints(Checkpoint):
         before, now = checkpoint.get("num_samples"), _num_samples(trainer)
         if before is not None and before != now:
             raise ContrastiveError(
-                f"the data holds {now:,} samples for pretraining, and held {before:,} when the checkpoint was "
-                "written: a resumed run would see others. Restore the data, or start a new run"
+                f"the data holds {now:,} samples for pretraining, and held {before:,} when the checkpoint "
+                "was written: a resumed run would see others. Restore the data, or start a new run"
             )
 
     def save(self, trainer: Trainer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ def fit(trainer: Trainer, model: LightningModule, data: Any, checkpoint: Path | 
         with saving.signals:
             trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     except Stopped:
+        if not trainer.is_global_zero:
+            sys.exit(0)  # the first process speaks for all; another status would look like a process that died
         raise
     except BaseException as error:
         _end_children(trainer)
@@ -51,8 +54,8 @@ def explained(error: BaseException, trainer: Trainer) -> ContrastiveError | None
         first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
         return ContrastiveError(
             f"out of memory at step {trainer.global_step} ({first}). Lower data.init_args.batch_size, though "
-            "fewer samples are fewer negatives and another loss; model.init_args.accumulate_negatives splits the "
-            f"batch and keeps its negatives. Or take a smaller encoder, or trainer.precision bf16-mixed. {kept}"
+            "fewer samples are fewer negatives and another loss; model.init_args.accumulate_negatives splits "
+            f"the batch and keeps its negatives. Or take a smaller encoder, or precision bf16-mixed. {kept}"
         )
     if isinstance(error, OSError) and (reason := system_error(error)):
         where = f" {error.filename}" if error.filename else f" in {trainer.default_root_dir}"
@@ -76,7 +79,7 @@ def _kept(trainer: Trainer) -> str:
 
 
 def _end_children(trainer: Trainer) -> None:
-    """End the processes that this one started: they wait for it in a collective, and would say so at length."""
+    """End the processes that this one started: they wait for it, and would say so at length."""
     launcher: Any = trainer.strategy.launcher
     if getattr(launcher, "procs", None):
         launcher.kill(signal.SIGKILL)

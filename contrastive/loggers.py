@@ -34,9 +34,8 @@ class MetricsCSV(Logger):
         self._columns: list[str] = []
         if rank_zero_only.rank == 0:
             rows = [] if steps_done is None else self._read()
-            self._rewrite(
-                [row for row in rows if (row.get("step") or "").isdigit() and int(row["step"]) < steps_done]
-            )
+            whole = [row for row in rows if (row.get("step") or "").isdigit()]  # a full disk cuts a line off
+            self._rewrite([row for row in whole if int(row["step"]) < (steps_done or 0)])
 
     @property
     def name(self) -> str:

@@ -16,6 +16,7 @@ from contrastive.data import Batch, concatenate, split_batch
 from contrastive.features import default_preprocess
 from contrastive.gradient_cache import cached_backward
 from contrastive.losses import InfoNCE
+from contrastive.sharding import shard
 from contrastive.optimizers import decay_groups, warmup_cosine
 from encoders.heads import MLPHead
 
@@ -75,6 +76,11 @@ class ContrastiveModule(LightningModule):
         if compile:
             self.encoder.compile()
             self.projector.compile()
+
+    def configure_model(self) -> None:
+        """Shard the networks where the strategy shards (``ModelParallelStrategy``, FSDP2)."""
+        if self._device_mesh is not None:
+            shard(self, self._device_mesh["data_parallel"])
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Key what torch itself draws, as dropout does, by (seed, epoch, batch, process)."""

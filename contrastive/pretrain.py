@@ -9,12 +9,14 @@ import warnings
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 import yaml
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_only
 
+from contrastive.batch_norm import SyncedOnCPU
 from contrastive.callbacks import CollapseMeter, NonFiniteGuard, OnlineKNN
 from contrastive.checkpoints import Checkpoints, WholeFiles, read_checkpoint
 from contrastive.errors import ContrastiveError
@@ -132,7 +134,11 @@ class PretrainCLI(LightningCLI):
         trainer_config["default_root_dir"] = str(self.run_dir)
         theirs = trainer_config.get("logger")
         trainer_config["logger"] = False if theirs is None else theirs
-        trainer_config["plugins"] = [WholeFiles(), *_as_list(trainer_config.get("plugins"))]
+        plugins = [WholeFiles(), *_as_list(trainer_config.get("plugins"))]
+        if trainer_config.get("sync_batchnorm") and _on_cpu(trainer_config):
+            trainer_config["sync_batchnorm"] = False  # torch's has no kernel there
+            plugins.append(SyncedOnCPU())
+        trainer_config["plugins"] = plugins
         own: list[Callback] = [NonFiniteGuard(), RecordConfig(config)]
         if trainer_config["logger"] is not False or theirs is None:
             own.append(LearningRateMonitor(logging_interval="step"))
@@ -204,6 +210,10 @@ def run_folder(given: str | None, recipe: str, asked: str | None) -> Path:
     elif _FOLDER not in os.environ:
         raise ContrastiveError("several processes need one folder that they agree on; give --run_dir")
     return runs / os.environ[_FOLDER]
+
+
+def _on_cpu(trainer_config: Any) -> bool:
+    return trainer_config.get("accelerator") == "cpu" or not torch.cuda.is_available()
 
 
 def _as_list(value: Any) -> list:

@@ -13,7 +13,7 @@ from contrastive.checkpoints import newest, verify
 from contrastive.errors import ContrastiveError
 from contrastive.features import LAST
 
-# What may change between a checkpoint and its resume: it says where a run computes, reads and reports, not what.
+# What may change between a checkpoint and its resume: where a run computes and reports, not what.
 FREE = re.compile(
     r"(wandb|run_dir|ckpt_path|allow_changes|config|knn|collapse|checkpoints)(\.|$)"
     r"|data\.(init_args\.)?(num_workers|cache_dir|download|time_limit|batch_size)$"
@@ -21,9 +21,7 @@ FREE = re.compile(
     r"|plugins|default_root_dir|detect_anomaly|benchmark|barebones|fast_dev_run|inference_mode|num_sanity_\w+"
     r"|limit_(val|test|predict)\w+|check_val\w+|val_check\w+|max_time)(\.|$)"
 )
-STREAMS = (
-    "contrastive.data.image_streams.ImageStream"  # workers share what it reads, so its order follows them
-)
+STREAMS = "contrastive.data.image_streams.ImageStream"  # its order follows the workers
 
 
 def find_checkpoint(run_dir: Path, asked: str | None) -> Path | None:
@@ -31,7 +29,7 @@ def find_checkpoint(run_dir: Path, asked: str | None) -> Path | None:
 
     Args:
         run_dir: the run's folder.
-        asked: ``last`` is the run's newest that is whole; ``auto`` too, or None where it has none; else a file.
+        asked: ``last`` is the run's newest that is whole; so is ``auto``, None where it has none; or a file.
 
     Raises:
         ContrastiveError: it is not there or damaged; or nothing is asked for, and the folder holds a run.
@@ -80,12 +78,11 @@ def _changed_batch(before: dict[str, Any], now: dict[str, Any], processes: int, 
         return [f"{keys[0]} was {old[0]} on {processes} process(es) and is {new[0]} on {world_size}"]
     if now.get("data.class_path") != STREAMS:
         return []
-    workers = "data.init_args.num_workers"
-    if (processes, before.get(workers)) != (world_size, now.get(workers)):
-        return [
-            f"{workers} was {before.get(workers)} on {processes} process(es) and is {now.get(workers)} on {world_size}"
-        ]
-    return []
+    key = "data.init_args.num_workers"
+    readers, readers_now = (before.get(key), processes), (now.get(key), world_size)
+    if readers == readers_now:
+        return []
+    return ["{} was {} on {} process(es) and is {} on {}".format(key, *readers, *readers_now)]
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

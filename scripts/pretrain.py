@@ -1,4 +1,4 @@
-"""``contrastive pretrain`` as a file, for those who start processes: ``torchrun scripts/pretrain.py …``, ``srun python …``."""
+"""``contrastive pretrain`` as a file, which torchrun and srun start on several processes."""
 
 import sys
 

@@ -1,13 +1,13 @@
 """Does a long run stay flat? Runs any ``contrastive pretrain`` command and watches memory, files and speed.
 
-    python scripts/soak.py --minutes 60 --out docs/soak_cifar10 -- --config configs/image/simclr_cifar10.yaml …
+    python scripts/soak.py --minutes 60 --out docs/soak -- --config configs/image/simclr_cifar10.yaml …
 
 After ``--`` come the arguments of ``contrastive pretrain``; ``--run_dir`` among them. Every few seconds a row
 goes to OUT.csv: seconds since the start; resident memory (MB) and open files of the command and its processes
 together; their CPU seconds; optimizer steps done. When the time is over the run is asked to stop (SIGTERM,
 which saves it). Then OUT.json and OUT.png: the slope of memory over time by least squares with its 95 %
-interval, without the first tenth; files; and the steps a second, and a second of CPU, of the last tenth of the
-time against the first after that warm-up. On a machine with other work only the second ratio tells something.
+interval, without the first tenth; files; and the steps a second, and a second of CPU, of the last tenth of
+the time against the first after that warm-up. Beside other work only the second ratio tells something.
 """
 
 from __future__ import annotations
@@ -55,9 +55,8 @@ def main() -> None:
 
 def _arguments() -> tuple[argparse.Namespace, list[str]]:
     split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--every", type=float, default=5, help="seconds between two rows")
     parser.add_argument("--out", type=Path, required=True, help="OUT.csv, OUT.json and OUT.png are written")
@@ -184,10 +183,7 @@ def draw(path: Path, table: dict[str, np.ndarray], begin: float) -> None:
     axes[1].plot(minutes, table["files"], linewidth=1)
     axes[1].set_ylabel("open files")
     for by, label in (("seconds", "a second"), ("cpu_seconds", "a second of CPU")):
-        rates = [
-            (table["steps"][b[-1]] - table["steps"][b[0]]) / (table[by][b[-1]] - table[by][b[0]])
-            for b in blocks
-        ]
+        rates = [np.ptp(table["steps"][block]) / np.ptp(table[by][block]) for block in blocks]
         axes[2].plot(middle, rates, linewidth=1, label=label)
     axes[2].legend()
     axes[2].set_ylabel("steps")

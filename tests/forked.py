@@ -1,4 +1,4 @@
-"""Starts ``contrastive`` in processes of their own without importing torch anew: forked from a server that has."""
+"""Starts ``contrastive`` in processes of their own, forked from a server that has imported torch already."""
 
 from __future__ import annotations
 
@@ -6,12 +6,61 @@ import multiprocessing
 import os
 import socket
 import sys
+import time
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(["contrastive.pretrain", "contrastive.data.images", "contrastive.data.graphs"])
+
+
+COMMON = {
+    "trainer.max_epochs": 3,
+    "trainer.accelerator": "cpu",
+    "trainer.enable_progress_bar": "false",
+    "trainer.log_every_n_steps": 1,
+    "checkpoints.every_n_steps": 3,
+    "collapse.every_n_steps": 2,
+    "wandb": "off",
+}
+DATA = {
+    "digits": {
+        "config": "configs/image/simclr_digits.yaml",
+        "model.encoder.init_args.width": 4,
+        "data.init_args.train_subset": 320,
+        "data.init_args.batch_size": 48,  # over all processes: 6 steps an epoch
+        "knn.every_n_epochs": 1,
+    },
+    "graphs": {
+        "config": "configs/graph/graphcl.yaml",
+        "model.encoder.node_features": 65,
+        "model.encoder.num_hidden": 8,
+        "model.encoder.dropout": 0.2,  # torch's own random numbers
+        "model.encoder.share_equal_nodes": "false",
+        "data.init_args.batch_size": 16,
+    },
+}
+
+
+def write_rings(folder: Path) -> Path:
+    """96 rings with chords, as TUDataset files without features."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    edges, indicator, first = [], [], 1
+    for g in range(96):
+        n = int(generator.integers(5, 9))
+        chord = int(generator.integers(2, n - 1))
+        for a, b in [*((i, (i + 1) % n) for i in range(n)), (0, chord)]:
+            edges += [f"{first + a}, {first + b}", f"{first + b}, {first + a}"]
+        indicator += [str(g + 1)] * n
+        first += n
+    (folder / "RINGS_A.txt").write_text("\n".join(edges))
+    (folder / "RINGS_graph_indicator.txt").write_text("\n".join(indicator))
+    return folder
 
 
 @dataclass
@@ -59,6 +108,35 @@ def start(args: list, log: Path, *, world_size: int = 1, env: dict[str, str] | N
         process.start()
         processes.append(process)
     return Run(processes, log)
+
+
+def pretrain(
+    folder: Path,
+    data: str = "digits",
+    *,
+    workers: int = 0,
+    world_size: int = 1,
+    end: tuple[str, int] | None = None,
+    env: dict[str, str] | None = None,
+    callbacks: tuple[str, ...] = (),
+    **settings: Any,
+) -> Run:
+    """Start pretraining into ``folder``; ``end`` is a signal that ends it, and the step at which it comes."""
+    options = {"config": ""} | COMMON | DATA[data]  # the configuration comes first
+    options |= {"run_dir": folder, "data.init_args.num_workers": workers}
+    options["data.init_args.batch_size"] //= world_size
+    if data == "graphs":
+        rings = folder.with_name(folder.name + "-data") / "RINGS"
+        options["data.init_args.source"] = rings if rings.exists() else write_rings(rings)
+    if world_size > 1:
+        options |= {"trainer.devices": world_size, "trainer.strategy": "ddp"}
+    args = [part for key, value in (options | settings).items() for part in (f"--{key}", value)]
+    args += ["--trainer.callbacks+=interruptions.Losses", "--trainer.callbacks.file", f"{folder}/losses"]
+    if end:
+        args += ["--trainer.callbacks+=interruptions.SignalAt"]
+        args += ["--trainer.callbacks.name", end[0], "--trainer.callbacks.step", end[1]]
+    log = folder.with_name(f"{folder.name}-{time.monotonic_ns()}.log")
+    return start(["pretrain", *args, *callbacks], log, world_size=world_size, env=env)
 
 
 def _free_port() -> int:

@@ -1,4 +1,4 @@
-"""Callbacks that the tests of resuming put into a run: one ends it at a step, the other writes down its losses."""
+"""Callbacks that the tests of resuming put into a run: one ends it at a step, one writes down its losses."""
 
 from __future__ import annotations
 

@@ -1,102 +1,37 @@
 """A run that ends at any step and is resumed goes on, to the bit, as if nothing had happened."""
 
-import numpy as np
+import shutil
+
 import pytest
 import torch
-from forked import start
-
-COMMON = {
-    "trainer.max_epochs": 3,
-    "trainer.accelerator": "cpu",
-    "trainer.enable_progress_bar": "false",
-    "trainer.log_every_n_steps": 1,
-    "checkpoints.every_n_steps": 3,
-    "collapse.every_n_steps": 2,
-    "wandb": "off",
-}
-DATA = {
-    "digits": {
-        "config": "configs/image/simclr_digits.yaml",
-        "model.encoder.init_args.width": 4,
-        "data.init_args.train_subset": 320,
-        "data.init_args.batch_size": 48,  # over all processes: 6 steps an epoch
-        "knn.every_n_epochs": 1,
-    },
-    "graphs": {
-        "config": "configs/graph/graphcl.yaml",
-        "model.encoder.node_features": 65,
-        "model.encoder.num_hidden": 8,
-        "model.encoder.dropout": 0.2,  # torch's own random numbers
-        "model.encoder.share_equal_nodes": "false",
-        "data.init_args.batch_size": 16,
-    },
-}
+from forked import pretrain
 
 
 @pytest.fixture(scope="module")
-def rings(tmp_path_factory):
-    """96 rings with chords, as TUDataset files without features."""
-    folder = tmp_path_factory.mktemp("tu") / "RINGS"
-    folder.mkdir()
-    generator = np.random.default_rng(0)
-    edges, indicator, first = [], [], 1
-    for g in range(96):
-        n = int(generator.integers(5, 9))
-        chord = int(generator.integers(2, n - 1))
-        for a, b in [*((i, (i + 1) % n) for i in range(n)), (0, chord)]:
-            edges += [f"{first + a}, {first + b}", f"{first + b}, {first + a}"]
-        indicator += [str(g + 1)] * n
-        first += n
-    (folder / "RINGS_A.txt").write_text("\n".join(edges))
-    (folder / "RINGS_graph_indicator.txt").write_text("\n".join(indicator))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pretrain(rings, tmp_path_factory):
-    """Start pretraining in a folder; ``end`` is the signal that ends it, at which step."""
-
-    def run(data, folder, *, workers=0, world_size=1, end=None, env=None, **settings):
-        log = tmp_path_factory.mktemp("log") / "printed"
-        options = (
-            {"config": ""}
-            | COMMON
-            | DATA[data]
-            | {  # the configuration comes first
-                "run_dir": folder,
-                "data.init_args.num_workers": workers,
-            }
-        )
-        if data == "graphs":
-            options["data.init_args.source"] = rings
-        options["data.init_args.batch_size"] //= world_size
-        if world_size > 1:
-            options |= {"trainer.devices": world_size, "trainer.strategy": "ddp"}
-        options |= settings
-        args = [part for key, value in options.items() for part in (f"--{key}", value)]
-        args += ["--trainer.callbacks+=interruptions.Losses", "--trainer.callbacks.file", f"{folder}/losses"]
-        if end:
-            args += ["--trainer.callbacks+=interruptions.SignalAt", "--trainer.callbacks.step", end[1]]
-            args += ["--trainer.callbacks.name", end[0]]
-        return start(["pretrain", *args], log, world_size=world_size, env=env)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(pretrain, tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     """The run folder of a run that nothing ended, made once for each kind of data and number of processes."""
     folders = {}
 
-    def of(data, world_size):
+    def of(data, world_size=1):
         if (data, world_size) not in folders:
             folder = tmp_path_factory.mktemp("whole") / data
-            run = pretrain(data, folder, world_size=world_size)
+            run = pretrain(folder, data, world_size=world_size)
             assert run.wait() == 0, run.printed
             folders[data, world_size] = folder
         return folders[data, world_size]
 
     return of
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "run"
+
+
+def resume(folder, data="digits", **settings):
+    run = pretrain(folder, data, ckpt_path="last", **settings)
+    assert run.wait() == 0, run.printed
+    return run
 
 
 def last(folder):
@@ -130,7 +65,7 @@ def steps(folder, rank):
     return [by_step[key] for key in sorted(by_step, key=int)]
 
 
-def assert_same_run(folder, whole, world_size):
+def assert_same_run(folder, whole, world_size=1):
     for rank in range(world_size):
         assert steps(folder, rank) == steps(whole, rank)
     assert (folder / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
@@ -143,11 +78,153 @@ def assert_same_run(folder, whole, world_size):
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("data", ["digits", "graphs"])
-def test_sigkill(data, workers, world_size, pretrain, uninterrupted, tmp_path):
-    whole = uninterrupted(data, world_size)
-    run = pretrain(data, tmp_path, workers=workers, world_size=world_size, end=("SIGKILL", 10))
+def test_sigkill(data, workers, world_size, uninterrupted, folder):
+    run = pretrain(folder, data, workers=workers, world_size=world_size, end=("SIGKILL", 10))
     assert run.wait() == -9, run.printed
-    assert last(tmp_path)["global_step"] == 9  # the fourth of the second epoch's six
-    run = pretrain(data, tmp_path, workers=workers, world_size=world_size, ckpt_path="last")
+    assert last(folder)["global_step"] == 9  # half of the second epoch's six steps
+    resume(folder, data, workers=workers, world_size=world_size)
+    assert_same_run(folder, uninterrupted(data, world_size), world_size)
+
+
+@pytest.mark.parametrize(("name", "workers", "world_size"), [("SIGTERM", 2, 1), ("SIGINT", 0, 2)])
+def test_signals_that_ask_save_first(name, workers, world_size, uninterrupted, folder):
+    run = pretrain(folder, workers=workers, world_size=world_size, end=(name, 10))
+    status = {"SIGTERM": 143, "SIGINT": 130}[name]
+    assert run.wait() == status, run.printed
+    assert f"stopped by {name} after step 11; go on with --ckpt_path last" in run.printed
+    assert "Traceback" not in run.printed
+    assert last(folder)["global_step"] == 11
+    resume(folder, workers=workers, world_size=world_size)
+    assert_same_run(folder, uninterrupted("digits", world_size), world_size)
+
+
+def test_a_signal_to_one_process_stops_all(folder):
+    sender = ("--trainer.callbacks+=interruptions.SignalAt", "--trainer.callbacks.step", 4)
+    sender += ("--trainer.callbacks.name", "SIGTERM", "--trainer.callbacks.rank", 1)
+    run = pretrain(folder, world_size=2, callbacks=sender)
+    assert run.wait() == 143, run.printed
+    assert "stopped by SIGTERM after step 5" in run.printed
+
+
+def test_a_signal_in_the_last_step_of_an_epoch(uninterrupted, folder):
+    run = pretrain(folder, end=("SIGTERM", 5))
+    assert run.wait() == 143, run.printed
+    assert last(folder)["global_step"] == 6
+    resume(folder)
+    assert_same_run(folder, uninterrupted("digits"))
+
+
+def test_killed_twice_and_by_other_numbers_of_workers(uninterrupted, folder):
+    assert pretrain(folder, "graphs", workers=2, end=("SIGKILL", 4)).wait() == -9
+    assert pretrain(folder, "graphs", end=("SIGKILL", 13), ckpt_path="auto").wait() == -9
+    resume(folder, "graphs", workers=1)
+    assert_same_run(folder, uninterrupted("graphs"))
+
+
+def test_killed_before_the_first_checkpoint_begins_anew(uninterrupted, folder):
+    assert pretrain(folder, "graphs", end=("SIGKILL", 1), ckpt_path="auto").wait() == -9
+    run = pretrain(folder, "graphs", ckpt_path="auto")
     assert run.wait() == 0, run.printed
-    assert_same_run(tmp_path, whole, world_size)
+    assert_same_run(folder, uninterrupted("graphs"))
+
+
+def test_slurm_requeues_after_sigusr1(folder, tmp_path):
+    """With a stand-in for scontrol, which writes down what it is asked."""
+    script = tmp_path / "scontrol"
+    script.write_text(f"#!/bin/sh\necho $@ > {tmp_path}/asked\n")
+    script.chmod(0o755)
+    env = {"SLURM_JOB_ID": "17", "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    run = pretrain(folder, end=("SIGUSR1", 7), env=env)
+    assert run.wait() == 138, run.printed
+    assert "stopped by SIGUSR1 after step 8" in run.printed
+    assert "SLURM job 17 was requeued" in run.printed
+    assert (tmp_path / "asked").read_text() == "requeue 17\n"
+    assert last(folder)["global_step"] == 8
+
+
+def test_max_steps_within_an_epoch_does_not_end_it(folder, tmp_path):
+    """With a learning rate of 0 the losses say which samples and views were drawn, under any schedule."""
+    still = {"model.optimizer.init_args.lr": 0, "trainer.max_epochs": -1}
+    whole = tmp_path / "whole"
+    run = pretrain(whole, "graphs", **still, **{"trainer.max_steps": 14})
+    assert run.wait() == 0, run.printed
+    run = pretrain(folder, "graphs", **still, **{"trainer.max_steps": 8})
+    assert run.wait() == 0, run.printed
+    for steps_more in (12, 14):  # from within an epoch, and from an epoch's end
+        resume(folder, "graphs", allow_changes="true", **still, **{"trainer.max_steps": steps_more})
+    assert steps(folder, 0) == steps(whole, 0)
+    assert last(folder)["epoch"] == 2
+
+
+def test_a_finished_run_stays_as_it_is(uninterrupted, folder):
+    shutil.copytree(uninterrupted("graphs"), folder, symlinks=True)
+    shutil.copytree(f"{uninterrupted('graphs')}-data", f"{folder}-data")
+    before = (folder / "metrics.csv").read_text(), (folder / "checkpoints" / "last.ckpt").read_bytes()
+    source = f"{uninterrupted('graphs')}-data/RINGS"
+    resume(folder, "graphs", **{"data.init_args.source": source})
+    assert ((folder / "metrics.csv").read_text(), (folder / "checkpoints/last.ckpt").read_bytes()) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda content: content[:-1000], "is damaged: it has"),
+        (lambda content: content[:2000] + b"?" + content[2001:], "is damaged: its SHA-256"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(damage, says, uninterrupted, folder):
+    assert pretrain(folder, "graphs", end=("SIGKILL", 10)).wait() == -9
+    newest = (folder / "checkpoints" / "last.ckpt").resolve()
+    newest.write_bytes(damage(newest.read_bytes()))
+    run = resume(folder, "graphs")
+    assert f"{newest} {says}" in run.printed
+    assert "the checkpoint before it is used" in run.printed
+    assert_same_run(folder, uninterrupted("graphs"))
+
+
+def test_no_checkpoint_that_is_whole(folder):
+    assert pretrain(folder, "graphs", end=("SIGKILL", 10)).wait() == -9
+    for file in (folder / "checkpoints").glob("step-*.ckpt"):
+        file.write_bytes(b"")
+    run = pretrain(folder, "graphs", ckpt_path="last")
+    assert run.wait() == 1
+    assert f"there is no checkpoint in {folder / 'checkpoints'} to resume from" in run.printed
+
+
+def test_changed_settings_are_refused_by_name(folder):
+    assert pretrain(folder, end=("SIGKILL", 10)).wait() == -9
+    changed = {
+        "model.loss.init_args.temperature": 0.3,
+        "model.views.init_args.noise": 0.2,
+        "data.init_args.batch_size": 32,
+        "data.init_args.train_subset": 310,
+        "trainer.log_every_n_steps": 2,  # free
+    }
+    run = pretrain(folder, ckpt_path="last", **changed)
+    assert run.wait() == 1
+    assert "model.init_args.loss.init_args.temperature was 0.7 and is 0.3" in run.printed
+    assert "model.init_args.views.0.init_args.noise was 0.1 and is 0.2" in run.printed
+    assert "data.init_args.train_subset was 320 and is 310" in run.printed
+    assert "data.init_args.batch_size was 48 on 1 process(es) and is 32 on 1" in run.printed
+    assert "log_every" not in run.printed
+    run = pretrain(folder, ckpt_path="last", allow_changes="true", **{"data.init_args.batch_size": 32})
+    assert run.wait() == 0, run.printed
+    assert "resuming with changed settings" in run.printed
+
+
+def test_the_number_of_processes_may_change_with_the_batch_over_all_of_them(uninterrupted, folder):
+    assert pretrain(folder, world_size=2, end=("SIGKILL", 10)).wait() == -9
+    resume(folder)
+    resumed, whole = last(folder)["state_dict"], last(uninterrupted("digits"))["state_dict"]
+    assert resumed.keys() == whole.keys()
+    samples = [[line.split("]")[0] for line in steps(run, 0)] for run in (folder, uninterrupted("digits"))]
+    assert samples[0][9:] == samples[1][9:]
+
+
+def test_kept_are_the_last_two_and_the_best(uninterrupted):
+    folder = uninterrupted("digits") / "checkpoints"
+    names = {path.name for path in folder.iterdir()}
+    best = (folder / "best.ckpt").resolve().name
+    assert names == {"last.ckpt", "best.ckpt", *(
+        f"{stem}.{ending}" for stem in ("step-15", "step-18", best.removesuffix(".ckpt")) for ending in ("ckpt", "json")
+    )}  # fmt: skip
