@@ -11,7 +11,7 @@ from contrastive.distributed import num_processes, sum_over_ranks
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Batch norm (Ioffe and Szegedy 2015, arXiv 1502.03167) whose mean and variance are those of all processes.
+    """Batch norm (Ioffe and Szegedy 2015, arXiv 1502.03167) with the mean and variance over all processes.
 
     Input and output are ``(N, C, …)`` with any N on each process. The gradient is that of the sum of all
     processes' losses, as `contrastive.distributed` has it, so that under DistributedDataParallel the result
@@ -29,7 +29,7 @@ class SyncBatchNorm(_BatchNorm):
         mean = total[:-1] / total[-1]
         centred = x - mean.view(shape)
         variance = sum_over_ranks(centred.square().sum(dims)) / total[-1]
-        self._track(mean.detach(), variance.detach(), float(total[-1]))
+        self._track(mean.detach(), variance.detach(), float(total[-1].detach()))
         scale = torch.rsqrt(variance + self.eps)
         if self.affine:
             return centred * (scale * self.weight).view(shape) + self.bias.view(shape)
@@ -49,7 +49,7 @@ class SyncBatchNorm(_BatchNorm):
 
 
 class SyncedOnCPU(LayerSync):
-    """``trainer.sync_batchnorm`` for processes on CPUs: batch norms become `SyncBatchNorm` while they train."""
+    """``trainer.sync_batchnorm`` for processes on CPUs: batch norms become `SyncBatchNorm`."""
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Replace the batch norms inside a model; parameters and buffers stay the same tensors."""

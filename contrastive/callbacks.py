@@ -89,6 +89,7 @@ class CollapseMeter(Callback):
     effective rank of the features (Roy and Vetterli 2007), between 1 and ``num_features``, ``h_rankme`` the
     same by RankMe (arXiv 2210.02885). ``z_uniformity`` falls to -4 as projections spread, and
     ``z_alignment``, where there are two views, to 0 as they agree (Wang and Isola 2020, arXiv 2005.10242).
+    With several processes each measures its own samples, and the mean of them is logged.
 
     Args:
         every_n_steps: how often.
@@ -103,12 +104,15 @@ class CollapseMeter(Callback):
         """Measure the batch that was just trained on."""
         if "z" in outputs and trainer.global_step % self.every_n_steps == 0:
             h, z = outputs["h"], outputs["z"]
-            pl_module.log("z_std", dimension_std(z), prog_bar=True)
-            pl_module.log_dict(
-                {"h_rank": effective_rank(h), "h_rankme": rankme(h), "z_uniformity": uniformity(z[:4096])}
-            )
+            meters = {
+                "h_rank": effective_rank(h),
+                "h_rankme": rankme(h),
+                "z_uniformity": uniformity(z[:4096]),
+            }
             if len(z) == 2 * len(batch.index):
-                pl_module.log("z_alignment", alignment(*z.chunk(2)))
+                meters["z_alignment"] = alignment(*z.chunk(2))
+            pl_module.log("z_std", dimension_std(z), prog_bar=True, sync_dist=True)
+            pl_module.log_dict(meters, sync_dist=True)
 
 
 class NonFiniteGuard(Callback):

@@ -35,7 +35,7 @@ def fit(trainer: Trainer, model: LightningModule, data: Any, checkpoint: Path | 
             trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     except Stopped:
         if not trainer.is_global_zero:
-            sys.exit(0)  # the first process speaks for all; another status would look like a process that died
+            sys.exit(0)  # the first process speaks for all; another status would look like a death
         raise
     except BaseException as error:
         _end_children(trainer)

@@ -16,8 +16,8 @@ from contrastive.data import Batch, concatenate, split_batch
 from contrastive.features import default_preprocess
 from contrastive.gradient_cache import cached_backward
 from contrastive.losses import InfoNCE
-from contrastive.sharding import shard
 from contrastive.optimizers import decay_groups, warmup_cosine
+from contrastive.sharding import shard
 from encoders.heads import MLPHead
 
 
@@ -106,8 +106,9 @@ class ContrastiveModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the loss, and the features and projections of the views for the callbacks."""
         outputs = {"loss": self._cached_step(batch)} if self.accumulate_negatives > 1 else self.step(batch)
-        self.log("loss", outputs["loss"], prog_bar=True, batch_size=len(batch.index))
-        self.log_dict(dict(getattr(self.loss, "metrics", {})), batch_size=len(batch.index))
+        options: Any = {"batch_size": len(batch.index), "sync_dist": True}  # the mean over processes
+        self.log("loss", outputs["loss"], prog_bar=True, **options)
+        self.log_dict(dict(getattr(self.loss, "metrics", {})), **options)
         return outputs
 
     def step(self, batch: Batch) -> dict[str, Tensor]:

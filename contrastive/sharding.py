@@ -11,8 +11,8 @@ from torch import nn
 def shard(module: nn.Module, mesh: Any) -> None:
     """Shard the networks of a module over processes, block by block.
 
-    A block's weights are gathered when it is called and let go after (Zhao et al. 2023, arXiv 2304.11277). The
-    module itself is not wrapped: its ``training_step`` is no ``forward``, at which weights are gathered.
+    A block's weights are gathered when it is called and let go after (Zhao et al. 2023, arXiv 2304.11277).
+    The module itself is not wrapped: its ``training_step`` is no ``forward``, at which weights are gathered.
 
     Args:
         module: its children with parameters are sharded: encoder, heads, a loss that learns.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -36,3 +38,26 @@ class Losses(Callback):
         line = f"{trainer.global_step} {batch.index.tolist()} {outputs['loss'].item().hex()}\n"
         with Path(f"{self.file}-{trainer.global_rank}").open("a") as file:
             file.write(line)
+
+
+class LittleMemory(Callback):
+    """Allow the process no more memory than it has at a step, but for a little."""
+
+    def __init__(self, step: int, megabytes: int = 20) -> None:
+        self.step, self.megabytes = step, megabytes
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (size + self.megabytes * 2**20, resource.RLIM_INFINITY))
+
+
+class KillWorker(Callback):
+    """Kill a data worker, as the system does when memory runs out."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)

@@ -223,8 +223,6 @@ def test_the_number_of_processes_may_change_with_the_batch_over_all_of_them(unin
 
 def test_kept_are_the_last_two_and_the_best(uninterrupted):
     folder = uninterrupted("digits") / "checkpoints"
-    names = {path.name for path in folder.iterdir()}
-    best = (folder / "best.ckpt").resolve().name
-    assert names == {"last.ckpt", "best.ckpt", *(
-        f"{stem}.{ending}" for stem in ("step-15", "step-18", best.removesuffix(".ckpt")) for ending in ("ckpt", "json")
-    )}  # fmt: skip
+    best = (folder / "best.ckpt").resolve().stem
+    kept = {f"{stem}.{ending}" for stem in ("step-15", "step-18", best) for ending in ("ckpt", "json")}
+    assert {path.name for path in folder.iterdir()} == {"last.ckpt", "best.ckpt", *kept}

@@ -63,8 +63,8 @@ class EpochLoader(DataLoader):
             if dead is None:
                 raise
             raise ContrastiveError(
-                f"a process that reads data died ({error}). It crashed, or was killed, as the system does when "
-                "memory runs out; lower data.init_args.num_workers, then go on with --ckpt_path last"
+                f"a process that reads data died ({error}). It crashed, or was killed, as the system does "
+                "when memory runs out; lower data.init_args.num_workers, then go on with --ckpt_path last"
             ) from error
 
     def _start_at(self, done: int) -> int:
