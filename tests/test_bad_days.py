@@ -35,7 +35,7 @@ def small_disk(path, size):
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path):
-    with small_disk(tmp_path / "disk", "1100k") as disk:
+    with small_disk(tmp_path / "disk", "400k") as disk:
         run = pretrain(disk / "run", "graphs", **{"checkpoints.keep_last": 100})
         assert run.wait() == 1, run.printed
         assert "cannot be written to" in run.printed and "No space left on device" in run.printed

@@ -2,16 +2,15 @@
 
     python scripts/benchmarks/processes.py --rounds 3
 
-Both pretrain a ResNet-18 on random 32×32 images with `contrastive pretrain`'s own loop, B images a process. The
-efficiency is the images a second of two processes over twice those of one: by the clock, which other work on
-the machine spoils, and by CPU time, which counts what communication and the larger loss cost, though not
+Both pretrain a ResNet-18 on random 32×32 images with `contrastive pretrain`'s own loop, B images a process.
+The efficiency is the images a second of two processes over twice those of one: by the clock, which other work
+on the machine spoils, and by CPU time, which counts what communication and the larger loss cost, though not
 waiting. Rounds alternate, and the median round is reported; the first steps are left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import statistics
 import subprocess
@@ -21,7 +20,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from pytorch_lightning import Callback
 
@@ -110,11 +108,9 @@ def step_times(
 
 
 def _a_step(file: Path, warmup: int) -> tuple[float, float]:
-    rows = torch.tensor(
-        [[float(cell) for cell in row] for row in csv.reader(file.open())], dtype=torch.float64
-    )
-    wall, cpu = rows[warmup:].diff(dim=0).median(0).values.tolist()
-    return wall, cpu
+    rows = np.loadtxt(file, delimiter=",")[warmup:]
+    wall, cpu = np.median(np.diff(rows, axis=0), axis=0)
+    return float(wall), float(cpu)
 
 
 if __name__ == "__main__":
