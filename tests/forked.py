@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["contrastive.pretrain", "contrastive.data.images", "contrastive.data.graphs"])
+server = multiprocessing.get_context("forkserver")
+server.set_forkserver_preload(["contrastive.pretrain", "contrastive.data.images", "contrastive.data.graphs"])
 
 
 COMMON = {
@@ -90,7 +90,7 @@ class Run:
 
 def start(args: list, log: Path, *, world_size: int = 1, env: dict[str, str] | None = None) -> Run:
     """Start ``contrastive ARGS``, on several processes as torchrun does it."""
-    port = _free_port()
+    port = free_port()
     processes = []
     for rank in range(world_size):
         several = {
@@ -104,7 +104,7 @@ def start(args: list, log: Path, *, world_size: int = 1, env: dict[str, str] | N
         }
         variables = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} | (env or {})
         variables |= {key: str(value) for key, value in several.items()} if world_size > 1 else {}
-        process = _server.Process(target=_main, args=(list(map(str, args)), str(log), variables))
+        process = server.Process(target=_main, args=(list(map(str, args)), str(log), variables))
         process.start()
         processes.append(process)
     return Run(processes, log)
@@ -139,7 +139,7 @@ def pretrain(
     return start(["pretrain", *args, *callbacks], log, world_size=world_size, env=env)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
