@@ -19,6 +19,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from contrastive.callbacks import OnlineKNN
 from contrastive.errors import ContrastiveError
 from contrastive.features import LAST, sha256
+from contrastive.report import write_json, write_whole
 from contrastive.signals import Signals, Stopped, requeue
 
 BEST = LAST.with_name("best.ckpt")
@@ -34,31 +35,18 @@ class WholeFiles(TorchCheckpointIO):
             ContrastiveError: the disk is full or cannot be written to; what was there before remains.
         """
         path = Path(path)
-        part = path.with_suffix(".part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+
+        def write(part: Path) -> None:
             with part.open("wb") as file:
                 stream = _Hashed(file)
-                torch.save(checkpoint, stream)
+                torch.save(checkpoint, stream)  # type: ignore[arg-type]
                 file.flush()
                 os.fsync(file.fileno())
-            _write_record(
-                path,
-                size=part.stat().st_size,
-                sha256=stream.digest.hexdigest(),
-                step=checkpoint["global_step"],
-                saved=time.time(),
-            )
-            part.replace(path)
-        except (OSError, RuntimeError) as error:  # torch hides the first in the second
-            part.unlink(missing_ok=True)
-            reason = system_error(error)
-            if reason is None:
-                raise
-            raise ContrastiveError(
-                f"the checkpoint of step {checkpoint['global_step']} cannot be written to {path.parent}: "
-                f"{reason}. The checkpoint before it is whole: make room, then go on with --ckpt_path last"
-            ) from error
+            record = dict(size=part.stat().st_size, sha256=stream.digest.hexdigest())
+            _write_record(path, record | {"step": checkpoint["global_step"], "saved": time.time()})
+
+        advice = "the checkpoint before it is whole: make room, then go on with --ckpt_path last"
+        write_whole(path, write, advice=advice)
 
 
 def system_error(error: BaseException) -> str | None:
@@ -89,10 +77,8 @@ def _record_of(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _write_record(path: Path, **record: Any) -> None:
-    part = _record_of(path).with_suffix(".json.part")
-    part.write_text(json.dumps(record))
-    part.replace(_record_of(path))
+def _write_record(path: Path, record: dict[str, Any]) -> None:
+    write_json(_record_of(path), record)
 
 
 def _records(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -249,11 +235,13 @@ class Checkpoints(Checkpoint):
         """Point ``last`` and ``best`` to their checkpoints and remove those that are neither."""
         knn = next((c for c in trainer.callbacks if isinstance(c, OnlineKNN)), None)  # type: ignore[attr-defined]
         if knn and knn.latest and knn.latest[0] == trainer.global_step and _record_of(path).exists():
+            _, name, value = knn.latest
             record = json.loads(_record_of(path).read_text())
-            _write_record(path, **record, knn_accuracy=knn.latest[1])
+            score = -value if name == "knn_rmse" else value  # the higher the better
+            _write_record(path, record | {name: value, "score": score})
         _point(folder / LAST.name, path)
         records = _records(folder)
-        judged = [(record["knn_accuracy"], path) for path, record in records if "knn_accuracy" in record]
+        judged = [(record["score"], path) for path, record in records if "score" in record]
         keep = {path for path, _ in records[: self.keep_last]}
         if judged:
             best = max(judged, key=lambda item: item[0])[1]
@@ -288,7 +276,7 @@ class Checkpoints(Checkpoint):
 
 
 def _num_samples(trainer: Trainer) -> int | None:
-    train = getattr(trainer.datamodule, "train", None)  # type: ignore[attr-defined]
+    train: Any = getattr(trainer.datamodule, "train", None)  # type: ignore[attr-defined]
     return len(train) if hasattr(train, "__len__") else None
 
 

@@ -28,7 +28,7 @@ def fit(trainer: Trainer, model: LightningModule, data: Any, checkpoint: Path | 
         ContrastiveError: memory or the disk is full, or another process died.
     """
     # its handlers would take part in collectives; see `Signals`
-    trainer._signal_connector.register_signal_handlers = lambda: None
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     saving = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
     try:
         with saving.signals:

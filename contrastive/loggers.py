@@ -13,6 +13,9 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
+from contrastive.distributed import is_first_process
+from contrastive.report import write_whole
+
 Wandb = Literal["auto", "online", "offline", "off"]
 
 _WANDB_PATIENCE = 30  # seconds for its server to answer before the run goes offline
@@ -32,7 +35,7 @@ class MetricsCSV(Logger):
         self._path = run_dir / "metrics.csv"
         self._file: TextIO | None = None
         self._columns: list[str] = []
-        if rank_zero_only.rank == 0:
+        if is_first_process():
             rows = [] if steps_done is None else self._read()
             whole = [row for row in rows if (row.get("step") or "").isdigit()]  # a full disk cuts a line off
             self._rewrite([row for row in whole if int(row["step"]) < (steps_done or 0)])
@@ -70,12 +73,14 @@ class MetricsCSV(Logger):
 
     def _rewrite(self, rows: list[dict[str, Any]], columns: list[str] | None = None) -> None:
         self._columns = columns or (list(rows[0]) if rows else ["step"])
-        part = self._path.with_suffix(".part")
-        with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns, restval="", extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
-        part.replace(self._path)
+
+        def write(part: Path) -> None:
+            with part.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self._columns, restval="", extrasaction="ignore")
+                writer.writeheader()
+                writer.writerows(rows)
+
+        write_whole(self._path, write, advice="make room, then go on with --ckpt_path last")
         if self._file:
             self._file.close()
         self._file = self._path.open("a", newline="")
@@ -87,7 +92,7 @@ class PatientWandb(WandbLogger):
     @property
     def experiment(self) -> Any:
         """The run at W&B, begun when it is first asked for."""
-        if self._experiment is not None or rank_zero_only.rank != 0:
+        if self._experiment is not None or not is_first_process():
             return super().experiment
         import wandb
 
@@ -116,7 +121,7 @@ def wandb_logger(run_dir: Path, mode: Wandb) -> WandbLogger:
     import wandb
 
     id_file = run_dir / "wandb_id"
-    if rank_zero_only.rank == 0 and not id_file.exists():
+    if is_first_process() and not id_file.exists():
         id_file.write_text(secrets.token_hex(4))
     return PatientWandb(
         project=os.environ.get("WANDB_PROJECT", "contrastive"),

@@ -14,11 +14,12 @@ import yaml
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.utilities import rank_zero_only
 
 from contrastive.batch_norm import SyncedOnCPU
 from contrastive.callbacks import CollapseMeter, NonFiniteGuard, OnlineKNN
 from contrastive.checkpoints import Checkpoints, WholeFiles, read_checkpoint
+from contrastive.data.image_crops import refuse_second_crop
+from contrastive.distributed import is_first_process
 from contrastive.errors import ContrastiveError
 from contrastive.faults import fit
 from contrastive.features import CONFIG, LAST
@@ -113,11 +114,11 @@ class PretrainCLI(LightningCLI):
         """Settle the folder first, so that a folder that cannot be written costs no work."""
         recipe = Path(self.config.config[0].relative).stem if self.config.get("config") else "pretrain"
         self.run_dir = run_folder(self.config.run_dir, recipe, self.config.ckpt_path)
-        if rank_zero_only.rank == 0:
+        if is_first_process():
             make_folder(self.run_dir / LAST.parent)
             self._lock = lock(self.run_dir)
         self.checkpoint = find_checkpoint(self.run_dir, self.config.ckpt_path)
-        if rank_zero_only.rank == 0:
+        if is_first_process():
             print(f"run folder: {self.run_dir}", flush=True)
 
     def instantiate_classes(self) -> None:
@@ -126,6 +127,8 @@ class PretrainCLI(LightningCLI):
             super().instantiate_classes()
         except (ValueError, TypeError) as error:
             raise ContrastiveError(f"the configuration cannot be built: {error}") from error
+        if getattr(self.datamodule, "crop", None) is not None:
+            refuse_second_crop(self.model)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add loggers, checkpoints and callbacks to the user's own, and write ``config.yaml``."""
@@ -147,7 +150,7 @@ class PretrainCLI(LightningCLI):
         trainer_config["callbacks"] = own + _as_list(trainer_config.get("callbacks"))
         trainer = super().instantiate_trainer(**kwargs)
         step = self._resumed_step(config, trainer.world_size) if self.checkpoint else None
-        if rank_zero_only.rank == 0:
+        if is_first_process():
             (self.run_dir / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
         if theirs is None:
             trainer.loggers = [MetricsCSV(self.run_dir, step)]
@@ -165,7 +168,7 @@ class PretrainCLI(LightningCLI):
                 f"{self.checkpoint} was written with other settings, and a resume would be another run:\n  "
                 f"{changes}\nSet them back, start a new --run_dir, or pass --allow_changes true"
             )
-        if changes and rank_zero_only.rank == 0:
+        if changes and is_first_process():
             print(f"resuming with changed settings:\n  {changes}", flush=True)
         return saved["global_step"]
 

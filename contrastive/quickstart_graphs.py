@@ -13,7 +13,8 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from contrastive.data.molecules import MoleculeDataset, featurise, import_rdkit
+from contrastive.data.molecules import MoleculeDataset, featurise
+from contrastive.data.rdkit_cache import import_rdkit
 from contrastive.data.splits import scaffold_split
 from contrastive.data.tables import SmilesTable, read_smiles
 from contrastive.errors import ContrastiveError

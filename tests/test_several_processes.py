@@ -56,14 +56,16 @@ def test_batch_norm_over_two_processes_is_one_process_s(tmp_path):
 
 def test_weights_shared_out_over_two_processes(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    runs = [pretrain(one, "graphs", **SGD, **PLAIN), pretrain(two, "graphs", world_size=2, **SGD, **PLAIN, **FSDP)]
+    runs = [
+        pretrain(one, "graphs", **SGD, **PLAIN),
+        pretrain(two, "graphs", world_size=2, **SGD, **PLAIN, **FSDP),
+    ]
     for run in runs:
         assert run.wait() == 0, run.printed
     assert_close(two, one)
-    run = pretrain(tmp_path / "three", "graphs", world_size=2, end=("SIGKILL", 10), **SGD, **PLAIN, **FSDP)
+    run = pretrain(tmp_path / "three", "graphs", world_size=2, end=("SIGKILL", 10), **settings)
     assert run.wait() == -9, run.printed
-    settings = SGD | PLAIN | FSDP | {"ckpt_path": "last"}
-    run = pretrain(tmp_path / "three", "graphs", world_size=2, **settings)
+    run = pretrain(tmp_path / "three", "graphs", world_size=2, ckpt_path="last", **settings)
     assert run.wait() == 0, run.printed
     for key, value in weights(two).items():
         assert torch.equal(weights(tmp_path / "three")[key], value), key
@@ -71,7 +73,15 @@ def test_weights_shared_out_over_two_processes(tmp_path):
 
 @pytest.mark.slow
 def test_torchrun(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        free_port(),
+    ]
     command += ["scripts/pretrain.py", "--config", "configs/image/simclr_digits.yaml"]
     command += ["--run_dir", tmp_path / "run", "--trainer.devices", 2, "--trainer.accelerator", "cpu"]
     command += ["--trainer.limit_train_batches", 2, "--trainer.max_epochs", 1, "--wandb", "off"]

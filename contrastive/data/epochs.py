@@ -72,9 +72,10 @@ class EpochLoader(DataLoader):
         if isinstance(self.sampler, EpochOrder):
             self.sampler.start = done * (self.batch_size or 1)
             return 0
-        self.dataset.epoch = self._trainer.current_epoch
+        stream: Any = self.dataset
+        stream.epoch = self._trainer.current_epoch
         workers = max(1, self.num_workers)  # batch k is worker k % workers': each skips equally many
-        self.dataset.start = done // workers
+        stream.start = done // workers
         return done % workers
 
 

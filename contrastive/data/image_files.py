@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +20,27 @@ from contrastive.errors import ContrastiveError
 _SPLITS = {"train": ("train",), "test": ("test", "val")}  # where there is no test split, val serves
 
 
-def open_csv(file: Path, split: Split, image_size: int | None, channels: int) -> ImageDataset:
+def open_csv(
+    file: Path, split: Split, image_size: int | None, channels: int, *, targets: Sequence[str] = ()
+) -> ImageDataset:
     """Images that a CSV file lists, UTF-8, with a header.
 
     The column ``path`` is where each image is, from the file's own folder; ``label`` its class, in words, and
     empty where it is not known; ``split`` is train, val or test. The last two may be missing: then there are
-    no labels, and 30 % of the images are held out as test split.
+    no labels, and 30 % of the images are held out as test split. With ``targets`` the labels are these
+    columns, ``(N, T)`` float32 with NaN where a cell is blank.
 
     Raises:
-        ContrastiveError: no such file or column, not UTF-8, an unknown split or an image that is not there;
-            the message names the line.
+        ContrastiveError: no such file or column, not UTF-8, an unknown split, a target that is no number or
+            an image that is not there; the message names the line.
     """
     rows = _rows(file)
-    labelled = "label" in rows[0]
-    classes = sorted({row["label"] for row in rows} - {""}) if labelled else []
+    missing = [name for name in targets if name not in rows[0]]
+    if missing:
+        names = ", ".join(name for name in rows[0] if name != "line")
+        raise ContrastiveError(f"{file} has no column {missing[0]!r}; its columns are {names}")
+    labelled = "label" in rows[0] and not targets
+    classes = sorted({row["label"] for row in rows} - {""}) if labelled else list(targets)
     has_splits = "split" in rows[0]
     if has_splits:
         rows = _of_split(rows, split, file)
@@ -42,6 +50,8 @@ def open_csv(file: Path, split: Split, image_size: int | None, channels: int) ->
             raise ContrastiveError(f"{file}, line {row['line']}: there is no image {path}")
     number = {name: i for i, name in enumerate(classes)} | {"": -1}
     labels = torch.tensor([number[row["label"]] for row in rows]) if labelled else None
+    if targets:
+        labels = torch.tensor([[_target(row, name, file) for name in targets] for row in rows])
     size = image_size or shorter_side(paths)
     pool = ImageDataset(paths, labels, classes, image_size=size, channels=channels)
     return pool if has_splits else held_out_split(pool, split)
@@ -70,6 +80,16 @@ def _rows(file: Path) -> list[dict[str, str]]:
     return rows
 
 
+def _target(row: dict[str, str], name: str, file: Path) -> float:
+    text = row[name].strip()
+    try:
+        return float(text) if text else float("nan")
+    except ValueError:
+        raise ContrastiveError(
+            f"{file}, line {row['line']}: {name} is {text!r}, expected a number or a blank"
+        ) from None
+
+
 def _of_split(rows: list[dict[str, str]], split: Split, file: Path) -> list[dict[str, str]]:
     known = ("train", "val", "test")
     for row in rows:
@@ -88,7 +108,8 @@ def read_npz(file: Path, split: Split, image_size: int | None, channels: int | N
     """Images in an .npz file of MedMNIST's format (Yang et al. 2021, arXiv 2110.14795).
 
     ``train_images`` is uint8 ``(N, H, W)`` or ``(N, H, W, 3)``, ``train_labels`` integers ``(N,)`` or
-    ``(N, 1)``; so for ``val`` and ``test``. Labels of several columns are left out.
+    ``(N, 1)``; so for ``val`` and ``test``. Labels of several columns, as ChestMNIST's, and floats are
+    targets, ``(N, T)`` float32.
     Objects, which would run code when they are loaded, are refused.
 
     Raises:
@@ -107,7 +128,8 @@ def read_npz(file: Path, split: Split, image_size: int | None, channels: int | N
         pixels = pixels.expand(-1, 3, -1, -1) if channels == 3 else TF.rgb_to_grayscale(pixels)
     size = image_size or min(pixels.shape[-2:])
     labels = _labels(arrays.get("labels"), len(pixels), file)
-    classes = [] if labels is None else [str(i) for i in range(int(labels.max()) + 1)]
+    number = 0 if labels is None else int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]
+    classes = [str(i) for i in range(number)]
     pixels = fit(pixels, size).contiguous()
     return ImageDataset(pixels, labels, classes, image_size=size, channels=pixels.shape[1])
 
@@ -130,9 +152,11 @@ def _arrays(file: Path, split: Split) -> dict[str, np.ndarray]:
 def _labels(labels: np.ndarray | None, num_images: int, file: Path) -> Tensor | None:
     if labels is None:
         return None
-    if len(labels) != num_images or labels.dtype.kind not in "iub":
+    if len(labels) != num_images or labels.dtype.kind not in "iubf":
         raise ContrastiveError(
-            f"{file}: labels are {labels.dtype} of {labels.shape}; expected {num_images} integers"
+            f"{file}: labels are {labels.dtype} of {labels.shape}; expected {num_images} numbers"
         )
     labels = labels.reshape(num_images, -1)
-    return torch.from_numpy(labels[:, 0].astype(np.int64)) if labels.shape[1] == 1 else None
+    if labels.shape[1] == 1 and labels.dtype.kind != "f":
+        return torch.from_numpy(labels[:, 0].astype(np.int64))
+    return torch.from_numpy(labels.astype(np.float32))

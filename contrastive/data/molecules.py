@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +11,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from contrastive.data import Batch
+from contrastive.data.descriptors import DESCRIPTORS, read_descriptors, standardised
 from contrastive.data.graphs import GraphDataset
 from contrastive.data.loading import PretrainingData, Split
 from contrastive.data.processes import Failure, guarded_map, num_cores
+from contrastive.data.rdkit_cache import CACHE_ADVICE, cache_file, import_rdkit, load_tensors, save_tensors
 from contrastive.data.tables import SmilesTable, read_smiles
 from contrastive.errors import ContrastiveError
-from contrastive.report import cache_home, track
+from contrastive.report import track, write_whole
 from encoders.graph_batch import GraphBatch
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES, featurize
 
@@ -111,8 +109,8 @@ def featurise(
     time_limit: float = 10.0,
 ) -> MoleculeDataset:
     """Featurise a table of SMILES; see `read_molecules`."""
-    folder = _cache_folder(cache_dir)
-    file = folder / f"molecules-{_key(table.smiles, time_limit)}.safetensors"
+    settings = [_FORMAT, ATOM_FEATURES, BOND_FEATURES, time_limit]
+    file = cache_file(cache_dir, "molecules", table.smiles, settings)
     cached = _load(file)
     if cached is None:
         cached = _computed(table.smiles, num_workers or num_cores(), time_limit, table.source)
@@ -172,22 +170,6 @@ def _computed(smiles: Sequence[str], num_workers: int, time_limit: float, source
     return _Features(x, edge_attr, ends, sizes, np.array(kept, np.int64), np.array(failed, np.int64), reasons)
 
 
-def import_rdkit() -> Any:
-    """The module ``rdkit.Chem``, with RDKit's printing to the terminal switched off.
-
-    Raises:
-        ContrastiveError: RDKit is not installed.
-    """
-    try:
-        from rdkit import Chem, RDLogger
-    except ImportError as error:
-        raise ContrastiveError(
-            "molecules need RDKit: pip install 'contrastive-pretraining[molecules]'"
-        ) from error
-    RDLogger.DisableLog("rdApp.*")  # type: ignore[attr-defined]
-    return Chem
-
-
 def _molecule(smiles: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | str:
     """Atoms and bonds of one molecule as small integers, or why there are none; runs in a worker."""
     chem = import_rdkit()
@@ -212,54 +194,18 @@ def _why(chem: Any, smiles: str) -> str:
     return problems[0].Message() if problems else "RDKit cannot sanitise it"
 
 
-def _key(smiles: Sequence[str], time_limit: float) -> str:
-    """What the features follow from: the SMILES, the features asked for, the RDKit that computes them."""
-    rdkit = import_rdkit().rdBase.rdkitVersion
-    settings = [_FORMAT, rdkit, ATOM_FEATURES, BOND_FEATURES, time_limit]
-    content = hashlib.sha256(json.dumps(settings).encode())
-    content.update("\n".join(smiles).encode())
-    return content.hexdigest()[:20]
-
-
-def _cache_folder(given: str | Path | None) -> Path:
-    folder = Path(given).expanduser() if given else cache_home()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    return folder
-
-
-def _unwritable(path: Path, error: OSError) -> ContrastiveError:
-    return ContrastiveError(f"cannot write {path}: {error.strerror}; give another folder with cache_dir")
-
-
 def _load(file: Path) -> _Features | None:
-    """What the cache holds; None where there is nothing, or a damaged file, which is written anew."""
-    if not file.exists():
+    tensors = load_tensors(file, _Features._fields)
+    if tensors is None:
         return None
-    try:
-        arrays = {name: tensor.numpy() for name, tensor in load_file(file).items()}
-        reasons = json.loads(arrays.pop("reasons").tobytes())
-        return _Features(**arrays, reasons=reasons)
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        log.warning("%s cannot be read (%s); featurising anew", file, error)
-        return None
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    return _Features(**{**arrays, "reasons": json.loads(arrays["reasons"].tobytes())})
 
 
 def _save(file: Path, features: _Features) -> None:
     arrays = features._asdict()
-    arrays["reasons"] = np.frombuffer(json.dumps(arrays.pop("reasons")).encode(), np.uint8).copy()
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")  # two runs may fill the same cache
-    try:
-        save_file({name: torch.from_numpy(array) for name, array in arrays.items()}, part)
-        part.replace(file)
-    except OSError as error:
-        raise _unwritable(file, error) from error
-    except SafetensorError as error:
-        raise ContrastiveError(f"cannot write {file}: {error}; give another folder with cache_dir") from error
-    finally:
-        part.unlink(missing_ok=True)
+    arrays["reasons"] = np.frombuffer(json.dumps(arrays["reasons"]).encode(), np.uint8).copy()
+    save_tensors(file, {name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 def _report_skipped(table: SmilesTable, features: _Features, cache: Path) -> None:
@@ -272,12 +218,8 @@ def _report_skipped(table: SmilesTable, features: _Features, cache: Path) -> Non
         f"{table.lines[i]}\t{table.smiles[i]}\t{reason}"
         for i, reason in zip(features.failed, features.reasons)
     ]
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        part.write_text("\n".join(["line\tsmiles\treason", *rows]) + "\n")
-        part.replace(file)
-    except OSError as error:
-        raise _unwritable(file, error) from error
+    text = "\n".join(["line\tsmiles\treason", *rows]) + "\n"
+    write_whole(file, lambda part: part.write_text(text), advice=CACHE_ADVICE)
     log.warning("skipped %d of %d molecules of %s; see %s", len(rows), len(table.smiles), table.source, file)
 
 
@@ -292,6 +234,8 @@ class MoleculeData(PretrainingData):
         num_workers: processes that assemble batches; 0 is fastest for molecules.
         cache_dir: where features are kept; None is ``~/.cache/contrastive``.
         time_limit: seconds one molecule may take to featurise; then it is left out.
+        descriptors: give every molecule its standardised descriptors as its label, computed from the SMILES
+            and known without a measurement (see ``contrastive.data.descriptors``).
         seed: of the validation split and of the order; taken from ``seed_everything``.
     """
 
@@ -305,6 +249,7 @@ class MoleculeData(PretrainingData):
         num_workers: int = 0,
         cache_dir: str | None = None,
         time_limit: float = 10.0,
+        descriptors: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -313,6 +258,7 @@ class MoleculeData(PretrainingData):
         self._options: dict[str, Any] = dict(
             smiles_column=smiles_column, cache_dir=cache_dir, time_limit=time_limit
         )
+        self.descriptors = descriptors
 
     def read(self, split: Split) -> MoleculeDataset:
         """Read all molecules: a file of them has no test split.
@@ -322,4 +268,9 @@ class MoleculeData(PretrainingData):
         """
         if split == "test":
             raise ContrastiveError(f"{self.source} has no test split; evaluate on a labelled file instead")
-        return read_molecules(self.source, **self._options)
+        molecules = read_molecules(self.source, **self._options)
+        if not self.descriptors:
+            return molecules
+        options = {name: self._options[name] for name in ("cache_dir", "time_limit")}
+        labels = standardised(read_descriptors(molecules.smiles, **options))
+        return MoleculeDataset(molecules.graphs, molecules.smiles, labels, DESCRIPTORS)

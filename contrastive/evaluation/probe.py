@@ -21,7 +21,8 @@ from contrastive.evaluation.evaluate import (
 )
 from contrastive.evaluation.leaks import report_leaks
 from contrastive.evaluation.protocol import Finetuning, Method, Protocol, SplitRule, parse_targets
-from contrastive.evaluation.tasks import read_task, source_of
+from contrastive.evaluation.tasks import read_task
+from contrastive.items import source_of
 from contrastive.report import write_json
 
 
