@@ -62,8 +62,9 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     except ContrastiveError as error:
-        print(f"contrastive {name}: error: {error}", file=sys.stderr)
-        return 1
+        status = getattr(error, "status", 0)  # of a run that a signal stopped
+        print(f"contrastive {name}: {'' if status else 'error: '}{error}", file=sys.stderr)
+        return status or 1
     except KeyboardInterrupt:
         print(f"contrastive {name}: interrupted", file=sys.stderr)
         return 130
