@@ -12,6 +12,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from contrastive.data.epochs import EpochLoader
 from contrastive.data.link_evidence import Evidence, EvidenceKind
 from contrastive.data.link_files import read_links
 from contrastive.data.link_queries import (
@@ -24,7 +25,6 @@ from contrastive.data.link_queries import (
 )
 from contrastive.data.link_splits import LinkSplit, SplitKind, split_links
 from contrastive.data.link_table import Links, keep_relations
-from contrastive.data.loading import as_is
 from contrastive.data.nodes import Passes
 from contrastive.errors import ContrastiveError
 from encoders.graph_batch import GraphBatch
@@ -150,7 +150,7 @@ class LinkData(LightningDataModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
-        return DataLoader(passes, batch_size=1, sampler=Passes(steps), collate_fn=as_is)
+        return EpochLoader(passes, self.trainer, batch_size=1, sampler=Passes(steps))
 
 
 def read_features(file: str | Path, links: Links) -> Tensor:
