@@ -3,3 +3,7 @@
 
 class ContrastiveError(Exception):
     """Bad input, named: what was given, where, and what to do about it."""
+
+    def __str__(self) -> str:
+        # torch hands on what a DataLoader's worker raised as the text of its whole traceback
+        return super().__str__().rpartition(f"{__name__}.ContrastiveError: ")[2].strip()

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
 from contrastive.data import Batch
+from contrastive.data.image_decode import decode
 from contrastive.errors import ContrastiveError
 from contrastive.report import track
 
@@ -155,18 +156,17 @@ def read_image(item: Path | Item, image_size: int | None, channels: int) -> Tens
     """
     try:
         if isinstance(item, Item):
-            return fit(to_tensor(item.images[item.place], channels), image_size)
-        with Image.open(item) as file:
-            return fit(to_tensor(file, channels), image_size)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ContrastiveError(
-            f"{item} is not a readable image ({error}); repair or remove it, or pass skip_corrupt=true"
-        ) from error
+            return fit(decode(_picture(item), channels, item), image_size)
+        return fit(decode(item, channels, item), image_size)
+    except ContrastiveError as error:
+        raise ContrastiveError(f"{error}; repair or remove it, or pass skip_corrupt=true") from error
 
 
-def to_tensor(image: Image.Image, channels: int) -> Tensor:
-    """A PIL image as uint8 ``(channels, H, W)``, converted to grey or colour."""
-    return TF.pil_to_tensor(image.convert("RGB" if channels == 3 else "L"))
+def _picture(item: Item) -> Image.Image:
+    try:
+        return item.images[item.place]
+    except Exception as error:  # another library's decoder can fail in any way
+        raise ContrastiveError(f"{item} is not a readable image ({error})") from error
 
 
 def fit(image: Tensor, size: int | None) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from contrastive.data.image_dataset import to_tensor
+from contrastive.data.image_decode import decode, to_tensor
 from contrastive.data.image_stream_dataset import Sample, StreamDataset
 from contrastive.errors import ContrastiveError
 
@@ -123,12 +122,11 @@ def _image_and_label(item: Any, name: str) -> tuple[Any, int]:
 
 
 def _decoded(image: Any, channels: int, name: str) -> Tensor:
+    if isinstance(image, Tensor) and image.shape[0] == channels:
+        return image
+    if isinstance(image, bytes | bytearray | memoryview | Image.Image):
+        return decode(image, channels, name)
     try:
-        if isinstance(image, Tensor) and image.shape[0] == channels:
-            return image
-        if isinstance(image, bytes | bytearray | memoryview):
-            with Image.open(io.BytesIO(image)) as file:
-                return to_tensor(file, channels)
-        return to_tensor(image if isinstance(image, Image.Image) else to_pil_image(image), channels)
-    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
+        return to_tensor(to_pil_image(image), channels)
+    except (ValueError, TypeError) as error:
         raise ContrastiveError(f"{name} is not a readable image ({error})") from error

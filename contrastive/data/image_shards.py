@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import io
 import random
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from contrastive.data.image_dataset import to_tensor
+from contrastive.data.image_decode import decode as decode_image
 from contrastive.data.image_stream_dataset import Sample, StreamDataset
 from contrastive.errors import ContrastiveError
 
@@ -116,11 +114,7 @@ def decode(sample: dict[str, Any], channels: int) -> Tensor:
     if content is None:
         found = ", ".join(key for key in sample if not key.startswith("__"))
         raise ContrastiveError(f"{name} has no image; its files are {found}")
-    try:
-        with Image.open(io.BytesIO(content)) as file:
-            return to_tensor(file, channels)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ContrastiveError(f"{name} is not a readable image ({error})") from error
+    return decode_image(content, channels, name)
 
 
 def _label(sample: dict[str, Any]) -> int:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from contrastive.data.image_dataset import ImageDataset, Item
+from contrastive.data.image_decode import image_size as size_of
 from contrastive.data.loading import Split, split_indices
 from contrastive.errors import ContrastiveError
 
@@ -57,7 +58,10 @@ def _split_folder(folder: Path, split: Split) -> Path:
 
 
 def _open_images(folder: Path, image_size: int | None, channels: int) -> ImageDataset:
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
+    try:
+        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
+    except OSError as error:  # a folder went while it was listed, or may not be listed
+        raise ContrastiveError(f"{error.filename or folder} cannot be listed: {error.strerror}") from error
     if not paths:
         raise ContrastiveError(
             f"{folder} holds no image ({', '.join(IMG_EXTENSIONS)}); "
@@ -74,13 +78,13 @@ def _open_images(folder: Path, image_size: int | None, channels: int) -> ImageDa
 
 def shorter_side(paths: Sequence[Path]) -> int:
     """The shorter side of the first image whose header can be read; the corrupt ones are reported later."""
+    first: ContrastiveError | None = None
     for path in paths:
         try:
-            with Image.open(path) as file:
-                return min(file.size)
-        except (OSError, SyntaxError, ValueError):
-            continue
-    raise ContrastiveError(f"none of the {len(paths)} images can be opened; the first is {paths[0]}")
+            return min(size_of(path))
+        except ContrastiveError as error:
+            first = first or error
+    raise ContrastiveError(f"none of the {len(paths)} images can be opened; the first: {first}")
 
 
 class _FirstOfPair:
