@@ -22,15 +22,20 @@ from contrastive.report import track
 
 log = logging.getLogger("contrastive")
 
+_MAX_ASPECT = 64  # of a longer strip the middle alone is resized: a line of pixels would fill the memory
+
 
 class Item(NamedTuple):
-    """An image that another library's data set decodes: ``images[place]`` is a PIL image."""
+    """An image that another library's data set decodes: ``images[place]`` is a PIL image.
+
+    ``images.source``, where it has one, is what messages call the data set.
+    """
 
     images: Any
     place: int
 
     def __str__(self) -> str:
-        return f"image {self.place} of {type(self.images).__name__}"
+        return f"image {self.place} of {getattr(self.images, 'source', type(self.images).__name__)}"
 
 
 class ImageDataset(Dataset):
@@ -178,4 +183,8 @@ def fit(image: Tensor, size: int | None) -> Tensor:
     """
     if size is None or image.shape[-2:] == (size, size):
         return image
+    height, width = image.shape[-2:]
+    longest = _MAX_ASPECT * min(height, width)
+    if max(height, width) > longest:
+        image = TF.center_crop(image, [min(height, longest), min(width, longest)])
     return TF.center_crop(TF.resize(image, [size], antialias=True), [size, size])

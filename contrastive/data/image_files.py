@@ -16,6 +16,7 @@ from contrastive.data.image_sources import held_out_split, shorter_side
 from contrastive.data.loading import Split
 from contrastive.errors import ContrastiveError
 
+_MAX_CLASSES = 2**20  # more are numbers that stand for something else
 _SPLITS = {"train": ("train",), "test": ("test", "val")}  # where there is no test split, val serves
 
 
@@ -115,14 +116,18 @@ def read_npz(file: Path, split: Split, image_size: int | None, channels: int | N
 def _arrays(file: Path, split: Split) -> dict[str, np.ndarray]:
     """The images and, where there are any, the labels of a split; only they are read."""
     try:
-        with np.load(file, allow_pickle=False) as content:
+        with zipfile.ZipFile(file), np.load(file, allow_pickle=False) as content:
             for name in _SPLITS[split]:
                 if f"{name}_images" in content:
                     keys = {key: f"{name}_{key}" for key in ("images", "labels")}
-                    return {key: content[stored] for key, stored in keys.items() if stored in content}
+                    found = {key: content[stored] for key, stored in keys.items() if stored in content}
+                    if not all(isinstance(array, np.ndarray) for array in found.values()):
+                        raise ValueError("a member has no head of an array")
+                    return found
             stored = ", ".join(content.files)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise ContrastiveError(f"{file} is not an .npz file of plain arrays: {error}") from error
+    except Exception as error:  # NumPy's reader can fail in any way on damaged bytes
+        reason = str(error) or type(error).__name__
+        raise ContrastiveError(f"{file} is not an .npz file of plain arrays: {reason}") from error
     wanted = " or ".join(f"{name}_images" for name in _SPLITS[split])
     raise ContrastiveError(f"{file} has no array {wanted}; it holds {stored or 'nothing'}")
 
@@ -135,4 +140,10 @@ def _labels(labels: np.ndarray | None, num_images: int, file: Path) -> Tensor | 
             f"{file}: labels are {labels.dtype} of {labels.shape}; expected {num_images} integers"
         )
     labels = labels.reshape(num_images, -1)
-    return torch.from_numpy(labels[:, 0].astype(np.int64)) if labels.shape[1] == 1 else None
+    if labels.shape[1] != 1:
+        return None
+    outside = (labels < 0) | (labels >= _MAX_CLASSES)
+    if outside.any():
+        row = int(outside.argmax())
+        raise ContrastiveError(f"{file}: the label in row {row} is {labels[row, 0]}; number classes from 0")
+    return torch.from_numpy(labels[:, 0].astype(np.int64))

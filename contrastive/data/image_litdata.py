@@ -11,7 +11,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from contrastive.data.image_decode import decode, to_tensor
 from contrastive.data.image_stream_dataset import Sample, StreamDataset
-from contrastive.errors import ContrastiveError
+from contrastive.errors import ContrastiveError, reading
 
 _LABELS = ("label", "class", "cls")
 
@@ -41,9 +41,10 @@ class LitdataDataset(StreamDataset):
         while True:
             stream.set_epoch(self.epoch + 1)  # litdata counts from 1, and on at the end of a pass
             found = False
-            for numbered in stream:
-                found = True
-                yield numbered
+            with reading(self.source):
+                for numbered in stream:
+                    found = True
+                    yield numbered
             if not found:
                 raise ContrastiveError(
                     f"{self.source} has no item for worker {worker} of process {self.rank}; "
@@ -78,7 +79,7 @@ def open_litdata(source: str, *, world_size: int = 1, rank: int = 0, **options: 
         environment = stream.distributed_env
         stream.distributed_env = type(environment)(world_size, rank, environment.num_nodes)
         len(stream)
-    except (OSError, ValueError, RuntimeError, KeyError, AssertionError) as error:
+    except Exception as error:  # litdata can fail in any way on a damaged index
         raise ContrastiveError(
             f"{source} cannot be read as a folder that litdata.optimize wrote: {error}"
         ) from error
@@ -101,7 +102,8 @@ class _Refused:
 def litdata_images(source: str, num_images: int, channels: int) -> list[Tensor]:
     """The first images of a folder, uint8 ``(channels, H, W)``."""
     stream = open_litdata(source)
-    items = (stream[i] for i in range(min(num_images, len(stream))))
+    with reading(source):
+        items = [stream[i] for i in range(min(num_images, len(stream)))]
     names = ((f"item {number} of {source}", item) for number, item in items)
     return [_decoded(_image_and_label(item, name)[0], channels, name) for name, item in names]
 
