@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from augmentations.colour import Normalize
-from contrastive.errors import ContrastiveError
+from contrastive.building import build_module, nothing_fetched, without_weights
+from contrastive.errors import ContrastiveError, reading
 from contrastive.report import track
 
 HUB = "hf://"
@@ -73,13 +73,18 @@ def load_encoder(path: str | Path, *, encoder: nn.Module | None = None) -> Froze
 
         path = download(str(path))
     path = Path(path).expanduser()
+    with reading(path):
+        return _open(path, encoder)
+
+
+def _open(path: Path, encoder: nn.Module | None) -> FrozenEncoder:
     config: dict[str, Any] | None
     if (path / EXPORT_CONFIG).exists():
         config, weights = _read_export(path)
     else:
         config, weights = _read_checkpoint(checkpoint_of(path))
     if encoder is None:
-        encoder = build_module(_without_weights(_encoder_spec(config, path)))
+        encoder = build_module(nothing_fetched(without_weights(_encoder_spec(config, path))))
     fill(encoder, weights, str(path))
     return FrozenEncoder(encoder, _preprocess(config, encoder), config)
 
@@ -92,15 +97,6 @@ def _encoder_spec(config: dict[str, Any] | None, path: Path) -> dict[str, Any]:
         raise ContrastiveError(
             f"{path} does not say how its encoder is built; pass load_encoder(path, encoder=…)"
         ) from None
-
-
-def _without_weights(spec: dict[str, Any]) -> dict[str, Any]:
-    """An encoder that starts at random: a checkpoint replaces every weight, so none needs to be fetched."""
-    start = {"weights": None, "pretrained": False}
-    return {
-        **spec,
-        "init_args": {key: start.get(key, value) for key, value in spec["init_args"].items()},
-    }
 
 
 def model_args(config: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +112,7 @@ def build_encoder(config: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
 
 def _preprocess(config: dict[str, Any] | None, encoder: nn.Module) -> nn.Module:
     spec = model_args(config).get("preprocess") if config else None
-    return build_module(spec) if spec else default_preprocess(encoder)
+    return build_module(nothing_fetched(spec)) if spec else default_preprocess(encoder)
 
 
 def default_preprocess(encoder: nn.Module) -> nn.Module:
@@ -146,17 +142,6 @@ def in_channels(encoder: FrozenEncoder) -> int:
     convolutions = (layer for layer in encoder.encoder.modules() if isinstance(layer, nn.Conv2d))
     first = next(convolutions, None)
     return first.in_channels if first else encoder.data.get("channels") or 3
-
-
-def build_module(spec: dict[str, Any]) -> nn.Module:
-    """Build a module from its ``class_path`` and ``init_args``."""
-    # The type restricts what a stranger's file can name to modules that are installed here.
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--module", type=nn.Module)
-    try:
-        return parser.instantiate_classes(parser.parse_object({"module": spec})).module
-    except Exception as error:
-        raise ContrastiveError(f"cannot build {spec.get('class_path')}: {error}") from error
 
 
 def checkpoint_of(path: Path) -> Path:
@@ -256,10 +241,14 @@ def fill(encoder: nn.Module, weights: dict[str, Tensor], source: str) -> None:
 
 def run_config(path: Path) -> dict[str, Any]:
     """The configuration of the run in a folder."""
-    try:
-        return yaml.safe_load((path / CONFIG).read_text())
-    except OSError as error:
-        raise ContrastiveError(f"{path} is not a run folder: it has no {CONFIG}") from error
+    file = path / CONFIG
+    if not file.is_file():
+        raise ContrastiveError(f"{path} is not a run folder: it has no {CONFIG}")
+    with reading(file):
+        config = yaml.safe_load(file.read_text())
+        if not isinstance(config, dict):
+            raise ContrastiveError(f"{file} is no configuration")
+        return config
 
 
 def accelerator() -> str:

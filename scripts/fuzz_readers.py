@@ -16,6 +16,7 @@ import argparse
 import gzip
 import io
 import logging
+import multiprocessing
 import os
 import random
 import resource
@@ -181,6 +182,7 @@ class Attempt:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + HEADROOM, used + HEADROOM))
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        multiprocessing.process.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # DGL's files are read in one of their own
         torch.set_num_threads(1)
         logging.disable()
         warnings.simplefilter("ignore")

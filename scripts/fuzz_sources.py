@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from scipy import sparse
 
-from contrastive.data import molecules
+from contrastive.data import molecule_cache, molecules
 from contrastive.data.graphs import read_graphs
 from contrastive.data.image_dataset import read_image
 from contrastive.data.image_shards import decode, shard_samples
@@ -243,11 +243,11 @@ def read_molecules(file: Path, **options: Any) -> None:
 
 def molecule_cache(folder: Path) -> None:
     features = molecules._computed(["CCO", "c1ccccc1", "C("], 1, 10.0, "m.smi")
-    molecules._save(folder / "cache.safetensors", features)
+    molecule_cache.save(folder / "cache.safetensors", features)
 
 
 def read_cache(folder: Path) -> None:
-    features = molecules._load(folder / "cache.safetensors")
+    features = molecule_cache.load(folder / "cache.safetensors", 3)
     if features is not None:
         features.graphs()[0]
 
@@ -280,10 +280,6 @@ def result(folder: Path) -> None:
     _write(folder, {"probe.json": json.dumps(content | {"rows": [{"accuracy_mean": 0.5}]}, indent=1)})
 
 
-def read_result(folder: Path) -> None:
-    Protocol.from_json(probe._read_result(folder / "probe.json")["protocol"])
-
-
 READERS: dict[str, Reader] = {
     **{f"image {name}": picture_reader(*given) for name, given in PICTURES.items()},
     "image folder": Reader(image_folder, lambda f: read_images(str(f / "data"), "train", image_size=8)),
@@ -314,7 +310,7 @@ READERS: dict[str, Reader] = {
     "export": Reader(export, lambda f: load_encoder(f)),
     "checkpoint": Reader(checkpoint, lambda f: load_encoder(f / "last.ckpt")),
     "run, config.yaml": Reader(configuration, run_config),
-    "result of probe": Reader(result, read_result),
+    "result of probe": Reader(result, lambda f: probe._read_result(f / "probe.json")),
 }
 
 

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from contrastive.data import Batch
 from contrastive.data.graphs import GraphDataset
 from contrastive.data.loading import PretrainingData, Split
+from contrastive.data.molecule_cache import MoleculeFeatures, cache_folder, key, load, save, unwritable
 from contrastive.data.processes import Failure, guarded_map, num_cores
 from contrastive.data.tables import SmilesTable, read_smiles
 from contrastive.errors import ContrastiveError
-from contrastive.report import cache_home, track
+from contrastive.report import track
 from encoders.graph_batch import GraphBatch
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES, featurize
 
 log = logging.getLogger("contrastive")
-
-_FORMAT = 1  # of the cache; raise it when what is computed changes
 
 
 class MoleculeDataset(GraphDataset):
@@ -111,12 +106,13 @@ def featurise(
     time_limit: float = 10.0,
 ) -> MoleculeDataset:
     """Featurise a table of SMILES; see `read_molecules`."""
-    folder = _cache_folder(cache_dir)
-    file = folder / f"molecules-{_key(table.smiles, time_limit)}.safetensors"
-    cached = _load(file)
+    folder = cache_folder(cache_dir)
+    version = import_rdkit().rdBase.rdkitVersion
+    file = folder / f"molecules-{key(table.smiles, time_limit, version)}.safetensors"
+    cached = load(file, len(table.smiles))
     if cached is None:
         cached = _computed(table.smiles, num_workers or num_cores(), time_limit, table.source)
-        _save(file, cached)
+        save(file, cached)
     _report_skipped(table, cached, file)
     if not len(cached.kept):
         reason = cached.reasons[0] if cached.reasons else "it is empty"
@@ -130,27 +126,7 @@ def featurise(
     return MoleculeDataset(cached.graphs(), smiles, labels, table.target_names)
 
 
-class _Features(NamedTuple):
-    """The features of the molecules that gave any, and why the others did not; what the cache holds."""
-
-    x: np.ndarray  # (N, 9) uint8
-    edge_attr: np.ndarray  # (E, 4) uint8
-    ends: np.ndarray  # (E, 2) int32, numbered in the molecule, ascending by destination
-    sizes: np.ndarray  # (G, 2) int32, atoms and directed edges
-    kept: np.ndarray  # (G,) int64, the places in the source
-    failed: np.ndarray  # (F,) int64
-    reasons: list[str]
-
-    def graphs(self) -> GraphBatch:
-        ptr = torch.zeros(len(self.sizes) + 1, dtype=torch.int64)
-        ptr[1:] = torch.from_numpy(self.sizes[:, 0]).cumsum(0)
-        first = ptr[:-1].repeat_interleave(torch.from_numpy(self.sizes[:, 1]).long())
-        src, dst = (torch.from_numpy(self.ends[:, i]) + first for i in range(2))
-        x, edge_attr = torch.from_numpy(self.x), torch.from_numpy(self.edge_attr)
-        return GraphBatch(src=src, dst=dst, x=x, ptr=ptr, edge_attr=edge_attr)
-
-
-def _computed(smiles: Sequence[str], num_workers: int, time_limit: float, source: str) -> _Features:
+def _computed(smiles: Sequence[str], num_workers: int, time_limit: float, source: str) -> MoleculeFeatures:
     import_rdkit()
     results: list[Any] = [None] * len(smiles)
     chunks = guarded_map(_molecule, smiles, num_workers=num_workers, time_limit=time_limit, chunk_size=256)
@@ -169,7 +145,9 @@ def _computed(smiles: Sequence[str], num_workers: int, time_limit: float, source
         for k, (shape, dtype) in enumerate(zip(shapes, (np.uint8, np.uint8, np.int32)))
     )
     sizes = np.array([(len(g[0]), len(g[2])) for g in good], np.int32).reshape(-1, 2)
-    return _Features(x, edge_attr, ends, sizes, np.array(kept, np.int64), np.array(failed, np.int64), reasons)
+    return MoleculeFeatures(
+        x, edge_attr, ends, sizes, np.array(kept, np.int64), np.array(failed, np.int64), reasons
+    )
 
 
 def import_rdkit() -> Any:
@@ -212,57 +190,7 @@ def _why(chem: Any, smiles: str) -> str:
     return problems[0].Message() if problems else "RDKit cannot sanitise it"
 
 
-def _key(smiles: Sequence[str], time_limit: float) -> str:
-    """What the features follow from: the SMILES, the features asked for, the RDKit that computes them."""
-    rdkit = import_rdkit().rdBase.rdkitVersion
-    settings = [_FORMAT, rdkit, ATOM_FEATURES, BOND_FEATURES, time_limit]
-    content = hashlib.sha256(json.dumps(settings).encode())
-    content.update("\n".join(smiles).encode())
-    return content.hexdigest()[:20]
-
-
-def _cache_folder(given: str | Path | None) -> Path:
-    folder = Path(given).expanduser() if given else cache_home()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    return folder
-
-
-def _unwritable(path: Path, error: OSError) -> ContrastiveError:
-    return ContrastiveError(f"cannot write {path}: {error.strerror}; give another folder with cache_dir")
-
-
-def _load(file: Path) -> _Features | None:
-    """What the cache holds; None where there is nothing, or a damaged file, which is written anew."""
-    if not file.exists():
-        return None
-    try:
-        arrays = {name: tensor.numpy() for name, tensor in load_file(file).items()}
-        reasons = json.loads(arrays.pop("reasons").tobytes())
-        return _Features(**arrays, reasons=reasons)
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        log.warning("%s cannot be read (%s); featurising anew", file, error)
-        return None
-
-
-def _save(file: Path, features: _Features) -> None:
-    arrays = features._asdict()
-    arrays["reasons"] = np.frombuffer(json.dumps(arrays.pop("reasons")).encode(), np.uint8).copy()
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")  # two runs may fill the same cache
-    try:
-        save_file({name: torch.from_numpy(array) for name, array in arrays.items()}, part)
-        part.replace(file)
-    except OSError as error:
-        raise _unwritable(file, error) from error
-    except SafetensorError as error:
-        raise ContrastiveError(f"cannot write {file}: {error}; give another folder with cache_dir") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _report_skipped(table: SmilesTable, features: _Features, cache: Path) -> None:
+def _report_skipped(table: SmilesTable, features: MoleculeFeatures, cache: Path) -> None:
     """List what was left out, with its line, in a file beside the cache."""
     if not len(features.failed):
         return
@@ -277,7 +205,7 @@ def _report_skipped(table: SmilesTable, features: _Features, cache: Path) -> Non
         part.write_text("\n".join(["line\tsmiles\treason", *rows]) + "\n")
         part.replace(file)
     except OSError as error:
-        raise _unwritable(file, error) from error
+        raise unwritable(file, error) from error
     log.warning("skipped %d of %d molecules of %s; see %s", len(rows), len(table.smiles), table.source, file)
 
 

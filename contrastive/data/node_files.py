@@ -16,11 +16,12 @@ from torch.nn import functional as F
 
 from contrastive.data.dgl_source import read_dgl_items
 from contrastive.data.ogb_files import read_ogb
-from contrastive.data.pickled_arrays import csr_matrix, unpickle
+from contrastive.data.pickled_arrays import checked_csr, unpickle
 from contrastive.errors import ContrastiveError, reading
 from encoders.graph_batch import GraphBatch
 from encoders.sparse_features import SparseFeatures
 
+_CSR = ("data", "indices", "indptr", "shape")
 _MAX_CLASSES = 2**20  # more are numbers that stand for something else
 
 
@@ -259,8 +260,8 @@ class _Arrays:
             return self[name]
         if f"{prefix}_data" not in self:
             return None
-        parts = [self[f"{prefix}_{part}"] for part in ("data", "indices", "indptr")]
-        return csr_matrix(*parts, self[f"{prefix}_shape"])
+        data, indices, indptr, shape = (self[f"{prefix}_{part}"] for part in _CSR)
+        return checked_csr(data, indices, indptr, shape)
 
 
 def read_dgl(source: str) -> NodeDataset:

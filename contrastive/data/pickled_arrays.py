@@ -23,7 +23,8 @@ class _Record:
     """What an object was made with: the arguments of the call that made it, and the state it was given."""
 
     def __init__(self, *arguments: Any) -> None:
-        self.arguments, self.state = arguments, None
+        self.arguments: tuple[Any, ...] = arguments
+        self.state: Any = None
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -46,7 +47,7 @@ class _Array(_Record):
 
     def value(self) -> Any:
         """The array."""
-        _, shape, dtype, fortran, content = self.state  # type: ignore[misc]
+        _, shape, dtype, fortran, content = self.state
         return _array(content, dtype, shape, "F" if fortran else "C")
 
 
@@ -73,9 +74,9 @@ class _Sparse(_Record):
 
     def value(self) -> Any:
         """The matrix, every index of it checked."""
-        state = {key: plain(value) for key, value in self.state.items()}  # type: ignore[attr-defined]
-        shape = tuple(int(side) for side in state.get("_shape", state.get("shape")))
-        return csr_matrix(*(state[part] for part in ("data", "indices", "indptr")), shape)
+        state = {key: plain(value) for key, value in self.state.items()}
+        shape = state["_shape"] if "_shape" in state else state["shape"]
+        return checked_csr(state["data"], state["indices"], state["indptr"], shape)
 
 
 _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
@@ -143,7 +144,7 @@ def _array(content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
     return np.frombuffer(raw, dtype=kind).reshape(shape, order=order).astype(kind.newbyteorder("="))  # type: ignore[call-overload]
 
 
-def csr_matrix(data: Any, indices: Any, indptr: Any, shape: Any) -> sparse.csr_matrix:
+def checked_csr(data: Any, indices: Any, indptr: Any, shape: Any) -> sparse.csr_matrix:
     """A SciPy matrix whose every index is checked: its native code trusts them.
 
     Raises:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from contrastive.building import build_module
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import Prediction, predict_knn, predict_linear, predict_svm
 from contrastive.evaluation.finetune import finetune
@@ -22,7 +23,6 @@ from contrastive.features import (
     HUB,
     LAST,
     FrozenEncoder,
-    build_module,
     load_encoder,
     model_args,
     untrained_like,

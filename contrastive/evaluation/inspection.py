@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from augmentations.random import SampleRandom
+from contrastive.building import build_module
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.evaluate import results_folder
 from contrastive.evaluation.leaks import pretraining_items
@@ -16,7 +17,6 @@ from contrastive.evaluation.quality import alignment, dimension_std, effective_r
 from contrastive.features import (
     FrozenEncoder,
     accelerator,
-    build_module,
     load_encoder,
     model_args,
     untrained_like,
