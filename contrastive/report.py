@@ -71,7 +71,7 @@ def write_whole(file: Path, write: Callable[[Path], Any]) -> None:
         part.replace(file)
     except OSError as error:
         raise ContrastiveError(
-            f"cannot write {file}: {error.strerror}; give another with --output"
+            f"cannot write {file}: {error.strerror}; free the place, or write elsewhere"
         ) from error
 
 

@@ -241,7 +241,7 @@ def read_molecules(file: Path, **options: Any) -> None:
         molecules._molecule(smiles)
 
 
-def molecule_cache(folder: Path) -> None:
+def cached_molecules(folder: Path) -> None:
     features = molecules._computed(["CCO", "c1ccccc1", "C("], 1, 10.0, "m.smi")
     molecule_cache.save(folder / "cache.safetensors", features)
 
@@ -306,7 +306,7 @@ READERS: dict[str, Reader] = {
     "molecules .csv.gz": Reader(
         smiles_table, lambda f: read_molecules(f / "m.csv.gz", targets=["y"]), "rdkit"
     ),
-    "molecules, cache": Reader(molecule_cache, read_cache, "rdkit"),
+    "molecules, cache": Reader(cached_molecules, read_cache, "rdkit"),
     "export": Reader(export, lambda f: load_encoder(f)),
     "checkpoint": Reader(checkpoint, lambda f: load_encoder(f / "last.ckpt")),
     "run, config.yaml": Reader(configuration, run_config),

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import os
+import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,55 +35,83 @@ def open_csv(file: Path, split: Split, image_size: int | None, channels: int) ->
         ContrastiveError: no such file or column, not UTF-8, an unknown split or an image that is not there;
             the message names the line.
     """
-    rows = _rows(file)
-    labelled = "label" in rows[0]
-    classes = sorted({row["label"] for row in rows} - {""}) if labelled else []
-    has_splits = "split" in rows[0]
-    if has_splits:
-        rows = _of_split(rows, split, file)
-    paths = [file.parent / row["path"] for row in rows]
-    for path, row in zip(paths, rows):
+    listed = _read(file)
+    classes = sorted(set(listed.labels or ()) - {""})
+    has_splits = listed.splits is not None
+    chosen = _of_split(listed, split, file)
+    paths = [Path(listed.paths[i]) for i in chosen]
+    for i, path in zip(chosen, paths):
         if not path.is_file():
-            raise ContrastiveError(f"{file}, line {row['line']}: there is no image {path}")
+            raise ContrastiveError(f"{file}, line {listed.lines[i]}: there is no image {path}")
     number = {name: i for i, name in enumerate(classes)} | {"": -1}
-    labels = torch.tensor([number[row["label"]] for row in rows]) if labelled else None
+    labels = None if listed.labels is None else torch.tensor([number[listed.labels[i]] for i in chosen])
     size = image_size or shorter_side(paths)
     pool = ImageDataset(paths, labels, classes, image_size=size, channels=channels)
     return pool if has_splits else held_out_split(pool, split)
 
 
-def _rows(file: Path) -> list[dict[str, str]]:
-    """The rows of a file as they are, with their line."""
+class _Listed(NamedTuple):
+    """The columns of a file as they are, and the line each row ends at."""
+
+    paths: list[str]
+    labels: list[str] | None
+    splits: list[str] | None
+    lines: list[int]
+
+
+def _read(file: Path) -> _Listed:
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            columns = reader.fieldnames or []
-            rows = [{**row, "line": str(reader.line_num)} for row in reader]
+            return _columns(file, csv.reader(stream, strict=True))
     except UnicodeDecodeError as error:
         raise ContrastiveError(f"{file} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except (OSError, csv.Error) as error:
         raise ContrastiveError(f"{file} cannot be read: {error}") from error
-    if "path" not in columns:
-        raise ContrastiveError(f"{file} has no column path; its columns are {', '.join(columns) or 'none'}")
-    if not rows:
+
+
+def _columns(file: Path, reader: Any) -> _Listed:
+    header = next(reader, [])
+    if header.count("path") != 1:
+        found = ", ".join(header) or "none"
+        raise ContrastiveError(
+            f"{file} has {header.count('path') or 'no'} column path; its columns are {found}"
+        )
+    place = {name: header.index(name) for name in ("path", "label", "split") if name in header}
+    listed = _Listed([], [] if "label" in place else None, [] if "split" in place else None, [])
+    folder = str(file.parent)
+    for row in filter(None, reader):
+        if len(row) != len(header) or not row[place["path"]]:
+            raise ContrastiveError(
+                f"{file}, line {reader.line_num}: expected {len(header)} fields, path not empty"
+            )
+        listed.paths.append(os.path.join(folder, row[place["path"]]))
+        listed.lines.append(reader.line_num)
+        if listed.labels is not None:
+            listed.labels.append(sys.intern(row[place["label"]]))  # a million rows name few classes
+            if row[place["label"]] in ("nan", "NaN"):
+                raise ContrastiveError(
+                    f"{file}, line {reader.line_num}: label is {row[place['label']]}; leave it empty where "
+                    "the class is not known"
+                )
+        if listed.splits is not None:
+            listed.splits.append(sys.intern(row[place["split"]]))
+    if not listed.paths:
         raise ContrastiveError(f"{file} lists no image")
-    for row in rows:
-        if not row["path"] or None in row or None in row.values():
-            raise ContrastiveError(
-                f"{file}, line {row['line']}: expected {len(columns)} fields, path not empty"
-            )
-    return rows
+    return listed
 
 
-def _of_split(rows: list[dict[str, str]], split: Split, file: Path) -> list[dict[str, str]]:
+def _of_split(listed: _Listed, split: Split, file: Path) -> Sequence[int]:
+    """The rows of a split; all of them where the file has none."""
+    if listed.splits is None:
+        return range(len(listed.paths))
     known = ("train", "val", "test")
-    for row in rows:
-        if row["split"] not in known:
+    for line, name in zip(listed.lines, listed.splits):
+        if name not in known:
             raise ContrastiveError(
-                f"{file}, line {row['line']}: split is {row['split']!r}; expected one of {', '.join(known)}"
+                f"{file}, line {line}: split is {name!r}; expected one of {', '.join(known)}"
             )
-    for name in _SPLITS[split]:
-        chosen = [row for row in rows if row["split"] == name]
+    for wanted in _SPLITS[split]:
+        chosen = [i for i, name in enumerate(listed.splits) if name == wanted]
         if chosen:
             return chosen
     raise ContrastiveError(f"{file} lists no image whose split is {' or '.join(_SPLITS[split])}")
