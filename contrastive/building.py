@@ -16,7 +16,7 @@ from torch import nn
 from contrastive.errors import ContrastiveError
 
 TRUST = "CONTRASTIVE_TRUST"  # environment variable: packages, separated by commas
-_OURS = ("encoders.", "augmentations.", "contrastive.", "torch.nn.")
+_OURS = ("encoders.", "augmentations.", "contrastive.", "torch.nn.", "torch.optim.")
 _INSTALLED = ("site-packages", "dist-packages")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
@@ -26,7 +26,7 @@ def build_module(spec: dict[str, Any], *, own: bool = False) -> nn.Module:
 
     A file from elsewhere may name anything that is installed, and importing a package or building one of its
     classes can run code, fetch files or fill the memory. So a file's modules are this package's, those of
-    ``torch.nn`` or the user's own, which no package manager installed; others where ``CONTRASTIVE_TRUST``
+    ``torch.nn``, or the user's own, which no package manager installed; others where ``CONTRASTIVE_TRUST``
     names their package.
 
     Args:
@@ -50,23 +50,6 @@ def build_module(spec: dict[str, Any], *, own: bool = False) -> nn.Module:
         raise ContrastiveError(f"cannot build {name}: {error}") from error
 
 
-def without_weights(spec: dict[str, Any]) -> dict[str, Any]:
-    """A module that starts at random: a checkpoint replaces every weight, so none needs to be fetched."""
-    start = {"weights": None, "pretrained": False}
-    arguments = {key: start.get(key, value) for key, value in (spec.get("init_args") or {}).items()}
-    return {**spec, "init_args": arguments}
-
-
-def nothing_fetched(spec: Any) -> Any:
-    """A specification in which no encoder, however deep, starts from published weights."""
-    if isinstance(spec, list):
-        return [nothing_fetched(value) for value in spec]
-    if not isinstance(spec, dict):
-        return spec
-    inner = {key: nothing_fetched(value) for key, value in spec.items()}
-    return without_weights(inner) if str(spec.get("class_path", "")).startswith("encoders.") else inner
-
-
 def _check(paths: Iterator[str]) -> None:
     trusted = {name.strip() for name in os.environ.get(TRUST, "").split(",")}
     for path in paths:
@@ -74,7 +57,7 @@ def _check(paths: Iterator[str]) -> None:
         if not path.startswith(_OURS) and package not in trusted and _is_installed(package):
             raise ValueError(
                 f"it names {path}; without asking, a file's modules are built where they are this package's, "
-                f"torch.nn's or your own. If you trust the file, set {TRUST}={package} in the environment"
+                f"torch's layers or your own. If you trust the file, set {TRUST}={package} in the environment"
             )
 
 

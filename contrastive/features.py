@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from augmentations.colour import Normalize
-from contrastive.building import build_module, nothing_fetched, without_weights
+from contrastive.building import build_module
 from contrastive.errors import ContrastiveError, reading
 from contrastive.report import track
 
@@ -84,7 +84,7 @@ def _open(path: Path, encoder: nn.Module | None) -> FrozenEncoder:
     else:
         config, weights = _read_checkpoint(checkpoint_of(path))
     if encoder is None:
-        encoder = build_module(nothing_fetched(without_weights(_encoder_spec(config, path))))
+        encoder = build_module(_without_weights(_encoder_spec(config, path)))
     fill(encoder, weights, str(path))
     return FrozenEncoder(encoder, _preprocess(config, encoder), config)
 
@@ -97,6 +97,18 @@ def _encoder_spec(config: dict[str, Any] | None, path: Path) -> dict[str, Any]:
         raise ContrastiveError(
             f"{path} does not say how its encoder is built; pass load_encoder(path, encoder=…)"
         ) from None
+
+
+_NOT_FETCHED: dict[str, Any] = {"weights": None, "pretrained": False}
+
+
+def _without_weights(spec: Any) -> Any:
+    """The parts of an encoder, started at random: a checkpoint replaces all weights, so none is fetched."""
+    if isinstance(spec, list):
+        return [_without_weights(part) for part in spec]
+    if not isinstance(spec, dict):
+        return spec
+    return {key: _NOT_FETCHED.get(key, _without_weights(value)) for key, value in spec.items()}
 
 
 def model_args(config: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +124,21 @@ def build_encoder(config: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
 
 def _preprocess(config: dict[str, Any] | None, encoder: nn.Module) -> nn.Module:
     spec = model_args(config).get("preprocess") if config else None
-    return build_module(nothing_fetched(spec)) if spec else default_preprocess(encoder)
+    return build_plain(spec) if spec else default_preprocess(encoder)
+
+
+def build_plain(spec: dict[str, Any]) -> nn.Module:
+    """Build preprocessing or a view of a run's configuration, which may be a stranger's.
+
+    Raises:
+        ContrastiveError: it would fetch weights; nothing was fetched.
+    """
+    if _without_weights(spec) != spec:
+        raise ContrastiveError(
+            f"{spec.get('class_path')} would fetch weights, which preprocessing and views have none of: they "
+            "are kept in no run and no export. Nothing was fetched; build it without"
+        )
+    return build_module(spec)
 
 
 def default_preprocess(encoder: nn.Module) -> nn.Module:
@@ -156,6 +182,13 @@ def checkpoint_of(path: Path) -> Path:
             f"there is no {path}; give a run folder, a .ckpt file, an export folder or {HUB}OWNER/NAME"
         )
     return path
+
+
+def run_folder(path: Path) -> Path:
+    """The run folder that a path is, or is a checkpoint of; of a loose checkpoint the folder it is in."""
+    if not path.is_file():
+        return path
+    return path.parent.parent if path.parent.name == LAST.parent.name else path.parent
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
@@ -267,7 +300,6 @@ def encode(
     )
 
 
-@torch.inference_mode()
 def extract_features(
     encoder: nn.Module,
     preprocess: nn.Module,
@@ -292,5 +324,6 @@ def extract_features(
     loader = DataLoader(
         dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=lambda batch: batch
     )
-    h = [encoder(preprocess(batch.input.to(device))) for batch in track(loader, progress)]
-    return torch.cat(h).float().cpu()
+    with torch.inference_mode():
+        h = [encoder(preprocess(batch.input.to(device))) for batch in track(loader, progress)]
+        return torch.cat(h).float().cpu()

@@ -14,7 +14,8 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from contrastive.building import build_module
-from contrastive.data.molecules import MoleculeDataset, featurise, import_rdkit
+from contrastive.data.molecules import MoleculeDataset, featurise
+from contrastive.data.rdkit_cache import import_rdkit
 from contrastive.data.splits import scaffold_split
 from contrastive.data.tables import SmilesTable, read_smiles
 from contrastive.errors import ContrastiveError

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from scipy import sparse
 
-from contrastive.data import molecule_cache, molecules
+from contrastive.data import molecules
 from contrastive.data.graphs import read_graphs
 from contrastive.data.image_dataset import read_image
 from contrastive.data.image_shards import decode, shard_samples
@@ -243,11 +243,11 @@ def read_molecules(file: Path, **options: Any) -> None:
 
 def cached_molecules(folder: Path) -> None:
     features = molecules._computed(["CCO", "c1ccccc1", "C("], 1, 10.0, "m.smi")
-    molecule_cache.save(folder / "cache.safetensors", features)
+    molecules._save(folder / "cache.safetensors", features)
 
 
 def read_cache(folder: Path) -> None:
-    features = molecule_cache.load(folder / "cache.safetensors", 3)
+    features = molecules._load(folder / "cache.safetensors", 3)
     if features is not None:
         features.graphs()[0]
 

@@ -106,8 +106,9 @@ def read_tu(path: Path) -> GraphDataset:
     """Read TUDataset's text files (Morris et al. 2020, arXiv 2007.08663).
 
     ``NAME_A.txt`` (a line "from, to" an edge, from 1), ``NAME_graph_indicator.txt`` (each node's graph),
-    and where there are ``_graph_labels``, ``_node_labels`` (one-hot in ``x``), ``_node_attributes`` (after
-    them in ``x``), ``_edge_labels`` (one-hot in ``edge_attr``) and ``_edge_attributes``.
+    and where there are ``_graph_labels`` (classes) or ``_graph_attributes`` (values), ``_node_labels``
+    (one-hot in ``x``), ``_node_attributes`` (after them in ``x``), ``_edge_labels`` (one-hot in
+    ``edge_attr``) and ``_edge_attributes``.
 
     Args:
         path: a folder, or a zip of one.
@@ -144,7 +145,8 @@ def read_tu(path: Path) -> GraphDataset:
     except ValueError as error:
         raise ContrastiveError(f"{files.name('A')}: {error}") from error
     if labels is None:
-        return GraphDataset(graphs)
+        values = files.numbers("graph_attributes", np.float32, expected=num_graphs)
+        return GraphDataset(graphs, None if values is None else torch.from_numpy(values))
     classes, number = np.unique(labels[:, 0], return_inverse=True)
     return GraphDataset(graphs, torch.from_numpy(number), [f"{label:g}" for label in classes])
 

@@ -46,12 +46,16 @@ class ImageDataset(Dataset):
 
     Args:
         images: uint8 ``(N, C, H, W)``, or where each of N images is: a file's path, or an ``Item``.
-        labels: int64 ``(N,)``, -1 where it is not known; or None.
-        classes: the names of the labels.
+        labels: int64 ``(N,)``, -1 where it is not known; float ``(N, T)``, NaN where it is not; or None.
+        classes: the names of the labels, or of the T targets.
         image_size: side in pixels to which an image is resized (shorter side) and cropped (centre).
         channels: 1 or 3; an image is converted.
         skip_corrupt: read the next image that decodes instead of one that does not, and log it, so that a
             batch keeps its size.
+        paths: of images that were files and are held as a tensor.
+
+    Attributes:
+        paths: of the images' files, or None where they are no files.
     """
 
     def __init__(
@@ -63,8 +67,11 @@ class ImageDataset(Dataset):
         image_size: int,
         channels: int,
         skip_corrupt: bool = False,
+        paths: Sequence[Path] | None = None,
     ) -> None:
         self.images, self.labels, self.classes = images, labels, list(classes)
+        are_files = not isinstance(images, Tensor) and all(isinstance(image, Path) for image in images)
+        self.paths: Any = images if are_files else paths
         self.image_size, self.channels, self.skip_corrupt = image_size, channels, skip_corrupt
 
     def __len__(self) -> int:
@@ -112,13 +119,15 @@ class ImageDataset(Dataset):
             image_size=self.image_size,
             channels=self.channels,
             skip_corrupt=self.skip_corrupt,
+            paths=None if self.paths is None else [self.paths[i] for i in index],
         )
 
     def labelled(self) -> ImageDataset:
-        """The images whose label is known; all of them where the data set has no labels at all."""
-        if self.labels is None or bool((self.labels >= 0).all()):
+        """The images of which a label is known; all of them where the data set has no labels at all."""
+        if self.labels is None:
             return self
-        return self.subset((self.labels >= 0).nonzero()[:, 0].numpy())
+        known = (self.labels >= 0) if self.labels.ndim == 1 else ~self.labels.isnan().all(dim=1)
+        return self if bool(known.all()) else self.subset(known.nonzero()[:, 0].numpy())
 
     def cached(self, skip_corrupt: bool = False) -> ImageDataset:
         """Decode every image once, in threads, into one uint8 tensor.
@@ -150,7 +159,9 @@ class ImageDataset(Dataset):
             raise ContrastiveError(f"none of the {len(self)} images decodes; the first: {errors[0]}")
         images = torch.stack([image for image in decoded if isinstance(image, Tensor)])
         labels = None if self.labels is None else self.labels[torch.as_tensor(kept)]
-        return ImageDataset(images, labels, self.classes, image_size=self.image_size, channels=self.channels)
+        shape: dict[str, Any] = {"image_size": self.image_size, "channels": self.channels}
+        paths = None if self.paths is None else [self.paths[i] for i in kept]
+        return ImageDataset(images, labels, self.classes, **shape, paths=paths)
 
 
 def read_image(item: Path | Item, image_size: int | None, channels: int) -> Tensor:

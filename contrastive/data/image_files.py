@@ -24,19 +24,22 @@ _MAX_CLASSES = 2**20  # more are numbers that stand for something else
 _SPLITS = {"train": ("train",), "test": ("test", "val")}  # where there is no test split, val serves
 
 
-def open_csv(file: Path, split: Split, image_size: int | None, channels: int) -> ImageDataset:
+def open_csv(
+    file: Path, split: Split, image_size: int | None, channels: int, *, targets: Sequence[str] = ()
+) -> ImageDataset:
     """Images that a CSV file lists, UTF-8, with a header.
 
     The column ``path`` is where each image is, from the file's own folder; ``label`` its class, in words, and
     empty where it is not known; ``split`` is train, val or test. The last two may be missing: then there are
-    no labels, and 30 % of the images are held out as test split.
+    no labels, and 30 % of the images are held out as test split. With ``targets`` the labels are these
+    columns, ``(N, T)`` float32 with NaN where a cell is blank.
 
     Raises:
-        ContrastiveError: no such file or column, not UTF-8, an unknown split or an image that is not there;
-            the message names the line.
+        ContrastiveError: no such file or column, not UTF-8, an unknown split, a target that is no number or
+            an image that is not there; the message names the line.
     """
-    listed = _read(file)
-    classes = sorted(set(listed.labels or ()) - {""})
+    listed = _read(file, targets)
+    classes = list(targets) or sorted(set(listed.labels or ()) - {""})
     has_splits = listed.splits is not None
     chosen = _of_split(listed, split, file)
     paths = [Path(listed.paths[i]) for i in chosen]
@@ -44,7 +47,11 @@ def open_csv(file: Path, split: Split, image_size: int | None, channels: int) ->
         if not path.is_file():
             raise ContrastiveError(f"{file}, line {listed.lines[i]}: there is no image {path}")
     number = {name: i for i, name in enumerate(classes)} | {"": -1}
-    labels = None if listed.labels is None else torch.tensor([number[listed.labels[i]] for i in chosen])
+    labels: Tensor | None = None
+    if targets:
+        labels = torch.tensor([listed.targets[i] for i in chosen])
+    elif listed.labels is not None:
+        labels = torch.tensor([number[listed.labels[i]] for i in chosen])
     size = image_size or shorter_side(paths)
     pool = ImageDataset(paths, labels, classes, image_size=size, channels=channels)
     return pool if has_splits else held_out_split(pool, split)
@@ -56,48 +63,60 @@ class _Listed(NamedTuple):
     paths: list[str]
     labels: list[str] | None
     splits: list[str] | None
+    targets: list[list[float]]
     lines: list[int]
 
 
-def _read(file: Path) -> _Listed:
+def _read(file: Path, targets: Sequence[str]) -> _Listed:
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            return _columns(file, csv.reader(stream, strict=True))
+            return _columns(file, csv.reader(stream, strict=True), targets)
     except UnicodeDecodeError as error:
         raise ContrastiveError(f"{file} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except (OSError, csv.Error) as error:
         raise ContrastiveError(f"{file} cannot be read: {error}") from error
 
 
-def _columns(file: Path, reader: Any) -> _Listed:
+def _columns(file: Path, reader: Any, targets: Sequence[str]) -> _Listed:
     header = next(reader, [])
-    if header.count("path") != 1:
-        found = ", ".join(header) or "none"
-        raise ContrastiveError(
-            f"{file} has {header.count('path') or 'no'} column path; its columns are {found}"
-        )
-    place = {name: header.index(name) for name in ("path", "label", "split") if name in header}
-    listed = _Listed([], [] if "label" in place else None, [] if "split" in place else None, [])
-    folder = str(file.parent)
+    if "path" not in header:
+        raise ContrastiveError(f"{file} has no column path; its columns are {', '.join(header) or 'none'}")
+    for name in targets:
+        if name not in header:
+            raise ContrastiveError(f"{file} has no column {name!r}; its columns are {', '.join(header)}")
+    place = {name: i for i, name in enumerate(header)}
+    # lists of strings that rows share: a million rows name few classes and splits
+    labels: list[str] | None = [] if "label" in place and not targets else None
+    splits: list[str] | None = [] if "split" in place else None
+    listed = _Listed([], labels, splits, [], [])
     for row in filter(None, reader):
+        where = f"{file}, line {reader.line_num}"
         if len(row) != len(header) or not row[place["path"]]:
-            raise ContrastiveError(
-                f"{file}, line {reader.line_num}: expected {len(header)} fields, path not empty"
-            )
-        listed.paths.append(os.path.join(folder, row[place["path"]]))
+            raise ContrastiveError(f"{where}: expected {len(header)} fields, path not empty")
+        listed.paths.append(os.path.join(file.parent, row[place["path"]]))
         listed.lines.append(reader.line_num)
-        if listed.labels is not None:
-            listed.labels.append(sys.intern(row[place["label"]]))  # a million rows name few classes
-            if row[place["label"]] in ("nan", "NaN"):
-                raise ContrastiveError(
-                    f"{file}, line {reader.line_num}: label is {row[place['label']]}; leave it empty where "
-                    "the class is not known"
-                )
-        if listed.splits is not None:
-            listed.splits.append(sys.intern(row[place["split"]]))
+        if labels is not None:
+            labels.append(_label(row[place["label"]], where))
+        if splits is not None:
+            splits.append(sys.intern(row[place["split"]]))
+        if targets:
+            listed.targets.append([_target(row[place[name]], name, where) for name in targets])
     if not listed.paths:
         raise ContrastiveError(f"{file} lists no image")
     return listed
+
+
+def _label(text: str, where: str) -> str:
+    if text in ("nan", "NaN"):
+        raise ContrastiveError(f"{where}: label is {text}; leave it empty where the class is not known")
+    return sys.intern(text)
+
+
+def _target(text: str, name: str, where: str) -> float:
+    try:
+        return float(text) if text.strip() else float("nan")
+    except ValueError:
+        raise ContrastiveError(f"{where}: {name} is {text!r}, expected a number or a blank") from None
 
 
 def _of_split(listed: _Listed, split: Split, file: Path) -> Sequence[int]:
@@ -121,7 +140,8 @@ def read_npz(file: Path, split: Split, image_size: int | None, channels: int | N
     """Images in an .npz file of MedMNIST's format (Yang et al. 2021, arXiv 2110.14795).
 
     ``train_images`` is uint8 ``(N, H, W)`` or ``(N, H, W, 3)``, ``train_labels`` integers ``(N,)`` or
-    ``(N, 1)``; so for ``val`` and ``test``. Labels of several columns are left out.
+    ``(N, 1)``; so for ``val`` and ``test``. Labels of several columns, as ChestMNIST's, and floats are
+    targets, ``(N, T)`` float32.
     Objects, which would run code when they are loaded, are refused.
 
     Raises:
@@ -134,13 +154,16 @@ def read_npz(file: Path, split: Split, image_size: int | None, channels: int | N
         raise ContrastiveError(
             f"{file}: images are {images.dtype} of {images.shape}; expected uint8 (N, H, W) or (N, H, W, 3)"
         )
+    if 0 in images.shape:
+        raise ContrastiveError(f"{file} holds no image: its array has the shape {images.shape}")
     pixels = torch.from_numpy(images)
     pixels = pixels[:, None] if images.ndim == 3 else pixels.permute(0, 3, 1, 2)
     if channels is not None and channels != pixels.shape[1]:
         pixels = pixels.expand(-1, 3, -1, -1) if channels == 3 else TF.rgb_to_grayscale(pixels)
     size = image_size or min(pixels.shape[-2:])
     labels = _labels(arrays.get("labels"), len(pixels), file)
-    classes = [] if labels is None else [str(i) for i in range(int(labels.max()) + 1)]
+    number = 0 if labels is None else int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]
+    classes = [str(i) for i in range(number)]
     pixels = fit(pixels, size).contiguous()
     return ImageDataset(pixels, labels, classes, image_size=size, channels=pixels.shape[1])
 
@@ -167,13 +190,13 @@ def _arrays(file: Path, split: Split) -> dict[str, np.ndarray]:
 def _labels(labels: np.ndarray | None, num_images: int, file: Path) -> Tensor | None:
     if labels is None:
         return None
-    if len(labels) != num_images or labels.dtype.kind not in "iub":
+    if len(labels) != num_images or labels.dtype.kind not in "iubf":
         raise ContrastiveError(
-            f"{file}: labels are {labels.dtype} of {labels.shape}; expected {num_images} integers"
+            f"{file}: labels are {labels.dtype} of {labels.shape}; expected {num_images} numbers"
         )
     labels = labels.reshape(num_images, -1)
-    if labels.shape[1] != 1:
-        return None
+    if labels.shape[1] != 1 or labels.dtype.kind == "f":
+        return torch.from_numpy(labels.astype(np.float32))
     outside = (labels < 0) | (labels >= _MAX_CLASSES)
     if outside.any():
         row = int(outside.argmax())

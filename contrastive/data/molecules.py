@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from contrastive.data import Batch
+from contrastive.data.descriptors import DESCRIPTORS, read_descriptors, standardised
 from contrastive.data.graphs import GraphDataset
 from contrastive.data.loading import PretrainingData, Split
-from contrastive.data.molecule_cache import MoleculeFeatures, cache_folder, key, load, save, unwritable
 from contrastive.data.processes import Failure, guarded_map, num_cores
+from contrastive.data.rdkit_cache import CACHE_ADVICE, cache_file, import_rdkit, load_tensors, save_tensors
 from contrastive.data.tables import SmilesTable, read_smiles
 from contrastive.errors import ContrastiveError
-from contrastive.report import track
+from contrastive.report import track, write_whole
 from encoders.graph_batch import GraphBatch
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES, featurize
 
 log = logging.getLogger("contrastive")
+
+_FORMAT = 1  # of the cache; raise it when what is computed changes
 
 
 class MoleculeDataset(GraphDataset):
@@ -106,13 +109,12 @@ def featurise(
     time_limit: float = 10.0,
 ) -> MoleculeDataset:
     """Featurise a table of SMILES; see `read_molecules`."""
-    folder = cache_folder(cache_dir)
-    version = import_rdkit().rdBase.rdkitVersion
-    file = folder / f"molecules-{key(table.smiles, time_limit, version)}.safetensors"
-    cached = load(file, len(table.smiles))
+    settings = [_FORMAT, ATOM_FEATURES, BOND_FEATURES, time_limit]
+    file = cache_file(cache_dir, "molecules", table.smiles, settings)
+    cached = _load(file, len(table.smiles))
     if cached is None:
         cached = _computed(table.smiles, num_workers or num_cores(), time_limit, table.source)
-        save(file, cached)
+        _save(file, cached)
     _report_skipped(table, cached, file)
     if not len(cached.kept):
         reason = cached.reasons[0] if cached.reasons else "it is empty"
@@ -126,7 +128,47 @@ def featurise(
     return MoleculeDataset(cached.graphs(), smiles, labels, table.target_names)
 
 
-def _computed(smiles: Sequence[str], num_workers: int, time_limit: float, source: str) -> MoleculeFeatures:
+class _Features(NamedTuple):
+    """The features of the molecules that gave any, and why the others did not; what the cache holds."""
+
+    x: np.ndarray  # (N, 9) uint8
+    edge_attr: np.ndarray  # (E, 4) uint8
+    ends: np.ndarray  # (E, 2) int32, numbered in the molecule, ascending by destination
+    sizes: np.ndarray  # (G, 2) int32, atoms and directed edges
+    kept: np.ndarray  # (G,) int64, the places in the source
+    failed: np.ndarray  # (F,) int64
+    reasons: list[str]
+
+    def check(self, num_smiles: int) -> None:
+        """See that the parts belong together, as those of a damaged file do not.
+
+        Raises:
+            ValueError: they do not.
+        """
+        atoms, edges = self.sizes.sum(0, dtype=np.int64)
+        lengths = (len(self.x), len(self.edge_attr), len(self.ends), len(self.kept), len(self.reasons))
+        places = np.sort(np.concatenate([self.kept, self.failed]))
+        if (
+            lengths != (atoms, edges, edges, len(self.sizes), len(self.failed))
+            or (self.sizes < 0).any()
+            or (self.ends < 0).any()
+            or (self.ends >= self.sizes[:, :1].repeat(self.sizes[:, 1], axis=0)).any()
+            or (self.x >= list(ATOM_FEATURES.values())).any()
+            or (self.edge_attr >= list(BOND_FEATURES.values())).any()
+            or not np.array_equal(places, np.arange(num_smiles))
+        ):
+            raise ValueError("its parts do not fit together")
+
+    def graphs(self) -> GraphBatch:
+        ptr = torch.zeros(len(self.sizes) + 1, dtype=torch.int64)
+        ptr[1:] = torch.from_numpy(self.sizes[:, 0]).cumsum(0)
+        first = ptr[:-1].repeat_interleave(torch.from_numpy(self.sizes[:, 1]).long())
+        src, dst = (torch.from_numpy(self.ends[:, i]) + first for i in range(2))
+        x, edge_attr = torch.from_numpy(self.x), torch.from_numpy(self.edge_attr)
+        return GraphBatch(src=src, dst=dst, x=x, ptr=ptr, edge_attr=edge_attr)
+
+
+def _computed(smiles: Sequence[str], num_workers: int, time_limit: float, source: str) -> _Features:
     import_rdkit()
     results: list[Any] = [None] * len(smiles)
     chunks = guarded_map(_molecule, smiles, num_workers=num_workers, time_limit=time_limit, chunk_size=256)
@@ -145,25 +187,7 @@ def _computed(smiles: Sequence[str], num_workers: int, time_limit: float, source
         for k, (shape, dtype) in enumerate(zip(shapes, (np.uint8, np.uint8, np.int32)))
     )
     sizes = np.array([(len(g[0]), len(g[2])) for g in good], np.int32).reshape(-1, 2)
-    return MoleculeFeatures(
-        x, edge_attr, ends, sizes, np.array(kept, np.int64), np.array(failed, np.int64), reasons
-    )
-
-
-def import_rdkit() -> Any:
-    """The module ``rdkit.Chem``, with RDKit's printing to the terminal switched off.
-
-    Raises:
-        ContrastiveError: RDKit is not installed.
-    """
-    try:
-        from rdkit import Chem, RDLogger
-    except ImportError as error:
-        raise ContrastiveError(
-            "molecules need RDKit: pip install 'contrastive-pretraining[molecules]'"
-        ) from error
-    RDLogger.DisableLog("rdApp.*")  # type: ignore[attr-defined]
-    return Chem
+    return _Features(x, edge_attr, ends, sizes, np.array(kept, np.int64), np.array(failed, np.int64), reasons)
 
 
 def _molecule(smiles: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | str:
@@ -190,7 +214,27 @@ def _why(chem: Any, smiles: str) -> str:
     return problems[0].Message() if problems else "RDKit cannot sanitise it"
 
 
-def _report_skipped(table: SmilesTable, features: MoleculeFeatures, cache: Path) -> None:
+def _load(file: Path, num_smiles: int) -> _Features | None:
+    tensors = load_tensors(file, _Features._fields)
+    if tensors is None:
+        return None
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
+    try:
+        features = _Features(**{**arrays, "reasons": json.loads(arrays["reasons"].tobytes())})
+        features.check(num_smiles)
+        return features
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        log.warning("%s cannot be read (%s); computing anew", file, error)
+        return None
+
+
+def _save(file: Path, features: _Features) -> None:
+    arrays = features._asdict()
+    arrays["reasons"] = np.frombuffer(json.dumps(arrays["reasons"]).encode(), np.uint8).copy()
+    save_tensors(file, {name: torch.from_numpy(array) for name, array in arrays.items()})
+
+
+def _report_skipped(table: SmilesTable, features: _Features, cache: Path) -> None:
     """List what was left out, with its line, in a file beside the cache."""
     if not len(features.failed):
         return
@@ -200,12 +244,8 @@ def _report_skipped(table: SmilesTable, features: MoleculeFeatures, cache: Path)
         f"{table.lines[i]}\t{table.smiles[i]}\t{reason}"
         for i, reason in zip(features.failed, features.reasons)
     ]
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        part.write_text("\n".join(["line\tsmiles\treason", *rows]) + "\n")
-        part.replace(file)
-    except OSError as error:
-        raise unwritable(file, error) from error
+    text = "\n".join(["line\tsmiles\treason", *rows]) + "\n"
+    write_whole(file, lambda part: part.write_text(text), advice=CACHE_ADVICE)
     log.warning("skipped %d of %d molecules of %s; see %s", len(rows), len(table.smiles), table.source, file)
 
 
@@ -220,6 +260,8 @@ class MoleculeData(PretrainingData):
         num_workers: processes that assemble batches; 0 is fastest for molecules.
         cache_dir: where features are kept; None is ``~/.cache/contrastive``.
         time_limit: seconds one molecule may take to featurise; then it is left out.
+        descriptors: give every molecule its standardised descriptors as its label, computed from the SMILES
+            and known without a measurement (see ``contrastive.data.descriptors``).
         seed: of the validation split and of the order; taken from ``seed_everything``.
     """
 
@@ -233,6 +275,7 @@ class MoleculeData(PretrainingData):
         num_workers: int = 0,
         cache_dir: str | None = None,
         time_limit: float = 10.0,
+        descriptors: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -241,6 +284,7 @@ class MoleculeData(PretrainingData):
         self._options: dict[str, Any] = dict(
             smiles_column=smiles_column, cache_dir=cache_dir, time_limit=time_limit
         )
+        self.descriptors = descriptors
 
     def read(self, split: Split) -> MoleculeDataset:
         """Read all molecules: a file of them has no test split.
@@ -250,4 +294,9 @@ class MoleculeData(PretrainingData):
         """
         if split == "test":
             raise ContrastiveError(f"{self.source} has no test split; evaluate on a labelled file instead")
-        return read_molecules(self.source, **self._options)
+        molecules = read_molecules(self.source, **self._options)
+        if not self.descriptors:
+            return molecules
+        options = {name: self._options[name] for name in ("cache_dir", "time_limit")}
+        labels = standardised(read_descriptors(molecules.smiles, **options))
+        return MoleculeDataset(molecules.graphs, molecules.smiles, labels, DESCRIPTORS)

@@ -31,7 +31,7 @@ class NodeDataset:
 
     Attributes:
         graph: a ``GraphBatch`` of one graph.
-        labels: ``(N,)`` int64, or None.
+        labels: ``(N,)`` int64 classes, ``(N, T)`` float targets with NaN where unknown, or None.
         split: the nodes of the published training, validation and test split, or None.
     """
 
@@ -181,7 +181,7 @@ def read_npz(path: Path) -> NodeDataset:
 
     Known names: ``adj_matrix`` and ``node_attr`` (SciPy's matrices), or ``adj_data``, ``adj_indices``,
     ``adj_indptr``, ``adj_shape`` and the same with ``attr``; or ``edges`` ``(E, 2)`` and ``x`` ``(N, F)``.
-    Labels: ``node_label``, ``labels`` or ``y``; none is fine.
+    Labels: ``node_label``, ``labels`` or ``y``, see `targets_of`; none is fine.
     """
     arrays = _Arrays(path)
     adjacency = arrays.matrix("adj", "adj_matrix")
@@ -201,7 +201,9 @@ def read_npz(path: Path) -> NodeDataset:
     if x is None:
         x = arrays["x"] if "x" in arrays else _identity(src, dst)
     name = next((key for key in ("node_label", "labels", "y") if key in arrays), None)
-    labels = None if name is None else _classes(name, np.asarray(arrays[name]), x.shape[0])
+    labels = None if name is None else targets_of(np.asarray(arrays[name]), name)
+    if labels is not None and len(labels) != x.shape[0]:
+        raise ContrastiveError(f"{path}: there are {len(labels)} labels for {x.shape[0]} nodes")
     return NodeDataset(undirected_graph(src, dst, x), labels)
 
 
@@ -216,18 +218,24 @@ def _identity(src: np.ndarray, dst: np.ndarray) -> sparse.spmatrix:
     return sparse.identity(num_nodes)
 
 
-def _classes(name: str, values: np.ndarray, num_nodes: int) -> Tensor:
-    """Labels as ``(N,)`` int64 classes."""
-    if values.shape not in ((num_nodes,), (num_nodes, 1)):
-        raise ContrastiveError(f"{name} has the shape {values.shape}; expected a class for {num_nodes} nodes")
-    numbers = values.reshape(-1).astype(np.float64)
-    wrong = ((numbers != np.floor(numbers)) | ~((numbers >= 0) & (numbers < _MAX_CLASSES))).nonzero()[0]
-    if len(wrong):
-        raise ContrastiveError(
-            f"{name} is {values.reshape(-1)[wrong[0]]} in row {wrong[0]} ({len(wrong)} such rows); number "
-            f"the classes from 0, or leave {name} out to pretrain without labels"
-        )
-    return torch.from_numpy(numbers.astype(np.int64))
+def targets_of(y: np.ndarray, name: str = "y") -> Tensor:
+    """Labels as they are used: ``(N,)`` whole numbers are int64 classes, all else float32 ``(N, T)`` targets.
+
+    One column is as none. A number that is not finite is a blank, NaN.
+
+    Raises:
+        ContrastiveError: a class below 0, or so large that it stands for something else; ``name`` is named.
+    """
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.ndim == 1 and (y.dtype.kind in "iub" or bool((np.isfinite(y) & (y == np.round(y))).all())):
+        wrong = ((y < 0) | (y >= _MAX_CLASSES)).nonzero()[0]
+        if len(wrong):
+            raise ContrastiveError(
+                f"{name} is {y[wrong[0]]} in row {wrong[0]} ({len(wrong)} such rows); number classes from 0"
+            )
+        return torch.from_numpy(y.astype(np.int64))
+    y = y.reshape(len(y), -1).astype(np.float32)
+    return torch.from_numpy(np.where(np.isfinite(y), y, np.nan).astype(np.float32))
 
 
 class _Arrays:
@@ -273,16 +281,17 @@ def read_dgl(source: str) -> NodeDataset:
         masks = (graph.ndata[f"{part}_mask"].bool() for part in ("train", "val", "test"))
         split = tuple(mask.nonzero().squeeze(1).numpy() for mask in masks)
     return NodeDataset(
-        undirected_graph(src, dst, graph.ndata["feat"].float()), graph.ndata["label"].long(), split
+        undirected_graph(src, dst, graph.ndata["feat"].float()),
+        targets_of(graph.ndata["label"].numpy()),
+        split,
     )
 
 
 def _read_ogb(source: str) -> NodeDataset:
-    """A graph of the Open Graph Benchmark; labels of several columns, as of ogbn-proteins, are left out."""
+    """A graph of the Open Graph Benchmark; labels of several columns, as of ogbn-proteins, are targets."""
     tables = read_ogb(source)
     num_nodes = int(tables.ptr[-1])
     x = sparse.identity(num_nodes) if tables.x is None else tables.x.numpy()
     src, dst = tables.edges.T
-    y = tables.labels
-    labels = torch.from_numpy(y[:, 0]) if y is not None and y.shape[1] == 1 and y.dtype == np.int64 else None
+    labels = None if tables.labels is None else targets_of(tables.labels)
     return NodeDataset(undirected_graph(src, dst, x), labels, tables.split)
