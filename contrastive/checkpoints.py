@@ -39,7 +39,10 @@ class WholeFiles(TorchCheckpointIO):
         def write(part: Path) -> None:
             with part.open("wb") as file:
                 stream = _Hashed(file)
-                torch.save(checkpoint, stream)  # type: ignore[arg-type]
+                try:
+                    torch.save(checkpoint, stream)  # type: ignore[arg-type]
+                except RuntimeError as error:
+                    raise stream.failure or error from None  # torch hides the first in the second
                 file.flush()
                 os.fsync(file.fileno())
             record = dict(size=part.stat().st_size, sha256=stream.digest.hexdigest())
@@ -49,25 +52,21 @@ class WholeFiles(TorchCheckpointIO):
         write_whole(path, write, advice=advice)
 
 
-def system_error(error: BaseException) -> str | None:
-    """What the system said, such as "No space left on device", somewhere in a chain of errors."""
-    link: BaseException | None = error
-    while link is not None:
-        if isinstance(link, OSError) and link.strerror:
-            return link.strerror
-        link = link.__cause__ or link.__context__
-    return None
-
-
 class _Hashed:
     """A binary file whose SHA-256 is known when it is written."""
+
+    failure: OSError | None = None
 
     def __init__(self, file: Any) -> None:
         self.file, self.digest = file, hashlib.sha256()
 
     def write(self, data: Any) -> int:
         self.digest.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()
