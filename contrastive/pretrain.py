@@ -25,7 +25,6 @@ from contrastive.errors import ContrastiveError
 from contrastive.faults import fit
 from contrastive.features import CONFIG, LAST
 from contrastive.loggers import MetricsCSV, Wandb, wandb_logger
-from contrastive.module import ContrastiveModule
 from contrastive.resume import changed_settings, find_checkpoint, lock
 
 _NOT_OF_THE_RUN = ("config", "run_dir", "ckpt_path", "allow_changes")
@@ -54,7 +53,7 @@ def parse(cls: type[CLI], args: list[str], command: str, description: str) -> CL
     """
     _quieten()
     return cls(
-        ContrastiveModule,
+        LightningModule,  # a method of its own, as links are, need not be a ContrastiveModule
         LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
