@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 server = multiprocessing.get_context("forkserver")
-server.set_forkserver_preload(["contrastive.pretrain", "contrastive.data.images", "contrastive.data.graphs"])
+server.set_forkserver_preload(
+    ["contrastive.pretrain", "contrastive.data.images", "contrastive.data.graphs", "dgl", "encoders.image"]
+)
 
 
 COMMON = {
@@ -72,7 +74,7 @@ class Run:
     processes: list[BaseProcess]
     log: Path
 
-    def wait(self, timeout: float = 120) -> int:
+    def wait(self, timeout: float = 400) -> int:
         """The exit status of rank 0; negative is the signal that ended it."""
         for process in self.processes:
             process.join(timeout)
