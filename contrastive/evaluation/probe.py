@@ -40,7 +40,7 @@ def probe(
     k: int = 20,
     finetuning: Finetuning | None = None,
     untrained: bool = True,
-    raw: bool = False,
+    raw: bool | None = None,
     leaks: bool = True,
     seed: int = 0,
     batch_size: int = 512,
@@ -71,7 +71,7 @@ def probe(
         k: neighbours, of knn.
         finetuning: of finetune and scratch.
         untrained: also evaluate the same encoder before training.
-        raw: also evaluate what needs no encoder (pixels, Morgan fingerprints); graphs and nodes always do.
+        raw: also evaluate what needs no encoder (pixels, Morgan fingerprints; default: of graphs and nodes).
         leaks: count test items that pretraining has seen.
         seed: of splits, draws and training.
         batch_size: items encoded at a time.
@@ -98,7 +98,7 @@ def probe(
     task = read_task(first, protocol, download=download, skip_corrupt=skip_corrupt)
     if not recorded:
         protocol = replace(protocol, method=method or task.default_method)
-        extra = {"untrained": untrained, "raw": (raw or task.unit in ("graphs", "nodes"))}
+        extra = {"untrained": untrained, "raw": task.unit in ("graphs", "nodes") if raw is None else raw}
         wanted = [*encoders, *(name for name, asked in extra.items() if asked)]
     evaluations = evaluate_all(encoders, wanted, task, protocol, batch_size=batch_size, cache=cache)
     rows = [evaluation.row() for evaluation in evaluations]
