@@ -1,8 +1,7 @@
-"""Checkpoints from which a killed run goes on exactly: written whole, and checked before they are used."""
+"""Checkpoints from which a run that was ended goes on exactly: when they are made, and what is in them."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,131 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from contrastive.callbacks import OnlineKNN
+from contrastive.checkpoint_files import record_of, records, write_record
 from contrastive.errors import ContrastiveError
-from contrastive.features import LAST, sha256
-from contrastive.report import write_json, write_whole
+from contrastive.features import LAST
 from contrastive.signals import Signals, Stopped, requeue
 
 BEST = LAST.with_name("best.ckpt")
-
-
-class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, then the record of its size and SHA-256, then moves it there."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint that is whole or not there.
-
-        Raises:
-            ContrastiveError: the disk is full or cannot be written to; what was there before remains.
-        """
-        path = Path(path)
-
-        def write(part: Path) -> None:
-            with part.open("wb") as file:
-                stream = _Hashed(file)
-                torch.save(checkpoint, stream)  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())
-            record = dict(size=part.stat().st_size, sha256=stream.digest.hexdigest())
-            _write_record(path, record | {"step": checkpoint["global_step"], "saved": time.time()})
-
-        advice = "the checkpoint before it is whole: make room, then go on with --ckpt_path last"
-        write_whole(path, write, advice=advice)
-
-
-def system_error(error: BaseException) -> str | None:
-    """What the system said, such as "No space left on device", somewhere in a chain of errors."""
-    link: BaseException | None = error
-    while link is not None:
-        if isinstance(link, OSError) and link.strerror:
-            return link.strerror
-        link = link.__cause__ or link.__context__
-    return None
-
-
-class _Hashed:
-    """A binary file whose SHA-256 is known when it is written."""
-
-    def __init__(self, file: Any) -> None:
-        self.file, self.digest = file, hashlib.sha256()
-
-    def write(self, data: Any) -> int:
-        self.digest.update(data)
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def _record_of(path: Path) -> Path:
-    return path.with_suffix(".json")
-
-
-def _write_record(path: Path, record: dict[str, Any]) -> None:
-    write_json(_record_of(path), record)
-
-
-def _records(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The checkpoints of a folder with their records, the one that was saved last first."""
-    found = [(path, json.loads(_record_of(path).read_text())) for path in _recorded(folder)]
-    return sorted(found, key=lambda item: item[1]["saved"], reverse=True)
-
-
-def _recorded(folder: Path) -> list[Path]:
-    paths = (path.with_suffix(".ckpt") for path in folder.glob("step-*.json"))
-    return [path for path in paths if path.exists()]
-
-
-def verify(path: Path) -> None:
-    """Compare a checkpoint with its record, where there is one.
-
-    Raises:
-        ContrastiveError: it is not the file that was written; the message says how.
-    """
-    path = path.resolve()
-    if not _record_of(path).exists():
-        return
-    record = json.loads(_record_of(path).read_text())
-    if path.stat().st_size != record["size"]:
-        raise ContrastiveError(
-            f"{path} is damaged: it has {path.stat().st_size:,} bytes of {record['size']:,}"
-        )
-    if sha256(path) != record["sha256"]:
-        raise ContrastiveError(f"{path} is damaged: its SHA-256 is not the one that was written down")
-
-
-def newest(run_dir: Path) -> Path:
-    """The newest checkpoint of a run that is whole; those that are not are named and passed over.
-
-    Raises:
-        ContrastiveError: there is none.
-    """
-    recorded = [path for path, _ in _records(run_dir / LAST.parent)]
-    last = run_dir / LAST  # of a run that kept no records
-    for path in recorded or ([last] if last.exists() else []):
-        try:
-            verify(path)
-            return path
-        except ContrastiveError as error:
-            print(f"{error}; the checkpoint before it is used", flush=True)
-    raise ContrastiveError(f"there is no checkpoint in {run_dir / LAST.parent} to resume from")
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without its tensors' data, as weights alone: no code in it runs.
-
-    Raises:
-        ContrastiveError: it cannot be read.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise ContrastiveError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
 
 
 class Checkpoints(Checkpoint):
@@ -234,23 +118,25 @@ class Checkpoints(Checkpoint):
     def _tidy(self, trainer: Trainer, folder: Path, path: Path) -> None:
         """Point ``last`` and ``best`` to their checkpoints and remove those that are neither."""
         knn = next((c for c in trainer.callbacks if isinstance(c, OnlineKNN)), None)  # type: ignore[attr-defined]
-        if knn and knn.latest and knn.latest[0] == trainer.global_step and _record_of(path).exists():
+        if knn and knn.latest and knn.latest[0] == trainer.global_step and record_of(path).exists():
             _, name, value = knn.latest
-            record = json.loads(_record_of(path).read_text())
+            record = json.loads(record_of(path).read_text())
             score = -value if name == "knn_rmse" else value  # the higher the better
-            _write_record(path, record | {name: value, "score": score})
+            write_record(path, record | {name: value, "score": score})
         _point(folder / LAST.name, path)
-        records = _records(folder)
-        judged = [(record["score"], path) for path, record in records if "score" in record]
-        keep = {path for path, _ in records[: self.keep_last]}
+        found = records(folder)
+        judged = [(record["score"], path) for path, record in found if "score" in record]
+        keep = {path for path, _ in found[: self.keep_last]}
         if judged:
             best = max(judged, key=lambda item: item[0])[1]
             _point(folder / BEST.name, best)
             keep.add(best)
-        for old, _ in records:
+        for old, _ in found:
             if old not in keep:
                 old.unlink()
-                _record_of(old).unlink()
+                record_of(old).unlink()
+        for part in folder.glob("step-*.part"):  # of a process that was killed as it wrote
+            part.unlink()
 
     def _is_due(self, trainer: Trainer) -> bool:
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
-from contrastive.checkpoints import Checkpoints, system_error
+from contrastive.checkpoints import Checkpoints
 from contrastive.errors import ContrastiveError
 from contrastive.features import LAST
 from contrastive.signals import Stopped
@@ -57,10 +57,10 @@ def explained(error: BaseException, trainer: Trainer) -> ContrastiveError | None
             "fewer samples are fewer negatives and another loss; model.init_args.accumulate_negatives splits "
             f"the batch and keeps its negatives. Or take a smaller encoder, or precision bf16-mixed. {kept}"
         )
-    if isinstance(error, OSError) and (reason := system_error(error)):
-        where = f" {error.filename}" if error.filename else f" in {trainer.default_root_dir}"
+    if isinstance(error, OSError) and error.strerror:
+        where = error.filename or f"a file in {trainer.default_root_dir}"
         return ContrastiveError(
-            f"cannot write or read{where} at step {trainer.global_step}: {reason}. {kept}"
+            f"cannot write or read {where} at step {trainer.global_step}: {error.strerror}. {kept}"
         )
     if trainer.world_size > 1 and isinstance(error, RuntimeError) and _LOST.search(text):
         return ContrastiveError(

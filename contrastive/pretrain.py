@@ -17,7 +17,8 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from contrastive.batch_norm import SyncedOnCPU
 from contrastive.callbacks import CollapseMeter, NonFiniteGuard, OnlineKNN
-from contrastive.checkpoints import Checkpoints, WholeFiles, read_checkpoint
+from contrastive.checkpoint_files import WholeFiles, read_checkpoint
+from contrastive.checkpoints import Checkpoints
 from contrastive.data.image_crops import refuse_second_crop
 from contrastive.distributed import is_first_process
 from contrastive.errors import ContrastiveError

@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from typing import IO, Any
 
-from contrastive.checkpoints import newest, verify
+from contrastive.checkpoint_files import newest, verify
 from contrastive.errors import ContrastiveError
 from contrastive.features import LAST
 

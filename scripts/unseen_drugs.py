@@ -16,6 +16,7 @@ import argparse
 import copy
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,7 @@ import torch
 from pytorch_lightning import Trainer, seed_everything
 
 from contrastive.data.link_files import read_links
-from contrastive.data.link_table import Links
-from contrastive.data.links import LinkData
+from contrastive.data.links import LinkData, read_features
 from contrastive.data.molecules import read_molecules
 from contrastive.data.tables import read_smiles
 from contrastive.evaluation.links import summary
@@ -64,16 +64,11 @@ class KeepBest(LinkPrediction):
         return values
 
 
-def train(
-    files: tuple[Links, Links], features: Path, seed: int, args: argparse.Namespace
-) -> dict[str, float]:
+def train(data: LinkData, features: Path, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """Medians over relations of one training's test part, and its validation AUROC."""
     seed_everything(seed, verbose=False)
-    data = LinkData(
-        str(args.folder), min_links=500, split="nodes", queries="tails", batch_size=args.batch_size,
-        epoch_fraction=args.epoch_fraction, features=str(features), seed=seed,
-    )  # fmt: skip
-    data.files = files
+    assert data.split is not None and data.graph is not None
+    data.graph = replace(data.graph, features=read_features(features, data.split.links))
     module = KeepBest(
         lambda graph: NodeTable(graph, num_features=args.width, free=False, num_hidden=256),
         DistMult,
@@ -81,13 +76,9 @@ def train(
         dropout=args.dropout,
         seed=seed,
     )
-    trainer = Trainer(
-        max_epochs=args.epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(module, data)
+    quiet: dict[str, Any] = dict(enable_progress_bar=False, enable_model_summary=False, logger=False)
+    Trainer(max_epochs=args.epochs, accelerator="cpu", enable_checkpointing=False, **quiet).fit(module, data)
     module.load_state_dict(module.best[1])
-    assert data.split is not None
     test = summary(evaluate_held_out(module, data.split.test))
     return {name: test[name] for name in METRICS} | {"val_median_auroc": module.best[0]}
 
@@ -102,7 +93,7 @@ def main() -> None:
     parser.add_argument("--features", default="pretrained,untrained,morgan,none")
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--epoch-fraction", type=float, default=0.2)
+    parser.add_argument("--epoch-fraction", type=float, default=0.1)
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--lr", type=float, default=3e-3)
@@ -117,13 +108,25 @@ def main() -> None:
     known = dict(zip(table.smiles, names))
     files = read_links(args.folder / "bio-decagon-combo.csv.gz")
     for seed in range(args.splits):
-        for kind in args.features.split(","):
-            if any(cell["features"] == kind and cell["split"] == seed for cell in done):
-                continue
+        finished = {cell["features"] for cell in done if cell["split"] == seed}
+        missing = [kind for kind in args.features.split(",") if kind not in finished]
+        if not missing:
+            continue
+        data = LinkData(
+            str(args.folder),
+            min_links=500,
+            split="nodes",
+            batch_size=args.batch_size,
+            epoch_fraction=args.epoch_fraction,
+            seed=seed,
+        )
+        data.files = files
+        data.setup()
+        for kind in missing:
             file = args.out.with_name(f"features-{kind}-{seed}.npz")
             h = features_of(kind, seed, molecules, args.encoder)
             np.savez(file, names=np.array([known[smiles] for smiles in molecules.smiles]), h=h)
-            done.append({"features": kind, "split": seed, **train(files, file, seed, args)})
+            done.append({"features": kind, "split": seed, **train(data, file, seed, args)})
             write_json(args.out, done)
     report(done)
 

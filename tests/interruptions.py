@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import resource
@@ -45,6 +46,7 @@ class LittleMemory(Callback):
 
     def __init__(self, step: int, megabytes: int = 20) -> None:
         self.step, self.megabytes = step, megabytes
+        ctypes.CDLL(None).mallopt(-3, 2**20)  # M_MMAP_THRESHOLD: what is freed goes back to the system
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.global_step == self.step:

@@ -38,8 +38,8 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path):
     with small_disk(tmp_path / "disk", "400k") as disk:
         run = pretrain(disk / "run", "graphs", **{"checkpoints.keep_last": 100})
         assert run.wait() == 1, run.printed
-        assert "cannot be written to" in run.printed and "No space left on device" in run.printed
-        assert "make room, then go on with --ckpt_path last" in run.printed
+        assert "No space left on device; the checkpoint before it is whole" in run.printed
+        assert "go on with --ckpt_path last" in run.printed
         assert not list((disk / "run" / "checkpoints").glob("*.part"))
         subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
         run = pretrain(disk / "run", "graphs", ckpt_path="last", **{"checkpoints.keep_last": 100})
@@ -101,7 +101,6 @@ def test_out_of_memory_says_what_to_lower(folder):
     settings = {
         "data.init_args.batch_size": 320,
         "data.init_args.train_subset": 1200,
-        "data.init_args.val_fraction": 0,
     }
     settings |= {"model.encoder.init_args.width": 64, "checkpoints.every_n_steps": 1}
     run = pretrain(folder, callbacks=callbacks, **settings)
@@ -127,7 +126,7 @@ def test_a_data_worker_that_dies(folder):
 def test_a_process_that_dies_ends_the_others(rank, folder):
     sender = ("--trainer.callbacks+=interruptions.SignalAt", "--trainer.callbacks.step", 10)
     run = pretrain(folder, world_size=2, callbacks=(*sender, "--trainer.callbacks.rank", rank))
-    run.processes[rank].join(120)
+    run.processes[rank].join(300)
     died = time.monotonic()
     assert run.processes[rank].exitcode == -9, run.printed
     run.processes[1 - rank].join(60)
