@@ -6,8 +6,8 @@ In each of five splits a tenth of the drugs is held out for validation and a ten
 links. A DistMult on an MLP of the frozen features of the drugs' molecules is trained for a fixed budget; the
 epoch with the best median validation AUROC is tested. Features: ``pretrained``, of the run's encoder;
 ``untrained``, of the same encoder before training, another one a split; ``morgan``, fingerprints of 2,048
-bits and radius 2; ``none``, noise that says nothing of a drug. What is finished is kept in the output and not
-done again.
+bits and radius 2; ``none``, noise that says nothing of a drug; ``network``, vectors pretrained on proteins
+and targets, zero for the drugs without known targets. What is finished is kept in the output and not done again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from contrastive.data.link_files import read_links
 from contrastive.data.links import LinkData, read_features
 from contrastive.data.molecules import read_molecules
 from contrastive.data.tables import read_smiles
+from contrastive.evaluation.link_report import open_links
 from contrastive.evaluation.links import summary
 from contrastive.evaluation.molecules import morgan_fingerprints
 from contrastive.evaluation.statistics import mean_interval
@@ -49,6 +50,17 @@ def features_of(kind: str, seed: int, molecules: Any, run: str | None) -> np.nda
     assert run is not None
     encoder = load_encoder(run)
     return encode(encoder if kind == "pretrained" else untrained_like(encoder, seed), molecules).numpy()
+
+
+def vectors_of(run: str) -> tuple[np.ndarray, list[str]]:
+    """The drugs' vectors ``(M, F)``, and their names, of a run of configs/link/network.yaml."""
+    module, data = open_links(run)
+    assert data.split is not None and module.model is not None
+    links = data.split.links
+    drugs = (links.node_type == links.node_types.index("drug")).nonzero()[:, 0]
+    with torch.inference_mode():
+        h = module.model.nodes()[drugs]
+    return h.numpy(), [links.nodes[i] for i in drugs.tolist()]
 
 
 class KeepBest(LinkPrediction):
@@ -90,6 +102,7 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--encoder", help="run folder of a molecule encoder, for pretrained and untrained")
+    parser.add_argument("--network", help="run folder of configs/link/network.yaml, for network")
     parser.add_argument("--features", default="pretrained,untrained,morgan,none")
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=4)
@@ -124,8 +137,12 @@ def main() -> None:
         data.setup()
         for kind in missing:
             file = args.out.with_name(f"features-{kind}-{seed}.npz")
-            h = features_of(kind, seed, molecules, args.encoder)
-            np.savez(file, names=np.array([known[smiles] for smiles in molecules.smiles]), h=h)
+            drugs = [known[smiles] for smiles in molecules.smiles]
+            if kind == "network":
+                h, drugs = vectors_of(args.network)
+            else:
+                h = features_of(kind, seed, molecules, args.encoder)
+            np.savez(file, names=np.array(drugs), h=h)
             done.append({"features": kind, "split": seed, **train(data, file, seed, args)})
             write_json(args.out, done)
     report(done)
