@@ -7,7 +7,8 @@ links. A DistMult on an MLP of the frozen features of the drugs' molecules is tr
 epoch with the best median validation AUROC is tested. Features: ``pretrained``, of the run's encoder;
 ``untrained``, of the same encoder before training, another one a split; ``morgan``, fingerprints of 2,048
 bits and radius 2; ``none``, noise that says nothing of a drug; ``network``, vectors pretrained on proteins
-and targets, zero for the drugs without known targets. What is finished is kept in the output and not done again.
+and targets, zero for the drugs without known targets. What is finished is kept in the output and not done
+again.
 """
 
 from __future__ import annotations
