@@ -17,7 +17,7 @@ from contrastive.data import Batch
 from contrastive.data.link_evidence import Evidence, EvidenceKind
 from contrastive.data.link_files import Links, keep_relations, read_links
 from contrastive.data.link_splits import LinkSplit, SplitKind, contains, split_links
-from contrastive.data.loading import as_is
+from contrastive.data.epochs import as_is
 from contrastive.data.nodes import Passes
 from contrastive.errors import ContrastiveError
 from encoders.graph_batch import GraphBatch
