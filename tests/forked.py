@@ -161,6 +161,7 @@ def _main(args: list[str], log: str, variables: dict[str, str]) -> None:
 
     from contrastive.cli import main
 
+    multiprocessing.set_start_method("fork", force=True)  # of data workers, as without a server
     torch.set_num_threads(1)
     rank_zero_only.rank = int(variables.get("RANK", 0))  # the server imported it without one
     sys.exit(main(args))
