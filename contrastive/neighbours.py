@@ -75,7 +75,7 @@ def neighbours(
         batch_size: items encoded at a time.
         download: whether torchvision may download the data.
         cache: keep features in ~/.cache/contrastive and use those that are there.
-        output: the folder to write to (default: results/neighbours in the run folder).
+        output: the folder to write to (default: plots/neighbours in the run folder).
     """
     if k < 1:
         raise ContrastiveError(f"--k is {k}; expected 1 or more")
@@ -89,7 +89,7 @@ def neighbours(
         for asked, (places, similarities) in zip(queries, nearest(encoder, h, queries, k=k, index=index))
     ]
     _print(rows, source, len(h))
-    folder = Path(output) if output else results_folder(Path(run)) / "neighbours"
+    folder = Path(output) if output else results_folder(Path(run)).with_name("plots") / "neighbours"
     write_json(folder / "neighbours.json", _content(rows, run, source, len(h)))
     print(f"result: {folder / 'neighbours.json'}")
     if rows[0].query.image is not None:

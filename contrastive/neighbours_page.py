@@ -120,7 +120,9 @@ def write_sheet(rows: Sequence[Row], file: Path) -> None:
 
 
 def _short(picture: Picture) -> str:
+    """The cosine over what fits in 20 letters: the number and the class, or the number alone."""
     words = picture.caption.split(" · ")
-    shown = " ".join(words[:2]) if len(words) > 1 else words[0]
-    shown = shown if len(shown) <= 20 else "…" + shown[-19:]
+    shown = " ".join(words[:2])
+    if len(shown) > 20:
+        shown = words[0] if len(words) > 1 else f"{words[0][:19]}…"
     return f"{'query' if picture.cosine is None else f'{picture.cosine:.3f}'}\n{shown}"

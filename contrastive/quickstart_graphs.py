@@ -13,6 +13,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import nn
 
+from contrastive.building import build_module
 from contrastive.data.molecules import MoleculeDataset, featurise
 from contrastive.data.rdkit_cache import import_rdkit
 from contrastive.data.splits import scaffold_split
@@ -26,7 +27,6 @@ from contrastive.evaluation.statistics import mean_interval
 from contrastive.features import (
     LAST,
     build_encoder,
-    build_module,
     load_encoder,
     model_args,
     run_config,

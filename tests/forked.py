@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -106,10 +108,33 @@ def start(args: list, log: Path, *, world_size: int = 1, env: dict[str, str] | N
         }
         variables = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} | (env or {})
         variables |= {key: str(value) for key, value in several.items()} if world_size > 1 else {}
-        process = server.Process(target=_main, args=(list(map(str, args)), str(log), variables))
+        process = server.Process(target=_main, args=(list(map(str, args)), str(log), str(log), variables))
         process.start()
         processes.append(process)
     return Run(processes, log)
+
+
+def run(args: tuple, *, cwd: Path | None, timeout: float) -> subprocess.CompletedProcess[str]:
+    """Run ``contrastive ARGS`` to its end; what it prints is text, as of ``subprocess.run``."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        process = server.Process(
+            target=_main,
+            args=(
+                list(map(str, args)),
+                str(out),
+                str(err),
+                {**os.environ, "COLUMNS": "200"},
+                str(cwd or Path.cwd()),
+            ),
+        )
+        process.start()
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            raise subprocess.TimeoutExpired(list(args), timeout, out.read_text(), err.read_text())
+        printed = [file.read_text(errors="replace") for file in (out, err)]
+        return subprocess.CompletedProcess(list(args), process.exitcode, *printed)
 
 
 def pretrain(
@@ -147,13 +172,13 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def _main(args: list[str], log: str, variables: dict[str, str]) -> None:
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
+def _main(args: list[str], out: str, err: str, variables: dict[str, str], cwd: str | None = None) -> None:
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     os.environ.update(variables)
+    os.chdir(cwd or ".")
     sys.path.insert(0, str(Path(__file__).parent))  # for callbacks that only tests have
 
     import torch

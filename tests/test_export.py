@@ -277,7 +277,6 @@ def test_an_unknown_format_is_refused(run, tmp_path):
 
 def test_a_strangers_configuration_fetches_nothing(folder, copy):
     """Preprocessing that names weights to download is refused before it is built."""
-    pytest.importorskip("timm")
     config = json.loads((copy / "config.json").read_text())
     spec = {
         "class_path": "encoders.pretrained.TimmEncoder",

@@ -229,7 +229,12 @@ def test_nodes_are_inspected(tmp_path):
         tmp_path / "g.npz", edges=rng.integers(0, 60, (150, 2)), x=rng.random((60, 5)), y=np.arange(60) % 3
     )
     small = {"data.source": tmp_path / "g.npz", "model.encoder.node_features": 5, "trainer.max_epochs": 1}
-    small |= {"model.encoder.num_hidden": 8, "run_dir": tmp_path / "run", "wandb": "off"}
+    small |= {
+        "model.encoder.num_hidden": 8,
+        "data.batch_size": 32,
+        "run_dir": tmp_path / "run",
+        "wandb": "off",
+    }
     options = [f"--{key}={value}" for key, value in small.items()]
     assert main(["pretrain", "--config", "configs/node/grace.yaml", *options]) == 0
     assert main(["inspect", str(tmp_path / "run"), "--num-items", "40"]) == 0

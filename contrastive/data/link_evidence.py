@@ -100,7 +100,9 @@ class Evidence:
         backward, tails = (forward, heads) if undirected else self.backward.relation(relation)
         ends = [
             torch.stack([forward[h, t], backward[t, h]], 1) * known.unsqueeze(1),
-            (torch.stack([heads[h], tails[t]], 1) * known.unsqueeze(1) - own.unsqueeze(1)).clamp(min=0).log1p(),
+            (torch.stack([heads[h], tails[t]], 1) * known.unsqueeze(1) - own.unsqueeze(1))
+            .clamp(min=0)
+            .log1p(),
             (torch.stack([self.degree[0][head], self.degree[1][tail]], 1) - own.unsqueeze(1)).log1p(),
         ]
         if undirected:

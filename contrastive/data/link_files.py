@@ -51,7 +51,13 @@ class Layout:
 # the columns of the Decagon distribution (Zitnik, Agrawal and Leskovec 2018, arXiv 1802.00543)
 DECAGON = (
     Layout(
-        "STITCH 1", "STITCH 2", "Polypharmacy Side Effect", "Side Effect Name", "drug", "drug", undirected=True
+        "STITCH 1",
+        "STITCH 2",
+        "Polypharmacy Side Effect",
+        "Side Effect Name",
+        "drug",
+        "drug",
+        undirected=True,
     ),
     Layout("Gene 1", "Gene 2", None, None, "protein", "protein", undirected=True, name="protein-protein"),
     Layout("STITCH", "Gene", None, None, "drug", "protein", name="target"),
@@ -337,9 +343,7 @@ def _known(header: list[str]) -> Layout | None:
     return None
 
 
-def _contract(
-    path: Path, header: list[str], columns: dict[str, str], types: Sequence[str] | None
-) -> Layout:
+def _contract(path: Path, header: list[str], columns: dict[str, str], types: Sequence[str] | None) -> Layout:
     names = {key: columns.get(key, key) for key in (*CONTRACT, "title")}
     needed = [names["head"], names["tail"]] + ([names["relation"]] if "relation" in columns else [])
     missing = [name for name in needed if header.count(name) != 1]

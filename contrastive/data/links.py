@@ -65,14 +65,19 @@ class TailQueries:
         place = torch.full((n,), -1)
         place[self.tail] = torch.arange(len(self.tail))
         self.place, width = place, len(self.tail)
-        train, hidden = (links.both_directions(t) for t in (split.train, _triples_of(links, split.hidden_triples)))
+        train, hidden = (
+            links.both_directions(t) for t in (split.train, _triples_of(links, split.hidden_triples))
+        )
         self.rows, self.hidden = (
-            _Rows(((t[:, 1] * n + t[:, 0]) * width + place[t[:, 2]]).sort()[0], width) for t in (train, hidden)
+            _Rows(((t[:, 1] * n + t[:, 0]) * width + place[t[:, 2]]).sort()[0], width)
+            for t in (train, hidden)
         )
         head, tail = split.hidden_pairs // n, place[split.hidden_pairs % n]
         self.hidden_pairs = _Rows((head * width + tail)[tail >= 0].sort()[0], width)
         self.queries = (self.rows.keys // width).unique_consecutive()
-        self.tail_type = torch.stack([links.node_type[pool[0]] for pool in links.pools[1]])  # of each relation
+        self.tail_type = torch.stack(
+            [links.node_type[pool[0]] for pool in links.pools[1]]
+        )  # of each relation
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -121,7 +126,9 @@ class TripleQueries:
         self.keys = links.keys(split.train).sort()[0]
         degree = links.both_directions(split.train)
         self.pools = [
-            _Pools(pools, degree[:, column].bincount(minlength=links.num_nodes) if sampling == "degree" else None)
+            _Pools(
+                pools, degree[:, column].bincount(minlength=links.num_nodes) if sampling == "degree" else None
+            )
             for pools, column in zip(links.pools, (0, 2))
         ]
         self.fixed: tuple[Tensor, Tensor] | None = None
@@ -219,7 +226,13 @@ class LinkPasses(Dataset):
     """Pass p over the queries: a batch of an order, and of negatives, that follow from (seed, p) alone."""
 
     def __init__(
-        self, queries: TailQueries | TripleQueries, *, batch_size: int, steps: int, seed: int, rank: int = 0,
+        self,
+        queries: TailQueries | TripleQueries,
+        *,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.queries, self.batch_size, self.steps, self.seed = queries, batch_size, steps, seed
@@ -379,9 +392,7 @@ def read_features(file: str | Path, links: Links) -> Tensor:
         with np.load(Path(file).expanduser(), allow_pickle=False) as arrays:
             names, h = arrays["names"].astype(str).tolist(), torch.from_numpy(arrays["h"]).float()
     except (OSError, ValueError, KeyError) as error:
-        raise ContrastiveError(
-            f"{file} is no .npz with names (M,) and h (M, F) of nodes: {error}"
-        ) from error
+        raise ContrastiveError(f"{file} is no .npz with names (M,) and h (M, F) of nodes: {error}") from error
     place = {name: i for i, name in enumerate(names)}
     rows = torch.tensor([place.get(name, -1) for name in links.nodes])
     found = rows >= 0
@@ -405,7 +416,9 @@ def _decagon(source: str | list[str], context: list[str] | None) -> tuple[list[s
         for file in sorted(folder.glob(f"bio-decagon-{name}.csv*"))
     }
     if "combo" not in found:
-        raise ContrastiveError(f"{folder} holds no bio-decagon-combo.csv.gz; give that folder, or a .csv of links")
+        raise ContrastiveError(
+            f"{folder} holds no bio-decagon-combo.csv.gz; give that folder, or a .csv of links"
+        )
     rest = [found[name] for name in ("ppi", "targets") if name in found]
     return [found["combo"]], rest if context is None else context
 
@@ -417,7 +430,9 @@ def typed_edges(split: LinkSplit, known: Links) -> tuple[GraphBatch, int]:
     """
     parts, first = [], 0
     for links, triples in ((split.links, split.train), (known, known.triples)):
-        inverse = triples[~links.undirected[triples[:, 1]]].flip(1) + torch.tensor([0, links.num_relations, 0])
+        inverse = triples[~links.undirected[triples[:, 1]]].flip(1) + torch.tensor(
+            [0, links.num_relations, 0]
+        )
         parts += [part + torch.tensor([0, first, 0]) for part in (links.both_directions(triples), inverse)]
         first += 2 * links.num_relations
     edges = torch.cat(parts)

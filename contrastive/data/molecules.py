@@ -111,7 +111,7 @@ def featurise(
     """Featurise a table of SMILES; see `read_molecules`."""
     settings = [_FORMAT, ATOM_FEATURES, BOND_FEATURES, time_limit]
     file = cache_file(cache_dir, "molecules", table.smiles, settings)
-    cached = _load(file)
+    cached = _load(file, len(table.smiles))
     if cached is None:
         cached = _computed(table.smiles, num_workers or num_cores(), time_limit, table.source)
         _save(file, cached)
@@ -138,6 +138,26 @@ class _Features(NamedTuple):
     kept: np.ndarray  # (G,) int64, the places in the source
     failed: np.ndarray  # (F,) int64
     reasons: list[str]
+
+    def check(self, num_smiles: int) -> None:
+        """See that the parts belong together, as those of a damaged file do not.
+
+        Raises:
+            ValueError: they do not.
+        """
+        atoms, edges = self.sizes.sum(0, dtype=np.int64)
+        lengths = (len(self.x), len(self.edge_attr), len(self.ends), len(self.kept), len(self.reasons))
+        places = np.sort(np.concatenate([self.kept, self.failed]))
+        if (
+            lengths != (atoms, edges, edges, len(self.sizes), len(self.failed))
+            or (self.sizes < 0).any()
+            or (self.ends < 0).any()
+            or (self.ends >= self.sizes[:, :1].repeat(self.sizes[:, 1], axis=0)).any()
+            or (self.x >= list(ATOM_FEATURES.values())).any()
+            or (self.edge_attr >= list(BOND_FEATURES.values())).any()
+            or not np.array_equal(places, np.arange(num_smiles))
+        ):
+            raise ValueError("its parts do not fit together")
 
     def graphs(self) -> GraphBatch:
         ptr = torch.zeros(len(self.sizes) + 1, dtype=torch.int64)
@@ -194,12 +214,18 @@ def _why(chem: Any, smiles: str) -> str:
     return problems[0].Message() if problems else "RDKit cannot sanitise it"
 
 
-def _load(file: Path) -> _Features | None:
+def _load(file: Path, num_smiles: int) -> _Features | None:
     tensors = load_tensors(file, _Features._fields)
     if tensors is None:
         return None
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    return _Features(**{**arrays, "reasons": json.loads(arrays["reasons"].tobytes())})
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
+    try:
+        features = _Features(**{**arrays, "reasons": json.loads(arrays["reasons"].tobytes())})
+        features.check(num_smiles)
+        return features
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        log.warning("%s cannot be read (%s); computing anew", file, error)
+        return None
 
 
 def _save(file: Path, features: _Features) -> None:

@@ -107,7 +107,11 @@ def _protocol(data: LinkData) -> dict[str, Any]:
         **data.fractions,
         "seed": data.seed,
         "num_relations": split.links.num_relations,
-        "links": {"train": len(split.train), "val": len(split.val.positive), "test": len(split.test.positive)},
+        "links": {
+            "train": len(split.train),
+            "val": len(split.val.positive),
+            "test": len(split.test.positive),
+        },
         "negatives": "one a held-out link, uniform among the relation's pairs that are no link, hidden from "
         "training like the held-out links",
         "selection": "the last epoch; nothing was chosen on the test part",
@@ -120,7 +124,9 @@ def intervals(values: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in METRICS:
         known = values[name][~np.isnan(values[name])]
-        draws = known[rng.integers(0, len(known), (1000, len(known)))] if len(known) else np.full((1, 1), np.nan)
+        draws = (
+            known[rng.integers(0, len(known), (1000, len(known)))] if len(known) else np.full((1, 1), np.nan)
+        )
         for which, of in (("median", np.median), ("mean", np.mean)):
             found[f"{which}_{name}"] = float(of(known)) if len(known) else None
             found[f"{which}_{name}_ci95"] = list(percentile_interval(of(draws, axis=1)))
@@ -181,7 +187,9 @@ def new_links(module: LinkPrediction, data: LinkData, number: int) -> list[dict[
     for relation in track(range(links.num_relations), "Predicting", links.num_relations):
         heads, tails = links.pools[0][relation], links.pools[1][relation]
         triples = torch.cartesian_prod(heads, torch.tensor([relation]), tails)
-        different = triples[:, 0] < triples[:, 2] if links.undirected[relation] else triples[:, 0] != triples[:, 2]
+        different = (
+            triples[:, 0] < triples[:, 2] if links.undirected[relation] else triples[:, 0] != triples[:, 2]
+        )
         triples = triples[different]
         triples = triples[~contains(keys, links.keys(triples))]
         scores = score_triples(module, triples, data.evidence)
@@ -219,11 +227,15 @@ def page(rows: Sequence[dict[str, Any]], run: str) -> str:
     lines = []
     for i, row in enumerate(rows, start=1):
         names = [_searchable(str(row[key])) for key in ("head", "tail", "title")]
-        query = html.escape("https://pubmed.ncbi.nlm.nih.gov/?term=" + "+AND+".join(n.replace(" ", "+") for n in names))
+        query = html.escape(
+            "https://pubmed.ncbi.nlm.nih.gov/?term=" + "+AND+".join(n.replace(" ", "+") for n in names)
+        )
         cells = [i, *(row[key] for key in ("head", "title", "tail", "score", "probability"))]
         shown = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells)
         lines.append(f'<tr>{shown}<td><a href="{query}">PubMed</a></td></tr>')
-    header = "".join(f"<th>{name}</th>" for name in ("", "head", "relation", "tail", "score", "probability", "check"))
+    header = "".join(
+        f"<th>{name}</th>" for name in ("", "head", "relation", "tail", "score", "probability", "check")
+    )
     return (
         "<!doctype html><meta charset='utf-8'><title>Predicted links</title>"
         "<style>body{font:14px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:left}</style>"
@@ -253,7 +265,10 @@ def _print(result: dict[str, Any]) -> None:
         print_table(
             f"The ten {which} relations by AUPRC",
             ("relation", "links", *TITLES.values()),
-            [(row["title"], str(row["links"]), *(f"{row[name]:.3f}" for name in METRICS)) for row in result[which]],
+            [
+                (row["title"], str(row["links"]), *(f"{row[name]:.3f}" for name in METRICS))
+                for row in result[which]
+            ],
         )
     if "ranking" in result:
         print("filtered ranking: " + ", ".join(f"{k} {v:.3f}" for k, v in result["ranking"].items()))

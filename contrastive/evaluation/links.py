@@ -40,7 +40,9 @@ def by_relation(
         precision = (hits / place)[last]
         auprc = np.bincount(relation, weights=truth * precision, minlength=num_relations) / links
         rank = (place[last] + place[_first_of_ties(relation, score)]) / 2  # from the best, ties averaged
-        rank_sum = np.bincount(relation, weights=truth * (counts[relation] + 1 - rank), minlength=num_relations)
+        rank_sum = np.bincount(
+            relation, weights=truth * (counts[relation] + 1 - rank), minlength=num_relations
+        )
         auroc = (rank_sum - links * (links + 1) / 2) / (links * others)
         within = truth & (place <= k)
         best = np.bincount(relation, weights=within, minlength=num_relations)
