@@ -20,15 +20,15 @@ _MIX_2 = -7723592293110705685
 
 def _shift(x: Tensor, bits: int) -> Tensor:
     """Shift right logically: int64's own shift copies the sign bit."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def hash64(x: Tensor) -> Tensor:
     """Mix int64 values so that every output bit depends on every input bit (splitmix64)."""
     x = x + _GOLDEN
-    x = (x ^ _shift(x, 30)) * _MIX_1
-    x = (x ^ _shift(x, 27)) * _MIX_2
-    return x ^ _shift(x, 31)
+    x.bitwise_xor_(_shift(x, 30)).mul_(_MIX_1)
+    x.bitwise_xor_(_shift(x, 27)).mul_(_MIX_2)
+    return x.bitwise_xor_(_shift(x, 31))
 
 
 @lru_cache(maxsize=64)

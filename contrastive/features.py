@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from augmentations.colour import Normalize
-from contrastive.errors import ContrastiveError
+from contrastive.building import build_module
+from contrastive.errors import ContrastiveError, reading
 from contrastive.report import track
 
 HUB = "hf://"
@@ -73,6 +73,11 @@ def load_encoder(path: str | Path, *, encoder: nn.Module | None = None) -> Froze
 
         path = download(str(path))
     path = Path(path).expanduser()
+    with reading(path):
+        return _open(path, encoder)
+
+
+def _open(path: Path, encoder: nn.Module | None) -> FrozenEncoder:
     config: dict[str, Any] | None
     if (path / EXPORT_CONFIG).exists():
         config, weights = _read_export(path)
@@ -163,17 +168,6 @@ def in_channels(encoder: FrozenEncoder) -> int:
     convolutions = (layer for layer in encoder.encoder.modules() if isinstance(layer, nn.Conv2d))
     first = next(convolutions, None)
     return first.in_channels if first else encoder.data.get("channels") or 3
-
-
-def build_module(spec: dict[str, Any]) -> nn.Module:
-    """Build a module from its ``class_path`` and ``init_args``."""
-    # The type restricts what a stranger's file can name to modules that are installed here.
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--module", type=nn.Module)
-    try:
-        return parser.instantiate_classes(parser.parse_object({"module": spec})).module
-    except Exception as error:
-        raise ContrastiveError(f"cannot build {spec.get('class_path')}: {error}") from error
 
 
 def checkpoint_of(path: Path) -> Path:
@@ -280,10 +274,14 @@ def fill(encoder: nn.Module, weights: dict[str, Tensor], source: str) -> None:
 
 def run_config(path: Path) -> dict[str, Any]:
     """The configuration of the run in a folder."""
-    try:
-        return yaml.safe_load((path / CONFIG).read_text())
-    except OSError as error:
-        raise ContrastiveError(f"{path} is not a run folder: it has no {CONFIG}") from error
+    file = path / CONFIG
+    if not file.is_file():
+        raise ContrastiveError(f"{path} is not a run folder: it has no {CONFIG}")
+    with reading(file):
+        config = yaml.safe_load(file.read_text())
+        if not isinstance(config, dict):
+            raise ContrastiveError(f"{file} is no configuration")
+        return config
 
 
 def accelerator() -> str:

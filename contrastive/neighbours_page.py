@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from contrastive.data.molecules import import_rdkit
+from contrastive.data.rdkit_cache import import_rdkit
 
 SIDE = 160  # pixels of a picture
 

@@ -2,7 +2,8 @@
 
 Every contrastive loss here needs, for each row i of a batch, log Σ_j e^{x_ij} over its negatives j, with
 x_ij = scale · q_i·k_j. Hard negatives (arXiv:2010.04592) need log Σ_j e^{(1+β)x_ij} and log Σ_j e^{βx_ij}.
-The forward pass keeps these numbers alone, so memory grows as N; the backward pass makes each tile again.
+The forward pass keeps these numbers and the first tiles, up to a constant, so memory grows as N; the backward
+pass makes the other tiles again.
 
 A tile serves twice: its rows' sums belong to q and its columns' sums to k. Where q and k are the same rows
 the matrix is symmetric, and the tiles above the diagonal do for those below it.
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 TILE = 512  # rows and columns of a tile: 1 MiB in float32, which stays in a core's cache
+KEPT_BYTES = 2**25  # of exponentials from the forward pass: all of them up to some 4,000 float32 rows
 # e^{±50}, summed over 10^9 entries and divided by as many, stays among float32's normal numbers: no maximum
 # need be subtracted. q and k have unit length, so |x| ≤ scale tells beforehand whether a call stays below it.
 LARGEST_EXPONENT = 50.0
@@ -120,8 +122,8 @@ def tile_logsumexp(
 ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
     """Log-sum-exps of the rows of scale · q kᵀ and, with ``both``, of its columns; autograd sees none of it.
 
-    ``k is q`` marks the symmetric case, whose rows are its columns. The third result are the exponentials
-    where one tile held all of them, for `tile_gradient`; it is empty where there were more.
+    ``k is q`` marks the symmetric case, whose rows are its columns. The third result are the exponentials of
+    the first tiles, as many as KEPT_BYTES hold, for `tile_gradient`.
     """
     if (1 + beta) * scale <= LARGEST_EXPONENT:
         return _plain_logsumexp(q, k, scale, beta, excluded, both=both)
@@ -145,25 +147,28 @@ def tile_gradient(
 ) -> tuple[Tensor, Tensor | None]:
     """Gradient by ``q`` and, with ``need_dk``, by ``k`` of the log-sum-exps of rows and columns.
 
-    With ``k is q`` the first result is the whole gradient. ``powers`` are the forward pass's exponentials,
-    where it kept them: small batches need no second product.
+    With ``k is q`` the first result is the whole gradient. ``powers`` are the exponentials that the forward
+    pass kept: their tiles need no second product.
     """
     symmetric = k is q
     plain = (1 + beta) * scale <= LARGEST_EXPONENT
     row_weights = rows.weights(beta) if plain else None
     column_weights = row_weights if columns is rows else columns.weights(beta) if plain and columns else None
-    if powers:
-        assert row_weights is not None
-        across = None if column_weights is None else column_weights[:, None]
-        g = _weigh(powers, row_weights[:, :, None], across)
-        return (g @ k) * scale, (g.T @ q) * scale if need_dk and not symmetric else None
     dq = torch.zeros_like(q)
     dk = dq if symmetric else torch.zeros_like(k) if need_dk else None
-    for i, j, x, spare in _similarity_tiles(q, k, scale, excluded, triangle=symmetric):
+    kept = zip(*[iter(powers)] * len(_exponents(beta)))
+    buffers = q.new_empty(4, min(TILE, len(q)) * min(TILE, len(k)))
+    for i, j in _tiles(len(q), len(k), triangle=symmetric):
+        x, *spare = _shaped(buffers, i, j)
         if row_weights is not None:
+            tile = next(kept, None)
+            if tile is None:
+                _similarities(q, k, scale, excluded, i, j, out=x)
+                tile = _exponentials(x, spare[0], beta)
             across = None if column_weights is None else column_weights[:, None, j]
-            g = _weigh(_exponentials(x, spare[0], beta), row_weights[:, i, None], across, spare[1])
+            g = _weigh(tile, row_weights[:, i, None], across, spare[1], spare[2])
         else:
+            _similarities(q, k, scale, excluded, i, j, out=x)
             g = _weigh_shifted(x, spare[0], beta, rows.at(i), columns.at(j) if columns else None)
         dq[i].addmm_(g, k[j], alpha=scale)
         if dk is not None and not (symmetric and i == j):
@@ -171,21 +176,31 @@ def tile_gradient(
     return dq, None if symmetric else dk
 
 
-def _similarity_tiles(
-    q: Tensor, k: Tensor, scale: float, excluded: Offsets, *, triangle: bool
-) -> Iterator[tuple[slice, slice, Tensor, list[Tensor]]]:
-    """Yield rows, columns, similarities (−∞ where excluded) and two spare tiles; the next overwrites them."""
-    buffers = q.new_empty(3, min(TILE, len(q)) * min(TILE, len(k)))
-    for top in range(0, len(q), TILE):
-        scaled = q[top : top + TILE] * scale
-        for left in range(top if triangle else 0, len(k), TILE):
-            block = k[left : left + TILE]
-            x, *spare = buffers[:, : len(scaled) * len(block)].unflatten(1, (len(scaled), len(block)))
-            torch.mm(scaled, block.T, out=x)
-            for offset in excluded:
-                if -len(scaled) < offset + top - left < len(block):
-                    x.diagonal(offset + top - left).fill_(-torch.inf)
-            yield slice(top, top + len(scaled)), slice(left, left + len(block)), x, spare
+def _tiles(num_rows: int, num_columns: int, *, triangle: bool) -> Iterator[tuple[slice, slice]]:
+    """The rows and columns of each tile; with ``triangle`` of those on and above the diagonal."""
+    for top in range(0, num_rows, TILE):
+        for left in range(top if triangle else 0, num_columns, TILE):
+            yield (
+                slice(top, min(top + TILE, num_rows)),
+                slice(left, min(left + TILE, num_columns)),
+            )
+
+
+def _shaped(buffers: Tensor, i: slice, j: slice) -> tuple[Tensor, ...]:
+    """The buffers, ``(B, numbers of the largest tile)``, as tiles of this shape."""
+    shape = (i.stop - i.start, j.stop - j.start)
+    return buffers[:, : shape[0] * shape[1]].unflatten(1, shape).unbind()
+
+
+def _similarities(
+    q: Tensor, k: Tensor, scale: float, excluded: Offsets, i: slice, j: slice, *, out: Tensor
+) -> None:
+    """Write scale · q kᵀ of a tile, −∞ where excluded, to ``out``."""
+    out.addmm_(q[i], k[j].T, beta=0, alpha=scale)
+    for offset in excluded:
+        diagonal = offset + i.start - j.start
+        if -out.shape[0] < diagonal < out.shape[1]:
+            out.diagonal(diagonal).fill_(-torch.inf)
 
 
 def _exponentials(x: Tensor, spare: Tensor, beta: float) -> tuple[Tensor, ...]:
@@ -205,15 +220,24 @@ def _plain_logsumexp(
     symmetric = k is q
     row_sums = q.new_zeros(len(_exponents(beta)), len(q))
     column_sums = row_sums if symmetric else q.new_zeros(len(row_sums), len(k)) if both else None
-    for i, j, x, spare in _similarity_tiles(q, k, scale, excluded, triangle=symmetric):
-        powers = _exponentials(x, spare[0], beta)
+    kept: list[Tensor] = []
+    room = KEPT_BYTES
+    buffers = q.new_empty(2, min(TILE, len(q)) * min(TILE, len(k)))
+    for i, j in _tiles(len(q), len(k), triangle=symmetric):
+        x, spare = _shaped(buffers, i, j)
+        room -= len(row_sums) * x.nbytes
+        if room >= 0:
+            x = torch.empty_like(x)
+            spare = torch.empty_like(x) if beta else spare
+        _similarities(q, k, scale, excluded, i, j, out=x)
+        powers = _exponentials(x, spare, beta)
+        kept += powers if room >= 0 else ()
         for e, power in enumerate(powers):
             row_sums[e, i] += power.sum(1)
             if column_sums is not None and not (symmetric and i == j):
                 column_sums[e, j] += power.sum(0)
     rows = row_sums.log()
-    kept = powers if len(q) <= TILE and len(k) <= TILE else ()
-    return rows, rows if symmetric else None if column_sums is None else column_sums.log(), kept
+    return rows, rows if symmetric else None if column_sums is None else column_sums.log(), tuple(kept)
 
 
 def _running_logsumexp(q: Tensor, k: Tensor, scale: float, beta: float, excluded: Offsets) -> Tensor:
@@ -222,32 +246,30 @@ def _running_logsumexp(q: Tensor, k: Tensor, scale: float, beta: float, excluded
     sums = q.new_zeros(len(exponents), len(q))
     # no similarity is smaller than −scale; starting at −∞ would give NaN where a tile's row is all excluded
     largest = q.new_full((len(q),), -scale)
-    for i, _, x, spare in _similarity_tiles(q, k, scale, excluded, triangle=False):
+    buffers = q.new_empty(2, min(TILE, len(q)) * min(TILE, len(k)))
+    for i, j in _tiles(len(q), len(k), triangle=False):
+        x, spare = _shaped(buffers, i, j)
+        _similarities(q, k, scale, excluded, i, j, out=x)
         new = torch.maximum(largest[i], x.amax(1))
         x -= new[:, None]
         for e, exponent in enumerate(exponents):
             sums[e, i] *= (exponent * (largest[i] - new)).exp()
-            sums[e, i] += torch.mul(x, exponent, out=spare[0]).exp_().sum(1)
+            sums[e, i] += torch.mul(x, exponent, out=spare).exp_().sum(1)
         largest[i] = new
     return sums.log() + torch.tensor(exponents).to(q)[:, None] * largest
 
 
 def _weigh(
-    powers: Sequence[Tensor], rows: Tensor, columns: Tensor | None, spare: Tensor | None = None
+    powers: Sequence[Tensor], rows: Tensor, columns: Tensor | None, out: Tensor, spare: Tensor
 ) -> Tensor:
-    """G_ij = Σ_e e^{α_e x_ij} (r_ei + c_ej) with r ``(E, M, 1)`` and c ``(E, 1, N)``.
-
-    With a ``spare`` tile it overwrites that and the powers; without one they are left as they are.
-    """
-    total = None
+    """G_ij = Σ_e e^{α_e x_ij} (r_ei + c_ej) with r ``(E, M, 1)`` and c ``(E, 1, N)``; in ``out``."""
     for e, power in enumerate(powers):
-        weight = rows[e] if columns is None else torch.add(rows[e], columns[e], out=spare)
-        if total is None:
-            total = torch.mul(power, weight, out=None if spare is None else power)
+        weight = rows[e] if columns is None else torch.add(rows[e], columns[e], out=spare if e else out)
+        if e == 0:
+            torch.mul(power, weight, out=out)
         else:
-            total.addcmul_(power, weight)
-    assert total is not None
-    return total
+            out.addcmul_(power, weight)
+    return out
 
 
 def _weigh_shifted(

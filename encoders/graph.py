@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, cast
 
@@ -14,7 +15,7 @@ from encoders.graph_convolutions import GAT, GCN, PNA, GATv2
 from encoders.graph_layers import GIN, GINE, FeatureEncoder, GraphLayer, GraphSAGE
 from encoders.message_passing import exporting
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
-from encoders.readout import ReadoutName, VirtualNode, make_readout
+from encoders.readout import Readout, ReadoutName, VirtualNode, make_readout
 from encoders.relational import RGCN
 from encoders.sharing import batch_norm, colour
 
@@ -32,7 +33,8 @@ _LAYERS: dict[str, type[nn.Module]] = {
     "pna": PNA,
     "custom": GraphLayer,
 }
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "prelu": nn.PReLU, "elu": nn.ELU}
+# no layer and no norm needs its output for the gradient, so ReLU may overwrite it
+_ACTIVATIONS = {"relu": partial(nn.ReLU, inplace=True), "prelu": nn.PReLU, "elu": nn.ELU}
 
 
 class GraphEncoder(nn.Module):
@@ -96,7 +98,7 @@ class GraphEncoder(nn.Module):
             bonds = edge_features == "bonds"
             arguments["edge_features"] = list(BOND_FEATURES.values()) if bonds else edge_features
         widths = [width] + [num_hidden] * num_layers
-        make = _LAYERS[layer]
+        make: Callable[..., nn.Module] = _LAYERS[layer]
         self.layers = nn.ModuleList(make(i, o, **arguments) for i, o in pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm1d(num_hidden) if norm else nn.Identity() for _ in self.layers)
         self.activations = nn.ModuleList(_ACTIVATIONS[activation]() for _ in self.layers)
@@ -123,24 +125,32 @@ class GraphEncoder(nn.Module):
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Features of the graphs, ``(num_graphs, num_features)``."""
-        return self.nodes_and_graphs(batch)[1]
+        outputs, virtual = self._encode(batch)
+        if virtual is not None:
+            return virtual
+        if self.jumping_knowledge == "concat" and isinstance(self.readout, Readout):
+            # which works column by column: layers side by side need not be written for all nodes
+            return torch.cat([self.readout(batch, h) for h in outputs], dim=1)
+        return self.readout(batch, self._jump(outputs))
 
     def nodes(self, batch: GraphBatch) -> Tensor:
         """Features of the nodes, ``(num_nodes, num_node_features)``."""
-        return self._encode(batch)[0]
+        return self._jump(self._encode(batch)[0])
 
     def nodes_and_graphs(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
         """Both from one pass, for losses between nodes and graphs."""
-        nodes, virtual = self._encode(batch)
+        outputs, virtual = self._encode(batch)
+        nodes = self._jump(outputs)
         return nodes, self.readout(batch, nodes) if virtual is None else virtual
 
-    def _encode(self, batch: GraphBatch) -> tuple[Tensor, Tensor | None]:
+    def _encode(self, batch: GraphBatch) -> tuple[list[Tensor], Tensor | None]:
+        """The nodes after every layer, and the virtual nodes where there are any."""
         if self.share_equal_nodes and not exporting():  # how many are equal, a program cannot foresee
             return self._encode_shared(batch), None
         h = batch.x if self.embed is None else self.embed(batch.x)
         virtual = cast("list[VirtualNode]", self.virtual)  # a ModuleList forgets what it holds
         g = self.virtual_start.expand(batch.num_graphs, -1) if virtual else None
-        outputs = []
+        outputs: list[Tensor] = []
         for i, layer in enumerate(self.layers):
             if g is not None:
                 h = virtual[i].spread(batch, g, h)
@@ -149,9 +159,9 @@ class GraphEncoder(nn.Module):
             if g is not None:
                 g = virtual[i].collect(batch, g, h)
             outputs.append(h)
-        return self._jump(outputs), g
+        return outputs, g
 
-    def _encode_shared(self, batch: GraphBatch) -> Tensor:
+    def _encode_shared(self, batch: GraphBatch) -> list[Tensor]:
         first, *levels = colour(batch, len(self.layers))
         h = cast("FeatureEncoder", self.embed)(batch.x[first.nodes])
         outputs = []
@@ -162,7 +172,7 @@ class GraphEncoder(nn.Module):
             )
             h = out + target if self.residual and out.shape == target.shape else out
             outputs.append(level.expand(h) if i == len(levels) - 1 or self.jumping_knowledge != "last" else h)
-        return self._jump(outputs)
+        return outputs
 
     def _jump(self, outputs: Sequence[Tensor]) -> Tensor:
         if self.jumping_knowledge == "last":

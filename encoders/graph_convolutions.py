@@ -34,19 +34,27 @@ class GCN(nn.Module):
 
     def forward(self, adjacency: Adjacency, x: Tensor | SparseFeatures) -> Tensor:
         """One convolution over a square adjacency."""
+        edges, weight = _normalised(adjacency, self.bias.dtype)
         # the narrower of h and W h is aggregated; sparse features never are
-        widens = self.linear.out_features > self.linear.in_features
-        h = x if widens and isinstance(x, Tensor) else linear(x, self.linear.weight)
-        out_scale, in_scale = (d.rsqrt().to(h.dtype).unsqueeze(1) for d in _degrees(adjacency))
-        scaled = h * out_scale
-        h = (aggregate(adjacency, scaled, "sum", adjacency.weight) + scaled) * in_scale
-        return (self.linear(h) if widens and isinstance(x, Tensor) else h) + self.bias
+        if isinstance(x, Tensor) and self.linear.out_features > self.linear.in_features:
+            return linear(aggregate(edges, x, "sum", weight), self.linear.weight, self.bias)
+        return aggregate(edges, linear(x, self.linear.weight), "sum", weight) + self.bias
+
+
+def _normalised(adjacency: Adjacency, dtype: torch.dtype) -> tuple[Adjacency, Tensor]:
+    """The edges with self-loops, and w_uv / √(d_u d_v) of each: one product in place of three."""
+    edges, order = adjacency.with_loops
+    out_scale, in_scale = (d.to(dtype).rsqrt() for d in _degrees(adjacency))
+    weight = out_scale[edges.src] * in_scale[edges.dst]
+    if adjacency.weight is None:
+        return edges, weight
+    return edges, weight * torch.cat([adjacency.weight, torch.ones_like(out_scale)])[order]
 
 
 def _degrees(adjacency: Adjacency) -> tuple[Tensor, Tensor]:
     """1 + the weight out of every source, 1 + the weight into every destination."""
     if adjacency.weight is None:
-        return adjacency.by_src[0].diff() + 1, adjacency.degree + 1
+        return adjacency.out_degree + 1, adjacency.degree + 1
     ones = adjacency.weight.new_ones(adjacency.num_src)
     into = adjacency.weight.new_ones(adjacency.num_dst).index_add(0, adjacency.dst, adjacency.weight)
     return ones.index_add(0, adjacency.src, adjacency.weight), into

@@ -79,7 +79,7 @@ class FeatureEncoder(nn.Module):
 
 def mlp(num_in: int, num_hidden: int, num_out: int) -> nn.Sequential:
     """W₂ relu(W₁ x + b₁) + b₂."""
-    return nn.Sequential(nn.Linear(num_in, num_hidden), nn.ReLU(), nn.Linear(num_hidden, num_out))
+    return nn.Sequential(nn.Linear(num_in, num_hidden), nn.ReLU(inplace=True), nn.Linear(num_hidden, num_out))
 
 
 class Aggregate(nn.Module):
@@ -244,7 +244,7 @@ class GraphLayer(nn.Module):
         if self.combine == "linear":
             return self.self_linear(target) + self.neighbour_linear(messages)
         if self.combine == "mlp":
-            return self.mlp((1 + self.eps) * target + self.project(messages))
+            return self.mlp(torch.addcmul(self.project(messages), target, 1 + self.eps))
         return self.gru(messages, self.state(target))
 
 

@@ -20,13 +20,15 @@ from contrastive.evaluation.statistics import mean_interval
 from contrastive.report import percent, print_table, write_json
 
 
-def run_seed(config: str, folder: Path, seed: int, repeats: int | None, options: list[str]) -> list[dict]:
+def run_seed(
+    config: str, folder: Path, seed: int, repeats: int | None, raw: bool, options: list[str]
+) -> list[dict]:
     """The rows of one seed's probe, run where they are not there yet."""
     result = folder / "results" / "probe.json"
     if not result.exists():
         quiet = ["--wandb", "off", "--trainer.enable_progress_bar", "false"]
         pretrain_or_resume(["--config", config, *quiet, *options], folder, seed)
-        probe([str(folder)], repeats=repeats, seed=seed)
+        probe([str(folder)], repeats=repeats, raw=raw, seed=seed)
     return json.loads(result.read_text())["rows"]
 
 
@@ -39,12 +41,20 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="of the folder that holds the seeds' runs")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--repeats", type=int, help="splits of nodes, or deals of graphs into folds, a seed")
+    parser.add_argument("--no_raw", action="store_true", help="leave out the raw features, which may be wide")
     parser.add_argument("--out", type=Path, default=Path("runs/graphs"))
     parser.add_argument("options", nargs="*", help="of contrastive pretrain, after --")
     arguments = parser.parse_args()
     folder = arguments.out / arguments.name
     runs = [
-        run_seed(arguments.config, folder / f"seed_{seed}", seed, arguments.repeats, arguments.options)
+        run_seed(
+            arguments.config,
+            folder / f"seed_{seed}",
+            seed,
+            arguments.repeats,
+            not arguments.no_raw,
+            arguments.options,
+        )
         for seed in range(arguments.seeds)
     ]
     rows = []

@@ -197,27 +197,38 @@ def summarise(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+# title: what is compared with what, by which number
+COMPARISONS = {
+    "frozen": ("frozen", "untrained", "test"),
+    "fine-tuned, best validation epoch": ("finetuned", "scratch", "test"),
+    "fine-tuned, last epoch": ("finetuned", "scratch", "test_last"),
+}
+
+
 def differences(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """By how many points fine-tuning gains from pretraining, averaged over the sets, paired by seed.
+    """By how many points pretraining is ahead, averaged over the sets, paired by seed.
+
+    The frozen pretrained encoder has no seed and is compared with the untrained encoder of each.
 
     Returns:
-        For ``test`` (the best validation epoch) and ``test_last``: the mean and its 95 % interval over seeds.
+        For each of the `COMPARISONS` the mean and its 95 % interval over seeds.
     """
     found = {}
-    for key in ("test", "test_last"):
+    for title, (with_it, without, key) in COMPARISONS.items():
         gains = [
             [
-                100 * (_cell(result, "finetuned", seed)[key] - _cell(result, "scratch", seed)[key])
+                100 * (_cell(result, with_it, seed)[key] - _cell(result, without, seed)[key])
                 for seed in range(result["num_seeds"])
             ]
             for result in results.values()
         ]
         mean, interval = mean_interval(np.mean(gains, axis=0).tolist())
-        found[key] = {"mean": mean, "ci95": list(interval)}
+        found[title] = {"mean": mean, "ci95": list(interval)}
     return found
 
 
 def _cell(result: dict[str, Any], kind: str, seed: int) -> dict[str, Any]:
+    seed = 0 if kind == "frozen" else seed
     return next(cell for cell in result["cells"] if (cell["kind"], cell["seed"]) == (kind, seed))
 
 
@@ -233,12 +244,11 @@ def markdown(results: dict[str, dict[str, Any]], settings: dict[str, Any]) -> st
         cells = [f"{100 * row[key]:.1f} {_interval(row[f'{key}_ci95'])}" for row in rows]
         lines.append(f"| {title} | {' | '.join(cells)} | {100 * np.mean([row[key] for row in rows]):.1f} |")
     lines.append("")
-    for key, what in (("test", "best validation epoch"), ("test_last", "last epoch")):
-        gain = differences(results)[key]
+    for title, gain in differences(results).items():
         low, high = gain["ci95"]
         lines.append(
-            f"Pretraining gains {gain['mean']:+.1f} points [{low:+.1f}, {high:+.1f}] at the {what}, "
-            "fine-tuned, mean over the sets, paired by seed."
+            f"Pretraining gains {gain['mean']:+.1f} points [{low:+.1f}, {high:+.1f}], {title}, mean over the "
+            "sets, paired by seed."
         )
     lines.append(f"\nFine-tuning: {', '.join(f'{key} {value}' for key, value in settings.items())}.\n")
     return "\n".join(lines)

@@ -64,7 +64,13 @@ def test_the_table_is_written_and_continued(run, tmp_path):
         for kind in ("scratch", "finetuned")
     }
     expected = 100 * (np.mean(tests["finetuned"]) - np.mean(tests["scratch"]))
-    assert summary["difference"]["test_last"]["mean"] == pytest.approx(expected)
+    assert summary["difference"]["fine-tuned, last epoch"]["mean"] == pytest.approx(expected)
+    of_kind = {
+        kind: [cell["test"] for of in cells.values() for cell in of if cell["kind"] == kind]
+        for kind in ("untrained", "frozen")
+    }
+    expected = 100 * (np.mean(of_kind["frozen"]) - np.mean(of_kind["untrained"]))
+    assert summary["difference"]["frozen"]["mean"] == pytest.approx(expected)
     table = (folder / "summary.md").read_text()
     assert "| no pretraining, fine-tuned, last epoch |" in table and "paired by seed" in table
     written = (folder / "bbbp.json").stat().st_mtime_ns

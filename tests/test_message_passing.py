@@ -104,22 +104,48 @@ def test_no_edges_and_no_nodes(kernels, reduce, sizes):
     assert torch.equal(out, torch.zeros(sizes[1], 4)) and torch.equal(x.grad, torch.zeros_like(x))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("reduce", ["sum", "mean", "max", "min"])
-def test_dgl_and_torch_agree(monkeypatch, reduce):
+def test_the_numbers_are_dgls(kernels, reduce, dtype):
     dgl = pytest.importorskip("dgl")
     adjacency = make(50, 50, 400)
-    x = torch.randn(50, 16, requires_grad=True)
-    upstream = torch.randn(50, 16)
+    graph = dgl.graph((adjacency.src, adjacency.dst), num_nodes=50)
+    x = torch.randn(50, 16, dtype=dtype, requires_grad=True)
+    ours = aggregate(adjacency, x, reduce)
+    theirs = getattr(dgl.ops, f"copy_u_{reduce}")(graph, x)
+    theirs = theirs.masked_fill(theirs.isinf(), 0)
+    upstream = torch.randn(50, 16, dtype=dtype)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    gradients = [torch.autograd.grad(out, x, upstream)[0] for out in (ours, theirs)]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [None, 2])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_float32_has_a_kernel_of_its_own(weighted, heads):
+    adjacency = make(50, 40, 400)
+    x, weight = (
+        torch.randn(50, *([heads] if heads else []), 16),
+        torch.randn(400, *([heads] if heads else [])),
+    )
     results = []
-    for module in (dgl, None):
-        monkeypatch.setattr(mp, "load_dgl", lambda module=module: module)
-        out = aggregate(adjacency, x, reduce)
-        results.append((out.detach(), *torch.autograd.grad(out, x, upstream)))
-    oracle = getattr(dgl.ops, f"copy_u_{reduce}")(dgl.graph((adjacency.src, adjacency.dst), num_nodes=50), x)
-    oracle = oracle.masked_fill(oracle.isinf(), 0)
-    for out, grad in results:
-        torch.testing.assert_close(out, oracle.detach(), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(grad, results[0][1], atol=1e-5, rtol=1e-5)
+    for dtype in (torch.float32, torch.float64):
+        inputs = [x.to(dtype).requires_grad_()]
+        if weighted:
+            inputs.append(weight.to(dtype).requires_grad_())
+        out = aggregate(adjacency, inputs[0], "sum", *inputs[1:])
+        gradients = torch.autograd.grad(out.sin().sum(), inputs)
+        results.append([tensor.double() for tensor in (out, *gradients)])
+    for ours, truth in zip(*results):
+        torch.testing.assert_close(ours, truth, atol=1e-5, rtol=1e-5)
+
+
+def test_edges_by_source():
+    adjacency = make(50, 40, 400)
+    indptr, order, dst = adjacency.by_src
+    assert torch.equal(order, adjacency.src.argsort(stable=True))
+    assert torch.equal(dst, adjacency.dst[order])
+    assert torch.equal(indptr.diff(), adjacency.src.bincount(minlength=50))
 
 
 def test_a_tie_has_one_winner(kernels):

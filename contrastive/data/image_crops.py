@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
 from augmentations.geometry import RandomResizedCrop, draw_crop_boxes
 from augmentations.random import SampleRandom
 from contrastive.data import Batch
+from contrastive.data.epochs import EpochOrder
 from contrastive.data.image_dataset import ImageDataset
 from contrastive.errors import ContrastiveError
 
@@ -105,7 +106,7 @@ class CroppedViews(Dataset):
         return Batch(crops, None if labels is None else labels[index], index)
 
 
-class EpochSampler(DistributedSampler):
+class EpochSampler(EpochOrder):
     """An epoch's order with the epoch in its numbers, ``epoch · N + i``, by which workers hear of it."""
 
     def __iter__(self) -> Iterator[int]:

@@ -16,20 +16,26 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
 from contrastive.data import Batch
+from contrastive.data.image_decode import decode
 from contrastive.errors import ContrastiveError
 from contrastive.report import track
 
 log = logging.getLogger("contrastive")
 
+_MAX_ASPECT = 64  # of a longer strip the middle alone is resized: a line of pixels would fill the memory
+
 
 class Item(NamedTuple):
-    """An image that another library's data set decodes: ``images[place]`` is a PIL image."""
+    """An image that another library's data set decodes: ``images[place]`` is a PIL image.
+
+    ``images.source``, where it has one, is what messages call the data set.
+    """
 
     images: Any
     place: int
 
     def __str__(self) -> str:
-        return f"image {self.place} of {type(self.images).__name__}"
+        return f"image {self.place} of {getattr(self.images, 'source', type(self.images).__name__)}"
 
 
 class ImageDataset(Dataset):
@@ -166,18 +172,17 @@ def read_image(item: Path | Item, image_size: int | None, channels: int) -> Tens
     """
     try:
         if isinstance(item, Item):
-            return fit(to_tensor(item.images[item.place], channels), image_size)
-        with Image.open(item) as file:
-            return fit(to_tensor(file, channels), image_size)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ContrastiveError(
-            f"{item} is not a readable image ({error}); repair or remove it, or pass skip_corrupt=true"
-        ) from error
+            return fit(decode(_picture(item), channels, item), image_size)
+        return fit(decode(item, channels, item), image_size)
+    except ContrastiveError as error:
+        raise ContrastiveError(f"{error}; repair or remove it, or pass skip_corrupt=true") from error
 
 
-def to_tensor(image: Image.Image, channels: int) -> Tensor:
-    """A PIL image as uint8 ``(channels, H, W)``, converted to grey or colour."""
-    return TF.pil_to_tensor(image.convert("RGB" if channels == 3 else "L"))
+def _picture(item: Item) -> Image.Image:
+    try:
+        return item.images[item.place]
+    except Exception as error:  # another library's decoder can fail in any way
+        raise ContrastiveError(f"{item} is not a readable image ({error})") from error
 
 
 def fit(image: Tensor, size: int | None) -> Tensor:
@@ -189,4 +194,8 @@ def fit(image: Tensor, size: int | None) -> Tensor:
     """
     if size is None or image.shape[-2:] == (size, size):
         return image
+    height, width = image.shape[-2:]
+    longest = _MAX_ASPECT * min(height, width)
+    if max(height, width) > longest:
+        image = TF.center_crop(image, [min(height, longest), min(width, longest)])
     return TF.center_crop(TF.resize(image, [size], antialias=True), [size, size])

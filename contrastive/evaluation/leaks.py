@@ -13,9 +13,10 @@ from pytorch_lightning import LightningDataModule
 
 from contrastive.data.graphs import GraphDataset
 from contrastive.data.image_dataset import ImageDataset
-from contrastive.data.molecules import MoleculeDataset, import_rdkit
+from contrastive.data.molecules import MoleculeDataset
 from contrastive.data.node_files import NodeDataset
 from contrastive.data.nodes import NodeData
+from contrastive.data.rdkit_cache import import_rdkit
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.tasks import Task
 from contrastive.features import FrozenEncoder

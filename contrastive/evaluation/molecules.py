@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from contrastive.data.molecules import import_rdkit
+from contrastive.data.rdkit_cache import import_rdkit
 
 
 def morgan_fingerprints(smiles: Sequence[str], *, radius: int = 2, num_bits: int = 2048) -> Any:

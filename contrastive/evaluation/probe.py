@@ -11,7 +11,7 @@ from typing import Any
 import sklearn
 import torch
 
-from contrastive.errors import ContrastiveError
+from contrastive.errors import ContrastiveError, reading
 from contrastive.evaluation.evaluate import (
     describe,
     evaluate_all,
@@ -40,7 +40,7 @@ def probe(
     k: int = 20,
     finetuning: Finetuning | None = None,
     untrained: bool = True,
-    raw: bool = False,
+    raw: bool | None = None,
     leaks: bool = True,
     seed: int = 0,
     batch_size: int = 512,
@@ -71,7 +71,7 @@ def probe(
         k: neighbours, of knn.
         finetuning: of finetune and scratch.
         untrained: also evaluate the same encoder before training.
-        raw: also evaluate what needs no encoder (pixels, Morgan fingerprints); graphs and nodes always do.
+        raw: also evaluate what needs no encoder (pixels, Morgan fingerprints; default: of graphs and nodes).
         leaks: count test items that pretraining has seen.
         seed: of splits, draws and training.
         batch_size: items encoded at a time.
@@ -88,7 +88,7 @@ def probe(
     encoders = open_encoders(runs)
     first = next(iter(encoders.values()))
     if recorded:
-        protocol = Protocol.from_json(recorded["protocol"])
+        protocol = recorded["protocol"]
         wanted = recorded["representations"]
     else:
         protocol = Protocol(
@@ -98,7 +98,7 @@ def probe(
     task = read_task(first, protocol, download=download, skip_corrupt=skip_corrupt)
     if not recorded:
         protocol = replace(protocol, method=method or task.default_method)
-        extra = {"untrained": untrained, "raw": (raw or task.unit in ("graphs", "nodes"))}
+        extra = {"untrained": untrained, "raw": task.unit in ("graphs", "nodes") if raw is None else raw}
         wanted = [*encoders, *(name for name, asked in extra.items() if asked)]
     evaluations = evaluate_all(encoders, wanted, task, protocol, batch_size=batch_size, cache=cache)
     rows = [evaluation.row() for evaluation in evaluations]
@@ -123,11 +123,13 @@ def probe(
 
 
 def _read_result(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text())
-        return {key: content[key] for key in ("runs", "representations", "protocol", "rows")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ContrastiveError(f"{file} is not the result of a probe ({error!r})") from error
+    with reading(file):
+        try:
+            content = json.loads(file.read_text())
+            recorded = {key: content[key] for key in ("runs", "representations", "rows")}
+            return recorded | {"protocol": Protocol.from_json(content["protocol"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ContrastiveError(f"{file} is not the result of a probe ({error!r})") from error
 
 
 def _compare_with_record(rows: Sequence[dict], recorded: Sequence[dict], file: str | None) -> None:

@@ -123,7 +123,21 @@ def read_task(
         task = _molecule_task(encoder, protocol, cache_dir)
     else:
         task = _graph_task(encoder, protocol)
+    _check_targets(task, protocol.data)
     return task.with_draws(protocol)
+
+
+def _check_targets(task: Task, source: str) -> None:
+    """Nothing can be learnt from targets that are the same for every item."""
+    columns = task.y.reshape(len(task.y), -1).T
+    distinct = [np.unique(column[~np.isnan(column)]) for column in columns.astype(float)]
+    if any(len(values) > 1 for values in distinct):
+        return
+    if task.kind == "classes":
+        raise ContrastiveError(f"{source} has one class only ({task.names[0]}); a probe needs two or more")
+    values = ", ".join(f"{value:g}" for column in distinct for value in column) or "blank"
+    names = ", ".join(task.names)
+    raise ContrastiveError(f"{names} of {source} is {values} throughout; a probe needs two values or more")
 
 
 def _image_task(encoder: FrozenEncoder, protocol: Protocol, **options: Any) -> Task:
