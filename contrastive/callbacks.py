@@ -11,13 +11,19 @@ from torch import Tensor
 
 from contrastive.data import Batch
 from contrastive.errors import ContrastiveError
+from contrastive.evaluation.classifiers import predict_knn
 from contrastive.evaluation.knn import knn_accuracy
+from contrastive.evaluation.metrics import PRIMARY, kind_of, measure
+from contrastive.evaluation.protocol import Draw
 from contrastive.evaluation.quality import alignment, dimension_std, effective_rank, rankme, uniformity
 from contrastive.features import extract_features
+from contrastive.sharding import is_sharded
 
 
 class OnlineKNN(Callback):
     """Log ``knn_accuracy``: validation samples classified by their nearest pretraining samples.
+
+    Where samples have several targets it is ``knn_roc_auc``, of values ``knn_rmse``.
 
     No test sample is read. Without labels nothing is logged.
 
@@ -25,7 +31,12 @@ class OnlineKNN(Callback):
         every_n_epochs: how often; the last epoch is always evaluated.
         k: neighbours.
         max_bank: at most so many pretraining samples, the same at every epoch.
+
+    Attributes:
+        latest: the step of the last evaluation, its metric and the value, or None.
     """
+
+    latest: tuple[int, str, float] | None = None
 
     def __init__(self, *, every_n_epochs: int = 5, k: int = 20, max_bank: int = 5000) -> None:
         self.every_n_epochs, self.k, self.max_bank = every_n_epochs, k, max_bank
@@ -44,7 +55,9 @@ class OnlineKNN(Callback):
     @torch.no_grad()
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if data.val is None or data.val.labels is None or not trainer.is_global_zero:
+        if data.val is None or data.val.labels is None:
+            return
+        if not trainer.is_global_zero and not is_sharded(pl_module):
             return
         known = _labelled(data.train)
         bank = data.train.subset(known[:: max(1, len(known) // self.max_bank)])
@@ -58,17 +71,42 @@ class OnlineKNN(Callback):
             for name, part in (("bank", bank), ("val", val))
         }
         encoder.train(was_training)
-        accuracy = knn_accuracy(h["bank"], bank.labels, h["val"], val.labels, k=self.k)
-        trainer.callback_metrics["knn_accuracy"] = torch.tensor(accuracy)
+        name, value = neighbour_metric(h["bank"], bank.labels, h["val"], val.labels, k=self.k)
+        if not trainer.is_global_zero:
+            return
+        trainer.callback_metrics[name] = torch.tensor(value)
+        self.latest = trainer.global_step, name, value
+        step = max(0, trainer.global_step - 1)  # steps count from 0: that of the last batch
         for logger in trainer.loggers:
-            logger.log_metrics(
-                {"knn_accuracy": accuracy, "epoch": trainer.current_epoch}, trainer.global_step
-            )
+            logger.log_metrics({name: value, "epoch": trainer.current_epoch}, step)
+
+
+def neighbour_metric(
+    bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, *, k: int
+) -> tuple[str, float]:
+    """How well the nearest neighbours predict: ``knn_accuracy``, ``knn_roc_auc`` or ``knn_rmse``.
+
+    Args:
+        bank: ``(M, D)`` features.
+        bank_labels: ``(M,)`` classes, or ``(M, T)`` float targets with NaN where unknown.
+        queries: ``(N, D)`` features.
+        labels: their classes or targets.
+        k: neighbours.
+    """
+    if labels.ndim == 1:
+        return "knn_accuracy", knn_accuracy(bank, bank_labels, queries, labels, k=k)
+    y = torch.cat([bank_labels, labels]).numpy()
+    kind, place = kind_of(y), np.arange(len(y))
+    draw = Draw(place[: len(bank)], place[:0], place[len(bank) :])
+    score = predict_knn(torch.cat([bank, queries]).numpy(), y, draw, kind, k=k).score
+    return f"knn_{PRIMARY[kind]}", measure(kind, labels.numpy(), score)[PRIMARY[kind]]
 
 
 def _labelled(dataset: Any) -> np.ndarray:
-    """Which samples have a known class; a label of -1 says that it is not known."""
-    return (dataset.labels >= 0).nonzero()[:, 0].numpy()
+    """Which samples have a known class, of which -1 says that it is not, or a known target."""
+    y = dataset.labels
+    known = y >= 0 if y.ndim == 1 else ~y.isnan().all(dim=1)
+    return known.nonzero()[:, 0].numpy()
 
 
 class CollapseMeter(Callback):
@@ -79,6 +117,7 @@ class CollapseMeter(Callback):
     effective rank of the features (Roy and Vetterli 2007), between 1 and ``num_features``, ``h_rankme`` the
     same by RankMe (arXiv 2210.02885). ``z_uniformity`` falls to -4 as projections spread, and
     ``z_alignment``, where there are two views, to 0 as they agree (Wang and Isola 2020, arXiv 2005.10242).
+    With several processes each measures its own samples, and the mean of them is logged.
 
     Args:
         every_n_steps: how often.
@@ -93,12 +132,15 @@ class CollapseMeter(Callback):
         """Measure the batch that was just trained on."""
         if "z" in outputs and trainer.global_step % self.every_n_steps == 0:
             h, z = outputs["h"], outputs["z"]
-            pl_module.log("z_std", dimension_std(z), prog_bar=True)
-            pl_module.log_dict(
-                {"h_rank": effective_rank(h), "h_rankme": rankme(h), "z_uniformity": uniformity(z[:4096])}
-            )
+            meters = {
+                "h_rank": effective_rank(h),
+                "h_rankme": rankme(h),
+                "z_uniformity": uniformity(z[:4096]),
+            }
             if len(z) == 2 * len(batch.index):
-                pl_module.log("z_alignment", alignment(*z.chunk(2)))
+                meters["z_alignment"] = alignment(*z.chunk(2))
+            pl_module.log("z_std", dimension_std(z), prog_bar=True, sync_dist=True)
+            pl_module.log_dict(meters, sync_dist=True)
 
 
 class NonFiniteGuard(Callback):

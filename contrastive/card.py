@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from contrastive.card_usage import usage
-from contrastive.features import CONFIG, LAST, FrozenEncoder, model_args, takes_graphs
+from contrastive.features import CONFIG, FrozenEncoder, model_args, run_folder, takes_graphs
 
 PACKAGE = "contrastive-pretraining"
 
@@ -51,7 +51,7 @@ def _run_folder(run: Path | None) -> Path | None:
     """The run folder that a path is, or is a checkpoint of; None where there is none."""
     if run is None:
         return None
-    folder = run.parent.parent if run.is_file() and run.parent.name == LAST.parent.name else run
+    folder = run_folder(run)
     return folder.resolve() if (folder / CONFIG).is_file() else None
 
 

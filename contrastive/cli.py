@@ -23,6 +23,11 @@ COMMANDS = {
     ),
     "compare": ("contrastive.evaluation.compare", "test whether one of two runs is better"),
     "inspect": ("contrastive.evaluation.inspection", "measure alignment, uniformity and rank without labels"),
+    "links": (
+        "contrastive.evaluation.link_report",
+        "evaluate predicted links, and write the best new ones",
+    ),
+    "neighbours": ("contrastive.neighbours", "show the items most similar to some, as a page of pictures"),
     "embed": ("contrastive.embed", "write the features of a data set to a file"),
     "export": ("contrastive.export", "write the encoder alone, for use elsewhere"),
 }
@@ -57,8 +62,9 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     except ContrastiveError as error:
-        print(f"contrastive {name}: error: {error}", file=sys.stderr)
-        return 1
+        status = getattr(error, "status", 0)  # of a run that a signal stopped
+        print(f"contrastive {name}: {'' if status else 'error: '}{error}", file=sys.stderr)
+        return status or 1
     except KeyboardInterrupt:
         print(f"contrastive {name}: interrupted", file=sys.stderr)
         return 130

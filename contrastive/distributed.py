@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from torch import distributed as dist
 from torch.autograd.function import once_differentiable
@@ -21,6 +22,11 @@ from contrastive.streaming import RowStatistics, tile_gradient, tile_logsumexp
 def num_processes() -> int:
     """Number of processes that share the batch; 1 where torch.distributed is not initialised."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes and prints; known before torch.distributed is."""
+    return rank_zero_only.rank == 0  # type: ignore[attr-defined]
 
 
 def other_ranks_logsumexp(z: Tensor, scale: Tensor, *, beta: float = 0.0) -> Tensor:

@@ -2,52 +2,159 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from contrastive.data.images import read_images
+from contrastive.data.image_dataset import ImageDataset
 from contrastive.data.loading import Split
+from contrastive.data.molecules import MoleculeDataset
 from contrastive.errors import ContrastiveError
-from contrastive.features import encode, load_encoder
+from contrastive.evaluation.protocol import parse_targets
+from contrastive.features import FrozenEncoder, load_encoder
+from contrastive.items import feature_batches, num_items, read_items, source_of
+from contrastive.report import write_whole
+
+_ADVICE = "give another with --out"
 
 
 def embed(
     run: str,
     *,
-    data: str,
+    data: str | None = None,
     out: str = "features.npz",
     split: Split = "train",
+    targets: str | None = None,
+    smiles_column: str | None = None,
     batch_size: int = 512,
     download: bool = False,
     skip_corrupt: bool = False,
 ) -> None:
-    """Encode a data set into an .npz file: ``h`` (N, num_features), ``y`` (N,) where labelled, ``classes``.
+    """Encode images, graphs, molecules or the nodes of a graph into a file, whole or not at all.
+
+    An .npz file has the arrays ``h`` (N, num_features), ``y`` where there are labels, ``classes``, and
+    ``item``, the path of each image file or the SMILES of each molecule. A .parquet file has ``h`` (a list a
+    row), ``item``, and a column ``y`` of classes or one a target; it is written batch by batch. An .npy file
+    has ``h`` alone, for ``numpy.load(…, mmap_mode="r")``, and is written batch by batch too: sets of files
+    that are larger than memory go through. Beside it lies ``NAME.y.npy`` where there are labels.
 
     Args:
         run: a run folder, a checkpoint or an export.
-        data: a folder, a .csv or .npz file, a torchvision data set, ``hf:NAME`` or ``digits``.
-        out: the file to write.
-        split: which split of the data.
-        batch_size: images encoded at a time.
+        data: a source of the kind that the run was trained on (default: what it was trained on).
+        out: the file to write: .npz, .parquet (pip install pyarrow) or .npy.
+        split: which split of images; other sources are encoded whole.
+        targets: columns of a table to write as labels: A,B or ["A", "B"].
+        smiles_column: of a table of molecules (default: the one named smiles).
+        batch_size: items encoded at a time.
         download: whether torchvision may download the data.
         skip_corrupt: leave out files that do not decode, and count them, instead of stopping.
     """
     file = Path(out)
+    if file.suffix not in WRITERS:
+        raise ContrastiveError(f"cannot write {file}: its name ends in none of {', '.join(WRITERS)}")
     if not file.parent.is_dir():
         raise ContrastiveError(f"cannot write {file}: there is no folder {file.parent}")
     encoder = load_encoder(run)
-    shape = {key: encoder.data.get(key) for key in ("image_size", "channels")}
-    dataset = read_images(data, split, **shape, download=download, skip_corrupt=skip_corrupt)
-    h = encode(encoder, dataset, batch_size=batch_size, progress="Encoding")
-    arrays = {"h": h.numpy(), "classes": np.array(dataset.classes)}
+    columns: dict[str, Any] = {"targets": parse_targets(targets), "smiles_column": smiles_column}
+    options: dict[str, Any] = {"download": download, "skip_corrupt": skip_corrupt}
+    dataset = read_items(encoder, source_of(encoder, data), split, **columns, **options)
+    number = num_items(dataset)
+    if not number:
+        raise ContrastiveError(f"{source_of(encoder, data)} holds nothing to encode")
+    write = WRITERS[file.suffix]
+    write_whole(file, lambda part: write(encoder, dataset, batch_size, part, file), advice=_ADVICE)
+    print(f"{number} × {encoder.num_features} features: {file}")
+
+
+def _batches(encoder: FrozenEncoder, dataset: Any, batch_size: int) -> Iterator[np.ndarray]:
+    for h in feature_batches(encoder, dataset, batch_size=batch_size, progress="Encoding"):
+        yield h.numpy()
+
+
+def _items(dataset: Any) -> list[str] | None:
+    """What each item is called: a SMILES or a path; None where items have no names."""
+    if isinstance(dataset, MoleculeDataset):
+        return dataset.smiles
+    if isinstance(dataset, ImageDataset) and dataset.paths is not None:
+        return [str(path) for path in dataset.paths]
+    return None
+
+
+def _names(dataset: Any) -> list[str]:
+    return list(getattr(dataset, "classes", []))
+
+
+def _write_npz(encoder: FrozenEncoder, dataset: Any, batch_size: int, part: Path, file: Path) -> None:
+    arrays = {"h": np.concatenate([*_batches(encoder, dataset, batch_size)])}
+    arrays["classes"] = np.array(_names(dataset))
     if dataset.labels is not None:
         arrays["y"] = dataset.labels.numpy()
-    part = file.with_name(file.name + ".part")
+    items = _items(dataset)
+    if items is not None:
+        arrays["item"] = np.array(items)
+    with part.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+
+def _write_npy(encoder: FrozenEncoder, dataset: Any, batch_size: int, part: Path, file: Path) -> None:
+    shape = (num_items(dataset), encoder.num_features)
+    h = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
+    start = 0
+    for batch in _batches(encoder, dataset, batch_size):
+        h[start : start + len(batch)] = batch
+        start += len(batch)
+    h.flush()
+    if dataset.labels is not None:  # before the features are in their place: who finds them finds both
+        labels = dataset.labels.numpy()
+        write_whole(file.with_suffix(".y.npy"), lambda beside: _save(beside, labels), advice=_ADVICE)
+
+
+def _save(file: Path, array: np.ndarray) -> None:
+    with file.open("wb") as stream:  # numpy.save would add .npy to the name
+        np.save(stream, array)
+
+
+def _write_parquet(encoder: FrozenEncoder, dataset: Any, batch_size: int, part: Path, file: Path) -> None:
     try:
-        with part.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-        part.replace(file)
-    except OSError as error:
-        raise ContrastiveError(f"cannot write {file}: {error.strerror}") from error
-    print(f"{len(h)} × {h.shape[1]} features: {file}")
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ContrastiveError(
+            ".parquet needs pyarrow: pip install 'contrastive-pretraining[parquet]'"
+        ) from error
+    items = _items(dataset)
+    texts = {} if items is None else {"item": items}
+    labels = {} if dataset.labels is None else _label_columns(dataset)
+    writer, start = None, 0
+    try:
+        for h in _batches(encoder, dataset, batch_size):
+            place = slice(start, start + len(h))
+            rows = pyarrow.array(np.ascontiguousarray(h).reshape(-1))
+            columns = {"h": pyarrow.FixedSizeListArray.from_arrays(rows, h.shape[1])}
+            for name, values in (texts | labels).items():
+                kind = pyarrow.string() if isinstance(values, list) else None
+                columns[name] = pyarrow.array(values[place], type=kind)
+            table = pyarrow.table(columns)
+            writer = writer or parquet.ParquetWriter(part, table.schema)
+            writer.write_table(table)
+            start += len(h)
+    finally:
+        if writer:
+            writer.close()
+
+
+def _label_columns(dataset: Any) -> dict[str, Any]:
+    """``y``, the name of each class where there are names, or a column of numbers a target."""
+    y, names = dataset.labels.numpy(), _names(dataset)
+    if y.ndim == 1:
+        return {"y": [names[i] if i >= 0 else None for i in y] if names else y}
+    return {names[i] if names else f"y{i}": column for i, column in enumerate(y.T)}
+
+
+WRITERS: dict[str, Callable[..., None]] = {
+    ".npz": _write_npz,
+    ".parquet": _write_parquet,
+    ".npy": _write_npy,
+}

@@ -10,7 +10,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from contrastive.card import model_card
-from contrastive.data.images import open_images
 from contrastive.errors import ContrastiveError
 from contrastive.features import (
     EXPORT_CONFIG,
@@ -21,6 +20,7 @@ from contrastive.features import (
     sha256,
     takes_graphs,
 )
+from contrastive.items import image_size_of
 from contrastive.report import whole_folder, write_whole
 
 Format = Literal["safetensors", "onnx", "torch-export"]
@@ -79,7 +79,7 @@ def write_program(
     from contrastive import programs
 
     if not takes_graphs(encoder.encoder):
-        image_size = image_size or _image_size(encoder)
+        image_size = image_size or image_size_of(encoder)
     inputs = programs.example(encoder, image_size)
     file = folder / (ONNX if format == "onnx" else PROGRAM)
     save = programs.save_onnx if format == "onnx" else programs.save_program
@@ -93,18 +93,6 @@ def _card_of(run: Path | None, file: str) -> str | None:
     if run is None or not ((run / file).is_file() and (run / CARD).is_file()):
         return None
     return (run / CARD).read_text()
-
-
-def _image_size(encoder: FrozenEncoder) -> int | None:
-    """The side of the images that a run was trained on: recorded, or else that of its data."""
-    data = encoder.data
-    if data.get("image_size") or not data.get("source"):
-        return data.get("image_size")
-    options = {key: data[key] for key in ("channels", "unlabelled") if key in data}
-    try:
-        return open_images(data["source"], "train", **options).image_size
-    except ContrastiveError:  # the data is not on this machine
-        return None
 
 
 def _write_texts(

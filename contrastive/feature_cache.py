@@ -15,54 +15,62 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from contrastive.data.image_dataset import ImageDataset, Item
+from contrastive.errors import ContrastiveError
 from contrastive.features import FrozenEncoder
-from contrastive.report import cache_home
+from contrastive.items import encode_items
+from contrastive.report import cache_home, write_whole
 
 log = logging.getLogger("contrastive")
 
 
 def cached_features(
-    encoder: FrozenEncoder, task: Any, *, batch_size: int, progress: str | None, enabled: bool = True
+    encoder: FrozenEncoder,
+    dataset: Any,
+    *,
+    batch_size: int = 512,
+    progress: str | None = None,
+    enabled: bool = True,
 ) -> np.ndarray:
-    """Features of a task's items, float32 ``(N, num_features)``, from the cache where they are there.
+    """Features of a data set's items, float32 ``(N, num_features)``, from the cache where they are there.
 
     The cache is ``features`` in ``$XDG_CACHE_HOME/contrastive`` or ``~/.cache/contrastive``; a cache that
     cannot be read or written costs a warning, no more.
 
     Args:
         encoder: to encode with.
-        task: a ``contrastive.evaluation.tasks.Task``.
+        dataset: as ``contrastive.items.read_items`` gives it.
         batch_size: items encoded at a time.
         progress: what the progress bar says.
         enabled: False computes and keeps nothing.
     """
-    if not enabled or _in_another_library(task.dataset):
-        return task.encode(encoder, batch_size=batch_size, progress=progress)
-    file = cache_home() / "features" / f"{_key(encoder, task)}.safetensors"
+    if not enabled or _in_another_library(dataset):
+        return encode_items(encoder, dataset, batch_size=batch_size, progress=progress)
+    file = cache_home() / "features" / f"{_key(encoder, dataset)}.safetensors"
     if file.exists():
         try:
             return load_file(file)["h"].numpy()
         except (SafetensorError, KeyError, OSError) as error:
             log.warning("%s cannot be read (%s); encoding anew", file, error)
-    h = task.encode(encoder, batch_size=batch_size, progress=progress)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    h = encode_items(encoder, dataset, batch_size=batch_size, progress=progress)
+    tensors = {"h": torch.from_numpy(np.ascontiguousarray(h))}
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"h": torch.from_numpy(np.ascontiguousarray(h))}, part)
-        part.replace(file)
-    except (OSError, SafetensorError) as error:
-        log.warning("features are not kept: %s cannot be written (%s)", file, error)
-    finally:
-        if part.parent.exists():
-            part.unlink(missing_ok=True)
+        write_whole(file, lambda part: save_file(tensors, part), advice="features are not kept")
+    except ContrastiveError as error:
+        log.warning("%s", error)
     return h
 
 
-def _key(encoder: FrozenEncoder, task: Any) -> str:
-    content = hashlib.sha256(f"1 {torch.__version__} {encoder.encoder} {encoder.preprocess}".encode())
+def _key(encoder: FrozenEncoder, dataset: Any) -> str:
+    content = hashlib.sha256(f"1 {torch.__version__} {fingerprint_of(encoder)}".encode())
+    _add_items(content, dataset)
+    return content.hexdigest()[:32]
+
+
+def fingerprint_of(encoder: FrozenEncoder) -> str:
+    """A hash of an encoder's weights and of what they are the weights of, in hexadecimal digits."""
+    content = hashlib.sha256(f"{encoder.encoder} {encoder.preprocess}".encode())
     for name, value in encoder.state_dict().items():
         content.update(name.encode() + _bytes(value))
-    _add_items(content, task.dataset)
     return content.hexdigest()[:32]
 
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from augmentations.colour import Normalize
-from contrastive.errors import ContrastiveError
+from contrastive.building import build_module
+from contrastive.errors import ContrastiveError, reading
 from contrastive.report import track
 
 HUB = "hf://"
@@ -73,6 +73,11 @@ def load_encoder(path: str | Path, *, encoder: nn.Module | None = None) -> Froze
 
         path = download(str(path))
     path = Path(path).expanduser()
+    with reading(path):
+        return _open(path, encoder)
+
+
+def _open(path: Path, encoder: nn.Module | None) -> FrozenEncoder:
     config: dict[str, Any] | None
     if (path / EXPORT_CONFIG).exists():
         config, weights = _read_export(path)
@@ -94,13 +99,16 @@ def _encoder_spec(config: dict[str, Any] | None, path: Path) -> dict[str, Any]:
         ) from None
 
 
-def _without_weights(spec: dict[str, Any]) -> dict[str, Any]:
-    """An encoder that starts at random: a checkpoint replaces every weight, so none needs to be fetched."""
-    start = {"weights": None, "pretrained": False}
-    return {
-        **spec,
-        "init_args": {key: start.get(key, value) for key, value in spec["init_args"].items()},
-    }
+_NOT_FETCHED: dict[str, Any] = {"weights": None, "pretrained": False}
+
+
+def _without_weights(spec: Any) -> Any:
+    """The parts of an encoder, started at random: a checkpoint replaces all weights, so none is fetched."""
+    if isinstance(spec, list):
+        return [_without_weights(part) for part in spec]
+    if not isinstance(spec, dict):
+        return spec
+    return {key: _NOT_FETCHED.get(key, _without_weights(value)) for key, value in spec.items()}
 
 
 def model_args(config: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +124,21 @@ def build_encoder(config: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
 
 def _preprocess(config: dict[str, Any] | None, encoder: nn.Module) -> nn.Module:
     spec = model_args(config).get("preprocess") if config else None
-    return build_module(spec) if spec else default_preprocess(encoder)
+    return build_plain(spec) if spec else default_preprocess(encoder)
+
+
+def build_plain(spec: dict[str, Any]) -> nn.Module:
+    """Build preprocessing or a view of a run's configuration, which may be a stranger's.
+
+    Raises:
+        ContrastiveError: it would fetch weights; nothing was fetched.
+    """
+    if _without_weights(spec) != spec:
+        raise ContrastiveError(
+            f"{spec.get('class_path')} would fetch weights, which preprocessing and views have none of: they "
+            "are kept in no run and no export. Nothing was fetched; build it without"
+        )
+    return build_module(spec)
 
 
 def default_preprocess(encoder: nn.Module) -> nn.Module:
@@ -148,17 +170,6 @@ def in_channels(encoder: FrozenEncoder) -> int:
     return first.in_channels if first else encoder.data.get("channels") or 3
 
 
-def build_module(spec: dict[str, Any]) -> nn.Module:
-    """Build a module from its ``class_path`` and ``init_args``."""
-    # The type restricts what a stranger's file can name to modules that are installed here.
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--module", type=nn.Module)
-    try:
-        return parser.instantiate_classes(parser.parse_object({"module": spec})).module
-    except Exception as error:
-        raise ContrastiveError(f"cannot build {spec.get('class_path')}: {error}") from error
-
-
 def checkpoint_of(path: Path) -> Path:
     """The checkpoint file that ``path`` stands for: itself, or the last one of a run folder."""
     if path.is_dir():
@@ -171,6 +182,13 @@ def checkpoint_of(path: Path) -> Path:
             f"there is no {path}; give a run folder, a .ckpt file, an export folder or {HUB}OWNER/NAME"
         )
     return path
+
+
+def run_folder(path: Path) -> Path:
+    """The run folder that a path is, or is a checkpoint of; of a loose checkpoint the folder it is in."""
+    if not path.is_file():
+        return path
+    return path.parent.parent if path.parent.name == LAST.parent.name else path.parent
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
@@ -256,10 +274,14 @@ def fill(encoder: nn.Module, weights: dict[str, Tensor], source: str) -> None:
 
 def run_config(path: Path) -> dict[str, Any]:
     """The configuration of the run in a folder."""
-    try:
-        return yaml.safe_load((path / CONFIG).read_text())
-    except OSError as error:
-        raise ContrastiveError(f"{path} is not a run folder: it has no {CONFIG}") from error
+    file = path / CONFIG
+    if not file.is_file():
+        raise ContrastiveError(f"{path} is not a run folder: it has no {CONFIG}")
+    with reading(file):
+        config = yaml.safe_load(file.read_text())
+        if not isinstance(config, dict):
+            raise ContrastiveError(f"{file} is no configuration")
+        return config
 
 
 def accelerator() -> str:
@@ -278,7 +300,6 @@ def encode(
     )
 
 
-@torch.inference_mode()
 def extract_features(
     encoder: nn.Module,
     preprocess: nn.Module,
@@ -303,5 +324,6 @@ def extract_features(
     loader = DataLoader(
         dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=lambda batch: batch
     )
-    h = [encoder(preprocess(batch.input.to(device))) for batch in track(loader, progress)]
-    return torch.cat(h).float().cpu()
+    with torch.inference_mode():
+        h = [encoder(preprocess(batch.input.to(device))) for batch in track(loader, progress)]
+        return torch.cat(h).float().cpu()

@@ -11,12 +11,13 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from augmentations.random import SampleRandom
+from augmentations.random import SampleRandom, hash64
 from contrastive.data import Batch, concatenate, split_batch
 from contrastive.features import default_preprocess
 from contrastive.gradient_cache import cached_backward
 from contrastive.losses import InfoNCE
 from contrastive.optimizers import decay_groups, warmup_cosine
+from contrastive.sharding import shard
 from encoders.heads import MLPHead
 
 
@@ -76,6 +77,18 @@ class ContrastiveModule(LightningModule):
             self.encoder.compile()
             self.projector.compile()
 
+    def configure_model(self) -> None:
+        """Shard the networks where the strategy shards (``ModelParallelStrategy``, FSDP2)."""
+        if self._device_mesh is not None:
+            shard(self, self._device_mesh["data_parallel"])
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Key what torch itself draws, as dropout does, by (seed, epoch, batch, process)."""
+        key = torch.tensor(self.seed)
+        for part in (self.current_epoch, batch_idx, self.global_rank):
+            key = hash64(key) ^ part
+        torch.manual_seed(int(hash64(key)))
+
     def augment(self, batch: Batch) -> list[Any]:
         """Draw two views of every sample, which follow from (seed, epoch, index, view) alone."""
         drawn = []
@@ -93,8 +106,9 @@ class ContrastiveModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the loss, and the features and projections of the views for the callbacks."""
         outputs = {"loss": self._cached_step(batch)} if self.accumulate_negatives > 1 else self.step(batch)
-        self.log("loss", outputs["loss"], prog_bar=True, batch_size=len(batch.index))
-        self.log_dict(dict(getattr(self.loss, "metrics", {})), batch_size=len(batch.index))
+        options: Any = {"batch_size": len(batch.index), "sync_dist": True}  # the mean over processes
+        self.log("loss", outputs["loss"], prog_bar=True, **options)
+        self.log_dict(dict(getattr(self.loss, "metrics", {})), **options)
         return outputs
 
     def step(self, batch: Batch) -> dict[str, Tensor]:

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import csv
 import logging
-import netrc
 import os
-import secrets
 import time
 import warnings
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import yaml
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
+from contrastive.batch_norm import SyncedOnCPU
 from contrastive.callbacks import CollapseMeter, NonFiniteGuard, OnlineKNN
+from contrastive.checkpoint_files import WholeFiles, read_checkpoint
+from contrastive.checkpoints import Checkpoints
+from contrastive.data.image_crops import refuse_second_crop
+from contrastive.distributed import is_first_process
 from contrastive.errors import ContrastiveError
+from contrastive.faults import fit
 from contrastive.features import CONFIG, LAST
-from contrastive.module import ContrastiveModule
+from contrastive.loggers import MetricsCSV, Wandb, wandb_logger
+from contrastive.resume import changed_settings, find_checkpoint, lock
 
-Wandb = Literal["auto", "online", "offline", "off"]
+_NOT_OF_THE_RUN = ("config", "run_dir", "ckpt_path", "allow_changes")
+_FOLDER = "CONTRASTIVE_RUN"  # names the folder to the processes that a run starts
 
 
 def pretrain(args: list[str]) -> Path:
@@ -32,7 +36,7 @@ def pretrain(args: list[str]) -> Path:
     cli = parse(
         PretrainCLI, args, "pretrain", "Pretrain an encoder as a configuration says, into a run folder."
     )
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.checkpoint)
+    fit(cli.trainer, cli.model, cli.datamodule, cli.checkpoint)
     if cli.trainer.is_global_zero:
         print(f"run folder: {cli.run_dir}")
     return cli.run_dir
@@ -49,7 +53,7 @@ def parse(cls: type[CLI], args: list[str], command: str, description: str) -> CL
     """
     _quieten()
     return cls(
-        ContrastiveModule,
+        LightningModule,  # a method of its own, as links are, need not be a ContrastiveModule
         LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
@@ -85,7 +89,13 @@ class PretrainCLI(LightningCLI):
             "--ckpt_path",
             type=str | None,
             default=None,
-            help="Checkpoint to resume; 'last' is the run's newest.",
+            help="Checkpoint to resume; 'last' is the run's newest, 'auto' too, where it has one.",
+        )
+        parser.add_argument(
+            "--allow_changes",
+            type=bool,
+            default=False,
+            help="Resume although settings were changed with which it is another run; they are named.",
         )
         parser.add_argument(
             "--wandb",
@@ -95,6 +105,7 @@ class PretrainCLI(LightningCLI):
         )
         parser.add_lightning_class_args(OnlineKNN, "knn")
         parser.add_lightning_class_args(CollapseMeter, "collapse")
+        parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.set_defaults({"model": {"class_path": "contrastive.module.ContrastiveModule"}})
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
@@ -102,17 +113,13 @@ class PretrainCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the folder first, so that a folder that cannot be written costs no work."""
         recipe = Path(self.config.config[0].relative).stem if self.config.get("config") else "pretrain"
-        resume = self.config.ckpt_path
-        self.run_dir = _run_dir(self.config.run_dir, recipe, resume == "last")
-        self.checkpoint = self.run_dir / LAST if resume == "last" else Path(resume) if resume else None
-        if self.checkpoint and not self.checkpoint.is_file():
-            raise ContrastiveError(f"there is no checkpoint {self.checkpoint} to resume from")
-        if not self.checkpoint and (self.run_dir / LAST).exists():
-            raise ContrastiveError(
-                f"{self.run_dir} already holds a run; resume with --ckpt_path last or give another --run_dir"
-            )
-        make_folder(self.run_dir / LAST.parent)
-        print(f"run folder: {self.run_dir}", flush=True)
+        self.run_dir = run_folder(self.config.run_dir, recipe, self.config.ckpt_path)
+        if is_first_process():
+            make_folder(self.run_dir / LAST.parent)
+            self._lock = lock(self.run_dir)
+        self.checkpoint = find_checkpoint(self.run_dir, self.config.ckpt_path)
+        if is_first_process():
+            print(f"run folder: {self.run_dir}", flush=True)
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; what their constructors refuse is the user's to mend."""
@@ -120,31 +127,50 @@ class PretrainCLI(LightningCLI):
             super().instantiate_classes()
         except (ValueError, TypeError) as error:
             raise ContrastiveError(f"the configuration cannot be built: {error}") from error
+        if getattr(self.datamodule, "crop", None) is not None:
+            refuse_second_crop(self.model)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add loggers, checkpoints and callbacks to the user's own, and write ``config.yaml``."""
-        config = {k: v for k, v in load_config(self).items() if k not in ("config", "run_dir", "ckpt_path")}
-        (self.run_dir / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+        config = {k: v for k, v in load_config(self).items() if k not in _NOT_OF_THE_RUN}
         trainer_config = self._get(self.config_init, "trainer", default={})
-        if trainer_config.get("logger") is None:
-            trainer_config["logger"] = _loggers(self.run_dir, self.config.wandb, self.checkpoint)
         trainer_config["default_root_dir"] = str(self.run_dir)
-        own: list[Callback] = [
-            ModelCheckpoint(
-                self.run_dir / LAST.parent,
-                filename="{epoch}-{step}",
-                save_last=True,
-                enable_version_counter=False,  # else a resumed run writes last-v1 and leaves last behind
-            ),
-            LearningRateMonitor(logging_interval="step"),
-            NonFiniteGuard(),
-            RecordConfig(config),
-        ]
+        theirs = trainer_config.get("logger")
+        trainer_config["logger"] = False if theirs is None else theirs
+        plugins = [WholeFiles(), *_as_list(trainer_config.get("plugins"))]
+        if trainer_config.get("sync_batchnorm") and _on_cpu(trainer_config):
+            trainer_config["sync_batchnorm"] = False  # torch's has no kernel there
+            plugins.append(SyncedOnCPU())
+        trainer_config["plugins"] = plugins
+        own: list[Callback] = [NonFiniteGuard(), RecordConfig(config)]
+        if trainer_config["logger"] is not False or theirs is None:
+            own.append(LearningRateMonitor(logging_interval="step"))
         if trainer_config.get("enable_progress_bar") is not False:
             own.append(RichProgressBar(leave=False))
-        theirs = trainer_config.get("callbacks") or []
-        trainer_config["callbacks"] = own + (theirs if isinstance(theirs, list) else [theirs])
-        return super().instantiate_trainer(**kwargs)
+        trainer_config["callbacks"] = own + _as_list(trainer_config.get("callbacks"))
+        trainer = super().instantiate_trainer(**kwargs)
+        step = self._resumed_step(config, trainer.world_size) if self.checkpoint else None
+        if is_first_process():
+            (self.run_dir / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+        if theirs is None:
+            trainer.loggers = [MetricsCSV(self.run_dir, step)]
+            if self.config.wandb != "off":
+                trainer.loggers.append(wandb_logger(self.run_dir, self.config.wandb))
+        return trainer
+
+    def _resumed_step(self, config: dict[str, Any], world_size: int) -> int:
+        """Refuse settings with which a resume would be another run; return the steps that are done."""
+        assert self.checkpoint is not None
+        saved = read_checkpoint(self.checkpoint)
+        changes = "\n  ".join(changed_settings(saved, config, world_size))
+        if changes and not self.config.allow_changes:
+            raise ContrastiveError(
+                f"{self.checkpoint} was written with other settings, and a resume would be another run:\n  "
+                f"{changes}\nSet them back, start a new --run_dir, or pass --allow_changes true"
+            )
+        if changes and is_first_process():
+            print(f"resuming with changed settings:\n  {changes}", flush=True)
+        return saved["global_step"]
 
 
 CLI = TypeVar("CLI", bound=PretrainCLI)
@@ -168,85 +194,40 @@ class RecordConfig(Callback):
         checkpoint["config"] = self.config
 
 
-class MetricsCSV(CSVLogger):
-    """``metrics.csv`` in the run folder, which a resumed run continues where its checkpoint left off.
+def run_folder(given: str | None, recipe: str, asked: str | None) -> Path:
+    """The run's folder, one for all processes.
 
-    Args:
-        run_dir: the run's folder.
-        resumed_step: rows after this step are dropped, for they will be logged again; None starts anew.
+    Raises:
+        ContrastiveError: there is no run to resume; or processes started from outside were given no folder.
     """
-
-    def __init__(self, run_dir: Path, resumed_step: int | None) -> None:
-        super().__init__(run_dir, name="", version="", flush_logs_every_n_steps=50)
-        path = run_dir / "metrics.csv"
-        rows: list[dict] = []
-        if resumed_step is not None and path.exists():
-            with path.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= resumed_step]
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*exists and is not empty.*")
-            writer = self.experiment  # removes the old file
-        if hasattr(writer, "metrics_file_path"):  # only rank 0 writes, the others get a dummy
-            writer.metrics = [{k: v for k, v in row.items() if v != ""} for row in rows]
-
-
-def _loggers(run_dir: Path, mode: Wandb, checkpoint: Path | None) -> list:
-    step = None
-    if checkpoint:
-        step = torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
-    loggers: list = [MetricsCSV(run_dir, step)]
-    if mode != "off":
-        loggers.append(_wandb_logger(run_dir, mode))
-    return loggers
-
-
-def _wandb_logger(run_dir: Path, mode: Wandb) -> WandbLogger:
-    if mode == "auto":
-        mode = "online" if _has_wandb_key() else "offline"
-    os.environ.setdefault("WANDB_SILENT", "true")
-    if mode == "offline":
-        # without it wandb asks for a key, even though offline is set below
-        os.environ["WANDB_MODE"] = "offline"
-    id_file = run_dir / "wandb_id"
-    if not id_file.exists():
-        id_file.write_text(secrets.token_hex(4))
-    return WandbLogger(
-        project=os.environ.get("WANDB_PROJECT", "contrastive"),
-        name=f"{run_dir.parent.name}/{run_dir.name}",
-        save_dir=run_dir,
-        id=id_file.read_text().strip(),
-        resume="allow",
-        offline=mode == "offline",
-    )
-
-
-def _has_wandb_key() -> bool:
-    """Whether a key is set, found without wandb, which would fix its mode and may ask."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def _run_dir(given: str | None, recipe: str, resume: bool) -> Path:
     if given:
         return Path(given).expanduser()
     runs = Path("runs") / recipe
-    if resume:
+    if asked == "last":
         candidates = sorted(runs.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime)
         if not candidates:
             raise ContrastiveError(f"no run in {runs} has a checkpoint to resume; name one with --run_dir")
         return candidates[-1].parent.parent
-    return runs / time.strftime("%Y-%m-%d_%H-%M-%S")
+    if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) == 1:
+        os.environ[_FOLDER] = time.strftime("%Y-%m-%d_%H-%M-%S")  # for the processes that this one may start
+    elif _FOLDER not in os.environ:
+        raise ContrastiveError("several processes need one folder that they agree on; give --run_dir")
+    return runs / os.environ[_FOLDER]
+
+
+def _on_cpu(trainer_config: Any) -> bool:
+    return trainer_config.get("accelerator") == "cpu" or not torch.cuda.is_available()
+
+
+def _as_list(value: Any) -> list:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def make_folder(folder: Path) -> None:
     """Make a folder that can be written to, or say why not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
+        probe = folder / f".writable-{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -277,6 +258,6 @@ def _quieten() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
-    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # ours is: `EpochLoader`
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
+from contrastive.building import build_module
 from contrastive.data.image_dataset import ImageDataset
 from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
@@ -20,7 +21,6 @@ from contrastive.evaluation.statistics import mean_interval
 from contrastive.features import (
     LAST,
     build_encoder,
-    build_module,
     load_encoder,
     model_args,
     run_config,

@@ -13,7 +13,9 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from contrastive.data.molecules import MoleculeDataset, featurise, import_rdkit
+from contrastive.building import build_module
+from contrastive.data.molecules import MoleculeDataset, featurise
+from contrastive.data.rdkit_cache import import_rdkit
 from contrastive.data.splits import scaffold_split
 from contrastive.data.tables import SmilesTable, read_smiles
 from contrastive.errors import ContrastiveError
@@ -25,7 +27,6 @@ from contrastive.evaluation.statistics import mean_interval
 from contrastive.features import (
     LAST,
     build_encoder,
-    build_module,
     load_encoder,
     model_args,
     run_config,

@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track as rich_track
 from rich.table import Table
+from safetensors import SafetensorError
 
 from contrastive.errors import ContrastiveError
 
@@ -58,21 +59,32 @@ def write_json(file: Path, content: Any) -> None:
     write_whole(file, lambda part: part.write_text(json.dumps(content, indent=2) + "\n"))
 
 
-def write_whole(file: Path, write: Callable[[Path], Any]) -> None:
+def write_whole(
+    file: Path, write: Callable[[Path], Any], *, advice: str = "give another with --output"
+) -> None:
     """Have ``write`` fill a file beside ``file``, and put it in its place when it is whole.
+
+    Several processes may write the same file; the last one's stays.
+
+    Args:
+        file: its folder is made where there is none.
+        write: called with the path of a file to make.
+        advice: what the message says to do where it cannot be written.
 
     Raises:
         ContrastiveError: the file cannot be written.
     """
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(file.name + ".part")
         write(part)
         part.replace(file)
-    except OSError as error:
-        raise ContrastiveError(
-            f"cannot write {file}: {error.strerror}; give another with --output"
-        ) from error
+    except (OSError, SafetensorError) as error:  # safetensors raises its own of a full disk
+        reason = getattr(error, "strerror", None) or error
+        raise ContrastiveError(f"cannot write {file}: {reason}; {advice}") from error
+    finally:
+        if part.parent.is_dir():
+            part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -16,9 +16,10 @@ from torch.nn.functional import interpolate
 from augmentations.batch import to_float
 from augmentations.colour import Normalize
 from augmentations.random import SampleRandom
+from contrastive.building import build_module
 from contrastive.data.image_crops import CroppedViews
 from contrastive.errors import ContrastiveError
-from contrastive.features import build_module, model_args
+from contrastive.features import model_args
 from contrastive.pretrain import PretrainCLI, load_config, parse
 from contrastive.report import write_whole
 
@@ -65,7 +66,7 @@ class ViewsCLI(PretrainCLI):
         """Build the views and read the images; the encoder, however large, is not built."""
         config = load_config(self)
         self.seed = int(config["seed_everything"])
-        self.views = [build_module(spec) for spec in model_args(config)["views"]]
+        self.views = [build_module(spec, own=True) for spec in model_args(config)["views"]]
         self.images, self.crops = _examples(self.config, self.config.num, self.seed)
 
 

@@ -162,6 +162,23 @@ class Adjacency:
         return parts
 
     @cached_property
+    def parallel(self) -> tuple[Adjacency, Adjacency, Tensor]:
+        """Edges of any type laid together: one edge for every u → v that has some; edges from types to these,
+        one for each of ours; and the ``(E,)`` order in which ours are taken there."""
+        if self.type is None:
+            raise ValueError("the edges have no type")
+        key, order = (self.dst * self.num_src + self.src).sort(stable=True)
+        found, place = key.unique_consecutive(return_inverse=True)
+        merged = Adjacency(found % self.num_src, found // self.num_src, self.num_src, self.num_dst)
+        num_types = int(self.type.max()) + 1 if self.num_edges else 0
+        return merged, Adjacency(self.type[order], place, num_types, len(found)), order
+
+    @cached_property
+    def parallel_mean(self) -> Tensor:
+        """``(E,)`` float32 in the order of `parallel`: 1 over `edges_of_same_type`."""
+        return self.edges_of_same_type[self.parallel[2]].float().reciprocal()
+
+    @cached_property
     def edges_of_same_type(self) -> Tensor:
         """``(E,)`` int64: for edge u →_r v, how many edges of type r go into v."""
         if self.type is None:

@@ -2,15 +2,20 @@
 
     python scripts/evaluate_molecules.py RUN --data FOLDER
 
-FOLDER holds bbbp.csv, bace.csv, clintox.csv, sider.csv and tox21.csv; those not there are left out.
+FOLDER holds bbbp.csv, bace.csv, clintox.csv, sider.csv and tox21.csv; those not there are left out. Each set
+is split by scaffold. Every fit is one of `contrastive probe`, with the fine-tuning of Hu et al. 2020 (arXiv
+1905.12265): a constant rate, no early end, the last epoch's number too.
 Every finished fit is kept in RUN/results/molecules/, and a run that was cut off continues with the next.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +24,13 @@ import torch
 from jsonargparse import auto_cli
 
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.evaluate import results_folder
-from contrastive.evaluation.molecules import TITLES, probe_molecules
+from contrastive.evaluation.evaluate import evaluate_all, results_folder
+from contrastive.evaluation.protocol import Finetuning, Method, Protocol
 from contrastive.evaluation.statistics import mean_interval
-from contrastive.features import load_encoder
-from contrastive.report import write_json
+from contrastive.evaluation.tasks import Task, read_task
+from contrastive.feature_cache import fingerprint_of
+from contrastive.features import FrozenEncoder, load_encoder
+from contrastive.report import track, write_json
 
 # None: every column but the ones named here.
 TARGETS: dict[str, tuple[str, ...] | None] = {
@@ -34,6 +41,22 @@ TARGETS: dict[str, tuple[str, ...] | None] = {
     "tox21": None,
 }
 _NO_TARGETS = ("smiles", "mol_id")
+
+TITLES = {
+    "morgan": "Morgan fingerprints + logistic regression",
+    "untrained": "untrained encoder, frozen",
+    "frozen": "pretrained encoder, frozen",
+    "scratch": "no pretraining, fine-tuned",
+    "finetuned": "pretrained, fine-tuned",
+}
+# the representation and the method that contrastive probe knows each by
+FITS: dict[str, tuple[str, Method]] = {
+    "morgan": ("raw", "linear"),
+    "untrained": ("untrained", "linear"),
+    "frozen": ("pretrained", "linear"),
+    "scratch": ("scratch", "scratch"),
+    "finetuned": ("pretrained", "finetune"),
+}
 
 
 def evaluate(
@@ -71,15 +94,19 @@ def evaluate(
     names = sets or [name for name in TARGETS if (Path(data) / f"{name}.csv").exists()]
     if not names:
         raise ContrastiveError(f"{data} holds none of {', '.join(f'{name}.csv' for name in TARGETS)}")
-    settings = dict(num_seeds=num_seeds, num_epochs=num_epochs, batch_size=batch_size, lr=lr, dropout=dropout)
+    settings = dict(num_epochs=num_epochs, batch_size=batch_size, lr=lr, dropout=dropout)
+    finetuning = Finetuning(
+        **settings, min_steps=1, patience=num_epochs, weight_decay=0.0, schedule="constant", last_epoch=True
+    )  # type: ignore[arg-type]
     results = {}
     for name in names:
         file = Path(data) / f"{name}.csv"
         targets = TARGETS[name] or columns(file)
-        results[name] = probe_molecules(
-            encoder, str(file), targets, cache_dir=cache_dir, output=folder / f"{name}.json", **settings
-        )
+        protocol = Protocol(str(file), targets=targets, split="scaffold", finetuning=finetuning)
+        output = folder / f"{name}.json"
+        results[name] = evaluate_set(encoder, protocol, num_seeds, output, cache_dir)
         print(f"{name}: done", flush=True)
+    settings["num_seeds"] = num_seeds
     summary = {"run": run, "settings": settings, "sets": {n: r["rows"] for n, r in results.items()}}
     summary["difference"] = differences(results)
     write_json(folder / "summary.json", summary)
@@ -88,33 +115,120 @@ def evaluate(
     print(text)
 
 
-def columns(file: Path) -> list[str]:
+def columns(file: Path) -> tuple[str, ...]:
     """The target columns of SIDER and Tox21: all but the SMILES and the number."""
     with file.open(newline="") as stream:
-        return [name for name in next(csv.reader(stream)) if name not in _NO_TARGETS]
+        return tuple(name for name in next(csv.reader(stream)) if name not in _NO_TARGETS)
+
+
+def evaluate_set(
+    encoder: FrozenEncoder, protocol: Protocol, num_seeds: int, output: Path, cache_dir: str | None
+) -> dict[str, Any]:
+    """Every kind of fit on one set, those with a seed several times; written to ``output`` one by one.
+
+    Returns:
+        ``protocol``, ``encoder`` (a hash of its weights), ``parts`` (the number of molecules in each),
+        ``cells`` (every fit: its ``kind``, ``seed``, and ROC-AUC in [0, 1] of validation and test) and
+        ``rows``, see `summarise`.
+
+    Raises:
+        ContrastiveError: the file cannot be evaluated, or ``output`` is of another protocol or encoder.
+    """
+    task = read_task(encoder, protocol, cache_dir=cache_dir)
+    if task.kind != "labels":
+        raise ContrastiveError(f"{protocol.data}: {', '.join(task.names)} hold other numbers than 0 and 1")
+    parts = dict(zip(("train", "val", "test"), map(len, task.draws[0])))
+    result = {"protocol": protocol.to_json(), "encoder": fingerprint_of(encoder), "parts": parts}
+    cells = _earlier(output, result)
+    todo = [("morgan", 0), ("frozen", 0)]
+    todo += [(kind, seed) for kind in ("untrained", "scratch", "finetuned") for seed in range(num_seeds)]
+    done = {(cell["kind"], cell["seed"]) for cell in cells}
+    label = f"Evaluating on {Path(protocol.data).name}"
+    for kind, seed in track([fit for fit in todo if fit not in done], label):
+        cells.append(
+            {"kind": kind, "seed": seed, **fitted(kind, encoder, task, replace(protocol, seed=seed))}
+        )
+        write_json(output, {**result, "cells": cells, "rows": summarise(cells)})
+    return {**result, "num_seeds": num_seeds, "cells": cells, "rows": summarise(cells)}
+
+
+def fitted(kind: str, encoder: FrozenEncoder, task: Task, protocol: Protocol) -> dict[str, Any]:
+    """The numbers of one fit: ``val``, ``test``, its ``test_ci95`` over molecules, and ``test_last``."""
+    name, method = FITS[kind]
+    protocol = replace(protocol, method=method)
+    (evaluation,) = evaluate_all({"pretrained": encoder}, [name], task, protocol, cache=False)
+    row = evaluation.row()
+    numbers = {"val": row["val_roc_auc"], "test": row["roc_auc_mean"], "test_ci95": row["roc_auc_ci95"]}
+    last = {"test_last": row["roc_auc_last_mean"]} if "roc_auc_last_mean" in row else {}
+    return numbers | last | row["chosen"][0]
+
+
+def _earlier(output: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The cells that an earlier call has finished."""
+    if not output.exists():
+        return []
+    try:
+        earlier = json.loads(output.read_text())
+        if all(earlier[key] == value for key, value in result.items()):
+            return earlier["cells"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ContrastiveError(f"{output} cannot be continued ({error!r}); remove it") from error
+    raise ContrastiveError(f"{output} holds results of another protocol or encoder; remove it")
+
+
+def summarise(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a kind of fit: means over its seeds, with a 95 % interval.
+
+    Returns:
+        Rows of ``kind``, ``val``, ``test`` and ``test_last`` (fine-tuning alone) with ``…_ci95``, and
+        ``num_seeds``. The interval is Student's over seeds; of a fit that has no seed, over test molecules.
+    """
+    rows = []
+    for kind in (kind for kind in TITLES if any(cell["kind"] == kind for cell in cells)):
+        own = [cell for cell in cells if cell["kind"] == kind]
+        row: dict[str, Any] = {"kind": kind, "num_seeds": len(own)}
+        for key in ("val", "test", "test_last"):
+            if key in own[0]:
+                mean, interval = mean_interval([cell[key] for cell in own])
+                row |= {key: mean, f"{key}_ci95": list(interval)}
+        if len(own) == 1:
+            row["test_ci95"] = own[0]["test_ci95"]
+        rows.append(row)
+    return rows
+
+
+# title: what is compared with what, by which number
+COMPARISONS = {
+    "frozen": ("frozen", "untrained", "test"),
+    "fine-tuned, best validation epoch": ("finetuned", "scratch", "test"),
+    "fine-tuned, last epoch": ("finetuned", "scratch", "test_last"),
+}
 
 
 def differences(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """By how many points fine-tuning gains from pretraining, averaged over the sets, paired by seed.
+    """By how many points pretraining is ahead, averaged over the sets, paired by seed.
+
+    The frozen pretrained encoder has no seed and is compared with the untrained encoder of each.
 
     Returns:
-        For ``test`` (the best validation epoch) and ``test_last``: the mean and its 95 % interval over seeds.
+        For each of the `COMPARISONS` the mean and its 95 % interval over seeds.
     """
     found = {}
-    for key in ("test", "test_last"):
+    for title, (with_it, without, key) in COMPARISONS.items():
         gains = [
             [
-                100 * (_cell(result, "finetuned", seed)[key] - _cell(result, "scratch", seed)[key])
-                for seed in range(result["protocol"]["num_seeds"])
+                100 * (_cell(result, with_it, seed)[key] - _cell(result, without, seed)[key])
+                for seed in range(result["num_seeds"])
             ]
             for result in results.values()
         ]
         mean, interval = mean_interval(np.mean(gains, axis=0).tolist())
-        found[key] = {"mean": mean, "ci95": list(interval)}
+        found[title] = {"mean": mean, "ci95": list(interval)}
     return found
 
 
 def _cell(result: dict[str, Any], kind: str, seed: int) -> dict[str, Any]:
+    seed = 0 if kind == "frozen" else seed
     return next(cell for cell in result["cells"] if (cell["kind"], cell["seed"]) == (kind, seed))
 
 
@@ -130,12 +244,11 @@ def markdown(results: dict[str, dict[str, Any]], settings: dict[str, Any]) -> st
         cells = [f"{100 * row[key]:.1f} {_interval(row[f'{key}_ci95'])}" for row in rows]
         lines.append(f"| {title} | {' | '.join(cells)} | {100 * np.mean([row[key] for row in rows]):.1f} |")
     lines.append("")
-    for key, what in (("test", "best validation epoch"), ("test_last", "last epoch")):
-        gain = differences(results)[key]
+    for title, gain in differences(results).items():
         low, high = gain["ci95"]
         lines.append(
-            f"Pretraining gains {gain['mean']:+.1f} points [{low:+.1f}, {high:+.1f}] at the {what}, "
-            "fine-tuned, mean over the sets, paired by seed."
+            f"Pretraining gains {gain['mean']:+.1f} points [{low:+.1f}, {high:+.1f}], {title}, mean over the "
+            "sets, paired by seed."
         )
     lines.append(f"\nFine-tuning: {', '.join(f'{key} {value}' for key, value in settings.items())}.\n")
     return "\n".join(lines)

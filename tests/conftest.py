@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import forked
 import pytest
 
 from encoders import message_passing
@@ -19,14 +22,7 @@ def command():
     def run(
         *args: str | Path, cwd: Path | None = None, timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "contrastive.cli", *map(str, args)],
-            cwd=cwd,
-            text=True,
-            capture_output=True,
-            timeout=timeout,
-            env={**os.environ, "COLUMNS": "200"},
-        )
+        return forked.run(args, cwd=cwd, timeout=timeout)
 
     return run
 

@@ -1,6 +1,7 @@
 """The script that makes the table: run as a process on small sets, cut off and continued."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -63,12 +64,37 @@ def test_the_table_is_written_and_continued(run, tmp_path):
         for kind in ("scratch", "finetuned")
     }
     expected = 100 * (np.mean(tests["finetuned"]) - np.mean(tests["scratch"]))
-    assert summary["difference"]["test_last"]["mean"] == pytest.approx(expected)
+    assert summary["difference"]["fine-tuned, last epoch"]["mean"] == pytest.approx(expected)
+    of_kind = {
+        kind: [cell["test"] for of in cells.values() for cell in of if cell["kind"] == kind]
+        for kind in ("untrained", "frozen")
+    }
+    expected = 100 * (np.mean(of_kind["frozen"]) - np.mean(of_kind["untrained"]))
+    assert summary["difference"]["frozen"]["mean"] == pytest.approx(expected)
     table = (folder / "summary.md").read_text()
     assert "| no pretraining, fine-tuned, last epoch |" in table and "paired by seed" in table
     written = (folder / "bbbp.json").stat().st_mtime_ns
     assert _evaluate(run, tmp_path).returncode == 0
     assert (folder / "bbbp.json").stat().st_mtime_ns == written  # nothing was left to do
+
+
+def test_what_another_protocol_wrote_is_not_mixed_in(run, tmp_path):
+    output = run / "results" / "molecules" / "bbbp.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps({"protocol": {}, "encoder": "", "parts": {}, "cells": []}))
+    rows = [f"{s},{i % 2}" for i, s in enumerate(SMILES)]
+    (tmp_path / "bbbp.csv").write_text("\n".join(["smiles,p_np", *rows]) + "\n")
+    done = _evaluate(run, tmp_path)
+    assert done.returncode == 1 and "bbbp.json holds results of another protocol" in done.stderr
+
+
+def test_the_summary_averages_over_seeds():
+    script = runpy.run_path(str(ROOT / "scripts" / "evaluate_molecules.py"))
+    cells = [{"kind": "scratch", "seed": s, "val": 0.6, "test": t} for s, t in enumerate((0.5, 0.7))]
+    row = script["summarise"](cells)[0]
+    half = 0.1 * 12.706  # Student's 97.5 % with one degree of freedom
+    assert row["test"] == pytest.approx(0.6)
+    assert row["test_ci95"] == pytest.approx([0.6 - half, 0.6 + half], abs=1e-3)
 
 
 def test_an_empty_folder_is_an_error(run, tmp_path):

@@ -273,3 +273,20 @@ def test_weights_of_another_encoder_are_named(copy):
 
 def test_an_unknown_format_is_refused(run, tmp_path):
     assert main(["export", str(run), "--output", str(tmp_path / "x"), "--format", "tiff"]) == 2
+
+
+def test_a_strangers_configuration_fetches_nothing(folder, copy):
+    """Preprocessing that names weights to download is refused before it is built."""
+    config = json.loads((copy / "config.json").read_text())
+    spec = {
+        "class_path": "encoders.pretrained.TimmEncoder",
+        "init_args": {"name": "resnet18", "pretrained": True},
+    }
+    config["model"]["init_args"]["preprocess"] = {
+        "class_path": "torch.nn.Sequential",
+        "init_args": {"args": [spec]},
+    }
+    (copy / "config.json").write_text(json.dumps(config))
+    (copy / "SHA256SUMS").unlink()
+    with pytest.raises(ContrastiveError, match="would fetch weights"):
+        contrastive.load_encoder(copy)

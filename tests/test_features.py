@@ -1,7 +1,6 @@
 import pickle
 import subprocess
 
-import numpy as np
 import pytest
 import torch
 
@@ -91,14 +90,3 @@ def test_a_path_that_leads_nowhere_is_named(tmp_path):
         load(tmp_path / "nothing")
     with pytest.raises(ContrastiveError, match="no run folder"):
         load(tmp_path)
-
-
-def test_embed_writes_what_the_encoder_computes(command, digits_run, tmp_path):
-    done = command("embed", digits_run, "--data", "digits", "--split", "test", "--out", tmp_path / "f.npz")
-    assert done.returncode == 0, done.stderr
-    data, arrays = read_images("digits", "test"), np.load(tmp_path / "f.npz")
-    np.testing.assert_allclose(arrays["h"], load(digits_run)(data.images), rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(arrays["y"], data.labels)
-    assert arrays["classes"].tolist() == [str(i) for i in range(10)]
-    done = command("embed", digits_run, "--data", "digits", "--out", tmp_path / "no" / "f.npz")
-    assert done.returncode == 1 and "there is no folder" in done.stderr

@@ -106,3 +106,39 @@ def test_training_learns_which_fingerprint_is_whose(module):
 def test_two_views_are_refused(module):
     with pytest.raises(ValueError, match="give one: the fingerprint is the other"):
         FingerprintContrast(module.encoder, [AttributeMask(), AttributeMask()])
+
+
+@pytest.fixture
+def descriptor_module():
+    torch.manual_seed(0)
+    encoder = GraphEncoder(node_features="atoms", num_hidden=16, num_layers=2)
+    return FingerprintContrast(
+        encoder, [AttributeMask(p=0.2)], num_bins=256, num_descriptors=3, descriptor_weight=2.0
+    )
+
+
+def test_descriptors_join_the_fingerprint_and_are_predicted(descriptor_module):
+    descriptors = torch.randn(len(SMILES), 3)
+    batch = Batch(GraphBatch.from_smiles(SMILES), descriptors, torch.arange(len(SMILES)))
+    module = descriptor_module.eval()  # no batch statistics, so that each molecule is by itself
+    h, z = module.project(batch)
+    known = torch.cat([circular_fingerprint(batch.input, num_bins=256).log1p(), descriptors], dim=1)
+    assert torch.allclose(z, torch.cat([module.projector(h), module.fingerprint_head(known)]), atol=1e-6)
+    error = (module.descriptor_head(h) - descriptors).abs()
+    smooth_l1 = torch.where(error < 1, error**2 / 2, error - 0.5).mean()
+    loss = module.step(batch)["loss"]
+    assert torch.isclose(loss, module.loss(*z.chunk(2)) + 2 * smooth_l1, atol=1e-5)
+    loss.backward()
+    used = [p for name, p in module.named_parameters() if not name.startswith("encoder.embed")]
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in used)
+
+
+def test_descriptors_of_another_width_are_refused(descriptor_module):
+    graphs, index = GraphBatch.from_smiles(SMILES), torch.arange(len(SMILES))
+    with pytest.raises(ValueError, match="num_descriptors is 3 but the batch has none"):
+        descriptor_module.project(Batch(graphs, None, index))
+    with pytest.raises(ValueError, match="num_descriptors is 3 but the batch has 2"):
+        descriptor_module.project(Batch(graphs, torch.zeros(len(SMILES), 2), index))
+    encoder = descriptor_module.encoder
+    with pytest.raises(ValueError, match="descriptor_weight needs num_descriptors"):
+        FingerprintContrast(encoder, [AttributeMask()], descriptor_weight=1.0)

@@ -211,6 +211,18 @@ def test_a_run_is_the_same_with_any_number_of_workers(recipe, options, tmp_path)
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+def test_a_recipe_that_would_crop_the_crop_is_refused(recipe, tmp_path, capsys):
+    config = yaml.safe_load(Path(recipe).read_text())
+    config["model"]["views"][0]["init_args"]["scale"] = [0.08, 1.0]
+    (tmp_path / "twice.yaml").write_text(yaml.safe_dump(config))
+    run = tmp_path / "run"
+    args = ["pretrain", "--config", str(tmp_path / "twice.yaml"), "--run_dir", str(run), "--wandb", "off"]
+    assert main(args) == 1
+    message = capsys.readouterr().err
+    assert "cropped twice, by data.crop and by the views" in message and "scale: null" in message
+    assert not (run / "checkpoints" / "last.ckpt").exists()
+
+
 def test_a_sheet_shows_the_crops_that_pretraining_sees(recipe, tmp_path):
     args = ["views", "--config", recipe, "--num", "3", "--output", str(tmp_path / "v.png")]
     assert main(args) == 0

@@ -136,7 +136,7 @@ def test_the_cache_is_read_and_a_damaged_one_is_replaced(read, tmp_path, caplog)
     assert same(read(text, "m.smi").graphs, first.graphs) and file.stat().st_mtime_ns == written
     file.write_bytes(file.read_bytes()[:100])
     again = read(text, "m.smi")
-    assert same(again.graphs, first.graphs) and "featurising anew" in caplog.text
+    assert same(again.graphs, first.graphs) and "computing anew" in caplog.text
     read("CCO\n", "m.smi")  # other molecules, another file
     assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 2
     assert not list((tmp_path / "cache").glob("*.part"))

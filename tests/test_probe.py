@@ -146,22 +146,26 @@ def test_the_blocks_of_a_resnet_are_its_stages_parts():
 def test_features_are_computed_once_and_anew_for_other_weights(digits_run, monkeypatch):
     encoder = load_encoder(digits_run)
     task = read_task(encoder, Protocol("digits"))
-    h = cached_features(encoder, task, batch_size=512, progress=None)
+    h = cached_features(encoder, task.dataset, batch_size=512, progress=None)
     with monkeypatch.context() as patched:
-        patched.setattr(type(task), "encode", lambda *_, **__: pytest.fail("encoded again"))
-        np.testing.assert_array_equal(cached_features(encoder, task, batch_size=512, progress=None), h)
+        patched.setattr(
+            "contrastive.feature_cache.encode_items", lambda *_, **__: pytest.fail("encoded again")
+        )
+        np.testing.assert_array_equal(
+            cached_features(encoder, task.dataset, batch_size=512, progress=None), h
+        )
     with torch.no_grad():
         next(encoder.encoder.parameters()).add_(0.1)
-    assert not np.array_equal(cached_features(encoder, task, batch_size=512, progress=None), h)
+    assert not np.array_equal(cached_features(encoder, task.dataset, batch_size=512, progress=None), h)
 
 
 def test_a_damaged_cache_is_computed_anew(digits_run, tmp_path):
     encoder = load_encoder(digits_run)
     task = read_task(encoder, Protocol("digits"))
-    h = cached_features(encoder, task, batch_size=512, progress=None)
+    h = cached_features(encoder, task.dataset, batch_size=512, progress=None)
     (file,) = (tmp_path / "cache").rglob("*.safetensors")
     file.write_bytes(file.read_bytes()[:100])
-    np.testing.assert_array_equal(cached_features(encoder, task, batch_size=512, progress=None), h)
+    np.testing.assert_array_equal(cached_features(encoder, task.dataset, batch_size=512, progress=None), h)
 
 
 def test_a_leak_is_counted(digits_run, tmp_path, capsys):
@@ -200,6 +204,42 @@ def test_molecules_are_the_same_by_canonical_smiles():
     smiles = ["OCC", "CCO", "CCN"]
     keys = keys_of(MoleculeDataset(GraphBatch.from_smiles(smiles), smiles))
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_canonical_smiles_are_kept(tmp_path, monkeypatch):
+    pytest.importorskip("rdkit", reason="needs the extra: pip install contrastive-pretraining[molecules]")
+    from contrastive.data.molecules import MoleculeDataset
+    from contrastive.evaluation import leaks
+    from encoders.graph_batch import GraphBatch
+
+    data = MoleculeDataset(GraphBatch.from_smiles(["OCC", "CCN"]), ["OCC", "CCN"])
+    assert keys_of(data) == ["CCO", "CCN"]
+    with monkeypatch.context() as patched:
+        patched.setattr(leaks, "canonical", lambda _: pytest.fail("made again"))
+        assert keys_of(data) == ["CCO", "CCN"]
+    assert keys_of(MoleculeDataset(GraphBatch.from_smiles(["OCC"]), ["OCC"])) == ["CCO"]
+    (kept, _) = sorted((tmp_path / "cache").rglob("*.txt"), key=lambda file: -file.stat().st_size)
+    kept.write_text("cut off")
+    assert keys_of(data) == ["CCO", "CCN"]
+
+
+def test_nodes_are_inspected(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "g.npz", edges=rng.integers(0, 60, (150, 2)), x=rng.random((60, 5)), y=np.arange(60) % 3
+    )
+    small = {"data.source": tmp_path / "g.npz", "model.encoder.node_features": 5, "trainer.max_epochs": 1}
+    small |= {
+        "model.encoder.num_hidden": 8,
+        "data.batch_size": 32,
+        "run_dir": tmp_path / "run",
+        "wandb": "off",
+    }
+    options = [f"--{key}={value}" for key, value in small.items()]
+    assert main(["pretrain", "--config", "configs/node/grace.yaml", *options]) == 0
+    assert main(["inspect", str(tmp_path / "run"), "--num-items", "40"]) == 0
+    rows = json.loads((tmp_path / "run" / "results" / "inspect.json").read_text())["rows"]
+    assert 0 < rows["pretrained"]["alignment"] < 2 and rows["untrained"]["uniformity"] < 0
 
 
 def test_a_result_is_repeated_from_its_file(digits_run, tmp_path, capsys):

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from contrastive.data.processes import guarded_map
 from contrastive.errors import ContrastiveError
 from encoders.graph_batch import GraphBatch
 
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle")
 GRAPH_FILES = (".bin", *_PICKLES)  # the pickles only to be refused
+_TIME_LIMIT = 3600.0  # seconds DGL may take to read a file
 _LABELS = ("labels", "label", "glabel", "y")
 _TO_DGL = """it may hold code that runs when it is opened, and was not. If you trust it, write it once more:
     import dgl, torch
@@ -76,6 +78,18 @@ def _rows(labels: Sequence[Any]) -> Tensor | None:
     return torch.stack([row for row in rows if row is not None])
 
 
+def _complaint(path: Path) -> str:
+    """What DGL's reader has against a file; empty where it reads it."""
+    import dgl
+
+    try:
+        graphs, _ = dgl.load_graphs(str(path))
+        graphs_and_labels(graphs)
+    except Exception as error:  # it can fail in any way
+        return f"says {str(error).strip().splitlines()[0]}"  # the rest is where in its C++ it failed
+    return ""
+
+
 def read_graph_file(path: Path) -> tuple[GraphBatch, Tensor | None]:
     """Read what ``dgl.save_graphs`` wrote, with its only labels or those named labels, label, glabel or y.
 
@@ -89,11 +103,11 @@ def read_graph_file(path: Path) -> tuple[GraphBatch, Tensor | None]:
         import dgl
     except ImportError as error:
         raise ContrastiveError(f"{path} needs DGL (Python < 3.12): pip install dgl==1.1.3") from error
-    try:
-        graphs, labels = dgl.load_graphs(str(path))
-    except Exception as error:  # DGL's reader can fail in any way
-        reason = str(error).strip().splitlines()[0]  # the rest is where in its C++ it failed
-        raise ContrastiveError(f"{path} is no file that dgl.save_graphs wrote: {reason}") from error
+    # DGL's reader ends the process on some damaged files: another one reads the file first
+    ((_, (reason,)),) = guarded_map(_complaint, [path], num_workers=1, time_limit=_TIME_LIMIT)
+    if reason:
+        raise ContrastiveError(f"{path} is no file that dgl.save_graphs wrote: DGL's reader {reason}")
+    graphs, labels = dgl.load_graphs(str(path))
     name = next((name for name in _LABELS if name in labels), None)
     if name is None and len(labels) > 1:
         names = ", ".join(sorted(labels))

@@ -19,7 +19,7 @@ from contrastive.data.dgl_source import read_dgl_items
 from contrastive.data.graph_lists import GRAPH_FILES, graphs_and_labels, read_graph_file
 from contrastive.data.loading import PretrainingData, Split, split_indices
 from contrastive.data.ogb_files import read_ogb
-from contrastive.errors import ContrastiveError
+from contrastive.errors import ContrastiveError, reading
 from encoders.graph_batch import GraphBatch
 
 NodeFeatures = Literal["auto", "attributes", "degree"]
@@ -82,8 +82,11 @@ def read_graphs(
     Raises:
         ContrastiveError: nothing there, or a file that does not fit the others; the message names it.
     """
-    dataset = _read(source)
+    with reading(named(source)):
+        dataset = _read(source)
     graphs = dataset.graphs
+    if not len(graphs) or not graphs.num_nodes:
+        raise ContrastiveError(f"{named(source)} holds {len(graphs)} graphs of {graphs.num_nodes} nodes")
     if node_features == "attributes" and graphs.x.shape[1] == 0:
         raise ContrastiveError(
             f"{named(source)} has no node labels or attributes; pass node_features: degree"
@@ -103,8 +106,9 @@ def read_tu(path: Path) -> GraphDataset:
     """Read TUDataset's text files (Morris et al. 2020, arXiv 2007.08663).
 
     ``NAME_A.txt`` (a line "from, to" an edge, from 1), ``NAME_graph_indicator.txt`` (each node's graph),
-    and where there are ``_graph_labels``, ``_node_labels`` (one-hot in ``x``), ``_node_attributes`` (after
-    them in ``x``), ``_edge_labels`` (one-hot in ``edge_attr``) and ``_edge_attributes``.
+    and where there are ``_graph_labels`` (classes) or ``_graph_attributes`` (values), ``_node_labels``
+    (one-hot in ``x``), ``_node_attributes`` (after them in ``x``), ``_edge_labels`` (one-hot in
+    ``edge_attr``) and ``_edge_attributes``.
 
     Args:
         path: a folder, or a zip of one.
@@ -141,7 +145,8 @@ def read_tu(path: Path) -> GraphDataset:
     except ValueError as error:
         raise ContrastiveError(f"{files.name('A')}: {error}") from error
     if labels is None:
-        return GraphDataset(graphs)
+        values = files.numbers("graph_attributes", np.float32, expected=num_graphs)
+        return GraphDataset(graphs, None if values is None else torch.from_numpy(values))
     classes, number = np.unique(labels[:, 0], return_inverse=True)
     return GraphDataset(graphs, torch.from_numpy(number), [f"{label:g}" for label in classes])
 
@@ -155,7 +160,7 @@ class _TUFiles:
         elif path.suffix == ".zip" and path.is_file():
             try:
                 self.zip = zipfile.ZipFile(path)
-            except zipfile.BadZipFile as error:
+            except Exception as error:  # zipfile can fail in any way on damaged bytes
                 raise ContrastiveError(f"{path} is not a zip: {error}") from error
             self.texts = {Path(name).name: name for name in self.zip.namelist() if name.endswith(".txt")}  # type: ignore[misc]
         else:
@@ -180,7 +185,7 @@ class _TUFiles:
         try:
             data = member.read_bytes() if isinstance(member, Path) else self.zip.read(member)
             rows = np.loadtxt(io.BytesIO(data), delimiter=",", dtype=dtype, ndmin=2)
-        except (ValueError, UnicodeDecodeError, OSError, zipfile.BadZipFile) as error:
+        except Exception as error:  # as can NumPy's reader
             raise ContrastiveError(f"{self.name(kind)} does not parse: {error}") from error
         if not len(rows):
             raise ContrastiveError(f"{self.name(kind)} is empty")

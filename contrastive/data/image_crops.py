@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
-from augmentations.geometry import draw_crop_boxes
+from augmentations.geometry import RandomResizedCrop, draw_crop_boxes
 from augmentations.random import SampleRandom
 from contrastive.data import Batch
+from contrastive.data.epochs import EpochOrder
 from contrastive.data.image_dataset import ImageDataset
+from contrastive.errors import ContrastiveError
 
 _CROPS = 0x63726F70  # parts these draws from those that the device makes for the same image and view
 
@@ -60,6 +62,20 @@ class Crop:
         return TF.resized_crop(image, *box.int().tolist(), [self.size, self.size], antialias=True)
 
 
+def refuse_second_crop(model: nn.Module) -> None:
+    """Check that views do not crop what `Crop` has cut: they would cover 1 to 100 % of an image.
+
+    Raises:
+        ContrastiveError: one of the model's modules does.
+    """
+    for module in model.modules():
+        if isinstance(module, RandomResizedCrop) and module.scale is not None:
+            raise ContrastiveError(
+                "images are cropped twice, by data.crop and by the views: give the recipe of the views "
+                "scale: null, or leave data.crop out"
+            )
+
+
 class CroppedViews(Dataset):
     """The crops of an image's two views instead of the image, a whole ``Batch`` at a time.
 
@@ -90,7 +106,7 @@ class CroppedViews(Dataset):
         return Batch(crops, None if labels is None else labels[index], index)
 
 
-class EpochSampler(DistributedSampler):
+class EpochSampler(EpochOrder):
     """An epoch's order with the epoch in its numbers, ``epoch · N + i``, by which workers hear of it."""
 
     def __iter__(self) -> Iterator[int]:

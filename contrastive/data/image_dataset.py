@@ -16,20 +16,26 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
 from contrastive.data import Batch
+from contrastive.data.image_decode import decode
 from contrastive.errors import ContrastiveError
 from contrastive.report import track
 
 log = logging.getLogger("contrastive")
 
+_MAX_ASPECT = 64  # of a longer strip the middle alone is resized: a line of pixels would fill the memory
+
 
 class Item(NamedTuple):
-    """An image that another library's data set decodes: ``images[place]`` is a PIL image."""
+    """An image that another library's data set decodes: ``images[place]`` is a PIL image.
+
+    ``images.source``, where it has one, is what messages call the data set.
+    """
 
     images: Any
     place: int
 
     def __str__(self) -> str:
-        return f"image {self.place} of {type(self.images).__name__}"
+        return f"image {self.place} of {getattr(self.images, 'source', type(self.images).__name__)}"
 
 
 class ImageDataset(Dataset):
@@ -40,12 +46,16 @@ class ImageDataset(Dataset):
 
     Args:
         images: uint8 ``(N, C, H, W)``, or where each of N images is: a file's path, or an ``Item``.
-        labels: int64 ``(N,)``, -1 where it is not known; or None.
-        classes: the names of the labels.
+        labels: int64 ``(N,)``, -1 where it is not known; float ``(N, T)``, NaN where it is not; or None.
+        classes: the names of the labels, or of the T targets.
         image_size: side in pixels to which an image is resized (shorter side) and cropped (centre).
         channels: 1 or 3; an image is converted.
         skip_corrupt: read the next image that decodes instead of one that does not, and log it, so that a
             batch keeps its size.
+        paths: of images that were files and are held as a tensor.
+
+    Attributes:
+        paths: of the images' files, or None where they are no files.
     """
 
     def __init__(
@@ -57,8 +67,11 @@ class ImageDataset(Dataset):
         image_size: int,
         channels: int,
         skip_corrupt: bool = False,
+        paths: Sequence[Path] | None = None,
     ) -> None:
         self.images, self.labels, self.classes = images, labels, list(classes)
+        are_files = not isinstance(images, Tensor) and all(isinstance(image, Path) for image in images)
+        self.paths: Any = images if are_files else paths
         self.image_size, self.channels, self.skip_corrupt = image_size, channels, skip_corrupt
 
     def __len__(self) -> int:
@@ -106,13 +119,15 @@ class ImageDataset(Dataset):
             image_size=self.image_size,
             channels=self.channels,
             skip_corrupt=self.skip_corrupt,
+            paths=None if self.paths is None else [self.paths[i] for i in index],
         )
 
     def labelled(self) -> ImageDataset:
-        """The images whose label is known; all of them where the data set has no labels at all."""
-        if self.labels is None or bool((self.labels >= 0).all()):
+        """The images of which a label is known; all of them where the data set has no labels at all."""
+        if self.labels is None:
             return self
-        return self.subset((self.labels >= 0).nonzero()[:, 0].numpy())
+        known = (self.labels >= 0) if self.labels.ndim == 1 else ~self.labels.isnan().all(dim=1)
+        return self if bool(known.all()) else self.subset(known.nonzero()[:, 0].numpy())
 
     def cached(self, skip_corrupt: bool = False) -> ImageDataset:
         """Decode every image once, in threads, into one uint8 tensor.
@@ -144,7 +159,9 @@ class ImageDataset(Dataset):
             raise ContrastiveError(f"none of the {len(self)} images decodes; the first: {errors[0]}")
         images = torch.stack([image for image in decoded if isinstance(image, Tensor)])
         labels = None if self.labels is None else self.labels[torch.as_tensor(kept)]
-        return ImageDataset(images, labels, self.classes, image_size=self.image_size, channels=self.channels)
+        shape: dict[str, Any] = {"image_size": self.image_size, "channels": self.channels}
+        paths = None if self.paths is None else [self.paths[i] for i in kept]
+        return ImageDataset(images, labels, self.classes, **shape, paths=paths)
 
 
 def read_image(item: Path | Item, image_size: int | None, channels: int) -> Tensor:
@@ -155,18 +172,17 @@ def read_image(item: Path | Item, image_size: int | None, channels: int) -> Tens
     """
     try:
         if isinstance(item, Item):
-            return fit(to_tensor(item.images[item.place], channels), image_size)
-        with Image.open(item) as file:
-            return fit(to_tensor(file, channels), image_size)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ContrastiveError(
-            f"{item} is not a readable image ({error}); repair or remove it, or pass skip_corrupt=true"
-        ) from error
+            return fit(decode(_picture(item), channels, item), image_size)
+        return fit(decode(item, channels, item), image_size)
+    except ContrastiveError as error:
+        raise ContrastiveError(f"{error}; repair or remove it, or pass skip_corrupt=true") from error
 
 
-def to_tensor(image: Image.Image, channels: int) -> Tensor:
-    """A PIL image as uint8 ``(channels, H, W)``, converted to grey or colour."""
-    return TF.pil_to_tensor(image.convert("RGB" if channels == 3 else "L"))
+def _picture(item: Item) -> Image.Image:
+    try:
+        return item.images[item.place]
+    except Exception as error:  # another library's decoder can fail in any way
+        raise ContrastiveError(f"{item} is not a readable image ({error})") from error
 
 
 def fit(image: Tensor, size: int | None) -> Tensor:
@@ -178,4 +194,8 @@ def fit(image: Tensor, size: int | None) -> Tensor:
     """
     if size is None or image.shape[-2:] == (size, size):
         return image
+    height, width = image.shape[-2:]
+    longest = _MAX_ASPECT * min(height, width)
+    if max(height, width) > longest:
+        image = TF.center_crop(image, [min(height, longest), min(width, longest)])
     return TF.center_crop(TF.resize(image, [size], antialias=True), [size, size])

@@ -11,7 +11,7 @@ from torch import Tensor
 from contrastive.data.image_dataset import ImageDataset, Item
 from contrastive.data.image_sources import held_out_split
 from contrastive.data.loading import Split
-from contrastive.errors import ContrastiveError
+from contrastive.errors import ContrastiveError, reading
 
 _TEST_SPLITS = ("test", "validation", "valid", "val")
 
@@ -24,8 +24,8 @@ def is_saved_dataset(path: Path) -> bool:
 class _Column:
     """The images of a data set's image column, as PIL images."""
 
-    def __init__(self, dataset: Any, name: str) -> None:
-        self.dataset, self.name = dataset.select_columns([name]), name
+    def __init__(self, dataset: Any, name: str, source: str) -> None:
+        self.dataset, self.name, self.source = dataset.select_columns([name]), name, source
 
     def __getitem__(self, place: int) -> Any:
         return self.dataset[place][self.name]
@@ -48,6 +48,7 @@ def open_huggingface(
         raise ContrastiveError(f"{source} needs Hugging Face's datasets: pip install datasets") from error
     try:
         loaded = _load(source, download)
+        _check(loaded)
     except Exception as error:  # the hub, the network and the cache fail in many ways
         hint = "" if download or not source.startswith("hf:") else " (pass download=true to download it)"
         raise ContrastiveError(f"{source} cannot be opened: {error}{hint}") from error
@@ -57,7 +58,8 @@ def open_huggingface(
         raise ContrastiveError(f"{source} has no split named train; its splits are {', '.join(loaded)}")
     pooled = pooled or not any(name in loaded for name in _TEST_SPLITS)
     dataset = loaded if isinstance(loaded, datasets.Dataset) else loaded["train" if pooled else names[0]]
-    images = _images(dataset, source, image_size, channels)
+    with reading(source):
+        images = _images(dataset, source, image_size, channels)
     return held_out_split(images, split) if pooled else images
 
 
@@ -75,6 +77,12 @@ def _load(source: str, download: bool) -> Any:
         datasets.config.HF_HUB_OFFLINE = offline
 
 
+def _check(loaded: Any) -> None:
+    """Check the offsets in Arrow's tables, which its native code follows without looking."""
+    for dataset in loaded.values() if isinstance(loaded, dict) else (loaded,):
+        dataset.data.table.validate(full=True)
+
+
 def _images(dataset: Any, source: str, image_size: int | None, channels: int) -> ImageDataset:
     import datasets
 
@@ -88,7 +96,7 @@ def _images(dataset: Any, source: str, image_size: int | None, channels: int) ->
     if target is not None:
         known = dataset.select_columns([target]).with_format("numpy")[target][:]
         labels = torch.as_tensor(known).to(torch.int64)
-    images = _Column(dataset, column)
+    images = _Column(dataset, column, source)
     return ImageDataset(
         [Item(images, i) for i in range(len(dataset))],
         labels,

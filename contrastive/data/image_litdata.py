@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,9 +9,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from contrastive.data.image_dataset import to_tensor
+from contrastive.data.image_decode import decode, to_tensor
 from contrastive.data.image_stream_dataset import Sample, StreamDataset
-from contrastive.errors import ContrastiveError
+from contrastive.errors import ContrastiveError, reading
 
 _LABELS = ("label", "class", "cls")
 
@@ -42,9 +41,10 @@ class LitdataDataset(StreamDataset):
         while True:
             stream.set_epoch(self.epoch + 1)  # litdata counts from 1, and on at the end of a pass
             found = False
-            for numbered in stream:
-                found = True
-                yield numbered
+            with reading(self.source):
+                for numbered in stream:
+                    found = True
+                    yield numbered
             if not found:
                 raise ContrastiveError(
                     f"{self.source} has no item for worker {worker} of process {self.rank}; "
@@ -79,7 +79,7 @@ def open_litdata(source: str, *, world_size: int = 1, rank: int = 0, **options: 
         environment = stream.distributed_env
         stream.distributed_env = type(environment)(world_size, rank, environment.num_nodes)
         len(stream)
-    except (OSError, ValueError, RuntimeError, KeyError, AssertionError) as error:
+    except Exception as error:  # litdata can fail in any way on a damaged index
         raise ContrastiveError(
             f"{source} cannot be read as a folder that litdata.optimize wrote: {error}"
         ) from error
@@ -102,7 +102,8 @@ class _Refused:
 def litdata_images(source: str, num_images: int, channels: int) -> list[Tensor]:
     """The first images of a folder, uint8 ``(channels, H, W)``."""
     stream = open_litdata(source)
-    items = (stream[i] for i in range(min(num_images, len(stream))))
+    with reading(source):
+        items = [stream[i] for i in range(min(num_images, len(stream)))]
     names = ((f"item {number} of {source}", item) for number, item in items)
     return [_decoded(_image_and_label(item, name)[0], channels, name) for name, item in names]
 
@@ -123,12 +124,11 @@ def _image_and_label(item: Any, name: str) -> tuple[Any, int]:
 
 
 def _decoded(image: Any, channels: int, name: str) -> Tensor:
+    if isinstance(image, Tensor) and image.shape[0] == channels:
+        return image
+    if isinstance(image, bytes | bytearray | memoryview | Image.Image):
+        return decode(image, channels, name)
     try:
-        if isinstance(image, Tensor) and image.shape[0] == channels:
-            return image
-        if isinstance(image, bytes | bytearray | memoryview):
-            with Image.open(io.BytesIO(image)) as file:
-                return to_tensor(file, channels)
-        return to_tensor(image if isinstance(image, Image.Image) else to_pil_image(image), channels)
-    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
+        return to_tensor(to_pil_image(image), channels)
+    except (ValueError, TypeError) as error:
         raise ContrastiveError(f"{name} is not a readable image ({error})") from error

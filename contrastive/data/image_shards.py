@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import io
 import random
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from contrastive.data.image_dataset import to_tensor
+from contrastive.data.image_decode import decode as decode_image
 from contrastive.data.image_stream_dataset import Sample, StreamDataset
 from contrastive.errors import ContrastiveError
 
+_END = 1024  # bytes
 _IMAGES = {extension.removeprefix(".") for extension in IMG_EXTENSIONS}
 
 
@@ -99,14 +97,30 @@ def shard_samples(shards: list[str]) -> Iterator[dict[str, Any]]:
     """The samples of shards, one shard after the other; each a dictionary of its files' bytes."""
     for shard in shards:
         found = False
+        _check_end(shard)
         try:
             for sample in _webdataset().tariterators.tarfile_samples(iter([{"url": shard}])):
                 found = True
                 yield sample
-        except (OSError, EOFError, ValueError, tarfile.TarError) as error:
-            raise ContrastiveError(f"{shard} cannot be read as a tar: {error.args[0]}") from error
+        except Exception as error:  # tarfile and webdataset can fail in any way on damaged bytes
+            reason = error.args[0] if error.args else type(error).__name__
+            raise ContrastiveError(f"{shard} cannot be read as a tar: {reason}") from error
         if not found:
             raise ContrastiveError(f"{shard} holds no sample")
+
+
+def _check_end(shard: str) -> None:
+    """A tar that was cut between two files reads as a shorter one; its end of two empty blocks is missing."""
+    if not shard.endswith(".tar") or not Path(shard).is_file():
+        return  # compressed, or not here
+    with Path(shard).open("rb") as stream:
+        size = stream.seek(0, 2)
+        stream.seek(max(0, size - _END))
+        if stream.read() != bytes(_END):
+            raise ContrastiveError(
+                f"{shard} cannot be read as a tar: it is cut short, it ends without the {_END} zeros; "
+                "copy or write it again"
+            )
 
 
 def decode(sample: dict[str, Any], channels: int) -> Tensor:
@@ -116,11 +130,7 @@ def decode(sample: dict[str, Any], channels: int) -> Tensor:
     if content is None:
         found = ", ".join(key for key in sample if not key.startswith("__"))
         raise ContrastiveError(f"{name} has no image; its files are {found}")
-    try:
-        with Image.open(io.BytesIO(content)) as file:
-            return to_tensor(file, channels)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ContrastiveError(f"{name} is not a readable image ({error})") from error
+    return decode_image(content, channels, name)
 
 
 def _label(sample: dict[str, Any]) -> int:

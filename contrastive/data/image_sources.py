@@ -15,9 +15,11 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from contrastive.data.image_dataset import ImageDataset, Item
+from contrastive.data.image_decode import image_size as size_of
 from contrastive.data.loading import Split, split_indices
-from contrastive.errors import ContrastiveError
+from contrastive.errors import ContrastiveError, reading
 
+_UNPICKLES = ("LSUN", "LSUNClass")  # without a sum to know the file by
 _HELD_OUT = 0.3  # of a source that has no test split of its own
 _HELD_OUT_SEED = 0  # a constant: the test images must not change with the seed of a run
 
@@ -57,7 +59,10 @@ def _split_folder(folder: Path, split: Split) -> Path:
 
 
 def _open_images(folder: Path, image_size: int | None, channels: int) -> ImageDataset:
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
+    try:
+        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
+    except OSError as error:  # a folder went while it was listed, or may not be listed
+        raise ContrastiveError(f"{error.filename or folder} cannot be listed: {error.strerror}") from error
     if not paths:
         raise ContrastiveError(
             f"{folder} holds no image ({', '.join(IMG_EXTENSIONS)}); "
@@ -74,20 +79,20 @@ def _open_images(folder: Path, image_size: int | None, channels: int) -> ImageDa
 
 def shorter_side(paths: Sequence[Path]) -> int:
     """The shorter side of the first image whose header can be read; the corrupt ones are reported later."""
+    first: ContrastiveError | None = None
     for path in paths:
         try:
-            with Image.open(path) as file:
-                return min(file.size)
-        except (OSError, SyntaxError, ValueError):
-            continue
-    raise ContrastiveError(f"none of the {len(paths)} images can be opened; the first is {paths[0]}")
+            return min(size_of(path))
+        except ContrastiveError as error:
+            first = first or error
+    raise ContrastiveError(f"none of the {len(paths)} images can be opened; the first: {first}")
 
 
 class _FirstOfPair:
     """The images of a torchvision data set, which yields pairs of an image and a target."""
 
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Any, source: str) -> None:
+        self.dataset, self.source = dataset, source
 
     def __getitem__(self, place: int) -> Image.Image:
         return self.dataset[place][0]
@@ -122,20 +127,30 @@ def open_torchvision(
         chosen = {"split": "train+unlabeled"}
     if "download" in parameters:
         chosen["download"] = download
+    if name in _UNPICKLES:
+        raise ContrastiveError(f"{source}: torchvision's {name} unpickles, which can run code; give a folder")
     try:
         dataset: Any = cls(root or "data", **chosen)  # type: ignore[call-arg]
     except RuntimeError as error:
         raise ContrastiveError(f"{source}: {error} (pass download=true to download it)") from error
-    labels = _targets(dataset)
+    except Exception as error:  # a data set of torchvision's can fail in any way
+        raise ContrastiveError(f"{source} cannot be opened: {str(error) or type(error).__name__}") from error
+    with reading(source):
+        labels = _targets(dataset)
     classes = getattr(dataset, "classes", None) or sorted(set(labels.tolist()))
-    images = _FirstOfPair(dataset)
+    images = _FirstOfPair(dataset, source)
     return ImageDataset(
         [Item(images, i) for i in range(len(dataset))],
         labels,
         [str(c) for c in classes],
-        image_size=image_size or min(images[0].size),
+        image_size=image_size or _shorter_side(images),
         channels=channels,
     )
+
+
+def _shorter_side(images: _FirstOfPair) -> int:
+    with reading(images.source):
+        return min(images[0].size)
 
 
 def _targets(dataset: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NamedTuple
@@ -37,9 +38,14 @@ class StreamDataset(IterableDataset):
         seed: of the order and the crops.
         rank: of the process.
         world_size: processes.
+
+    Attributes:
+        epoch: which one is read.
+        start: batches of each worker that are passed over.
     """
 
     epoch = 0
+    start = 0
     labels = None
 
     def __init__(
@@ -73,7 +79,8 @@ class StreamDataset(IterableDataset):
         info = get_worker_info()
         worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
         samples = self.samples(worker, num_workers)
-        for _ in range(worker, self.num_batches, num_workers):
+        deque(islice(samples, self.start * self.batch_size), maxlen=0)  # read, but not decoded
+        for _ in range(worker + self.start * num_workers, self.num_batches, num_workers):
             yield self._batch(islice(samples, self.batch_size))
 
     def _batch(self, samples: Iterator[Any]) -> Batch:

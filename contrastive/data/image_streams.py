@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
 
+from contrastive.data.epochs import EpochLoader
 from contrastive.data.image_crops import Crop
 from contrastive.data.image_dataset import ImageDataset, Item
 from contrastive.data.image_litdata import LitdataDataset, litdata_images, open_litdata
 from contrastive.data.image_shards import ShardDataset, decode, find_shards, shard_samples
 from contrastive.data.image_stream_dataset import StreamDataset
-from contrastive.data.loading import as_is
 from contrastive.errors import ContrastiveError
 
 
@@ -121,15 +119,7 @@ class ImageStream(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Whole batches, as many on each process."""
         assert self.train is not None and self.trainer is not None
-        trainer = self.trainer
-        return _EpochLoader(
-            self.train,
-            lambda: trainer.current_epoch,
-            batch_size=None,
-            num_workers=self.num_workers,
-            collate_fn=as_is,
-            pin_memory=torch.cuda.is_available(),
-        )
+        return EpochLoader(self.train, self.trainer, batch_size=None, num_workers=self.num_workers)
 
     def examples(self, num_images: int) -> ImageDataset:
         """Read the first images of the first shards or chunks."""
@@ -141,15 +131,3 @@ class ImageStream(LightningDataModule):
         pictures = [to_pil_image(image) for image in images]
         items = [Item(pictures, i) for i in range(len(pictures))]
         return ImageDataset(items, None, [], image_size=self.image_size, channels=self.channels)
-
-
-class _EpochLoader(DataLoader):
-    """Tells the data set the epoch before its workers start; Lightning tells it to samplers alone."""
-
-    def __init__(self, dataset: StreamDataset, epoch: Callable[[], int], **options: Any) -> None:
-        super().__init__(dataset, **options)
-        self._epoch = epoch
-
-    def __iter__(self) -> Any:
-        self.dataset.epoch = self._epoch()  # type: ignore[attr-defined]
-        return super().__iter__()

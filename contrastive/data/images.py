@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from contrastive.data.image_files import open_csv, read_npz
 from contrastive.data.image_huggingface import is_saved_dataset, open_huggingface
 from contrastive.data.image_sources import held_out_split, open_digits, open_folder, open_torchvision
 from contrastive.data.loading import PretrainingData, Split, draw_subset
+from contrastive.errors import ContrastiveError
 
 _CACHE_BYTES = 4 * 2**30
 
@@ -46,6 +48,7 @@ def open_images(
     *,
     image_size: int | None = None,
     channels: int | None = None,
+    targets: Sequence[str] = (),
     download: bool = False,
     unlabelled: bool = False,
 ) -> ImageDataset:
@@ -67,23 +70,26 @@ def open_images(
             out; which ones does not depend on any seed of the run.
         image_size: side in pixels; None takes the first image's shorter side.
         channels: 1 or 3; None is 1 for digits, what an .npz file has, and 3 for everything else.
+        targets: columns of a .csv file to read as labels, numbers or blanks, instead of ``label``.
         download: whether torchvision or Hugging Face may download the data.
         unlabelled: add the unlabelled images of STL10 to its training split, with label -1.
 
     Raises:
-        ContrastiveError: nothing there.
+        ContrastiveError: nothing there, or targets of another source than a .csv file.
     """
+    path, shape = Path(source).expanduser(), (image_size, channels or 3)
+    if path.suffix == ".csv":
+        return open_csv(path, split, *shape, targets=targets)
+    if targets:
+        raise ContrastiveError(f"{source} has no columns {', '.join(targets)}; targets need a .csv file")
     if source == "digits":
         return held_out_split(open_digits(channels or 1), split)
-    path, shape = Path(source).expanduser(), (image_size, channels or 3)
     if source.startswith("hf:") or is_saved_dataset(path):
         return open_huggingface(source, split, *shape, download=download)
     if path.is_dir():
         return open_folder(path, split, *shape)
     if path.suffix == ".npz":
         return read_npz(path, split, image_size, channels)
-    if path.suffix == ".csv":
-        return open_csv(path, split, *shape)
     return open_torchvision(source, split, *shape, download=download, unlabelled=unlabelled)
 
 

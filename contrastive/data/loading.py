@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from pytorch_lightning import LightningDataModule
 from sklearn.model_selection import train_test_split
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 
+from contrastive.data.epochs import EpochLoader, EpochOrder
 from contrastive.errors import ContrastiveError
 
 Split = Literal["train", "test"]
@@ -73,9 +73,7 @@ class PretrainingData(LightningDataModule):
         """Full batches in an order that follows from (seed, epoch), each process its own share."""
         return self.loader(self.train)
 
-    def loader(
-        self, dataset: Any, sampler_class: type[DistributedSampler] = DistributedSampler
-    ) -> DataLoader:
+    def loader(self, dataset: Any, sampler_class: type[EpochOrder] = EpochOrder) -> DataLoader:
         """Full batches of a data set that yields whole ones, in the order of a sampler."""
         assert dataset is not None and self.trainer is not None
         sampler = sampler_class(
@@ -85,21 +83,15 @@ class PretrainingData(LightningDataModule):
             seed=self.seed,
             drop_last=True,
         )
-        return DataLoader(
+        return EpochLoader(
             dataset,
+            self.trainer,
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             drop_last=True,
-            collate_fn=as_is,
-            pin_memory=torch.cuda.is_available(),
         )
-
-
-def as_is(batch: Any) -> Any:
-    """The ``collate_fn`` of data sets that yield whole batches."""
-    return batch
 
 
 def draw_subset(num_items: int, labels: Tensor | None, size: int | float, seed: int) -> np.ndarray:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +11,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from contrastive.data import Batch
+from contrastive.data.descriptors import DESCRIPTORS, read_descriptors, standardised
 from contrastive.data.graphs import GraphDataset
 from contrastive.data.loading import PretrainingData, Split
 from contrastive.data.processes import Failure, guarded_map, num_cores
+from contrastive.data.rdkit_cache import CACHE_ADVICE, cache_file, import_rdkit, load_tensors, save_tensors
 from contrastive.data.tables import SmilesTable, read_smiles
 from contrastive.errors import ContrastiveError
-from contrastive.report import cache_home, track
+from contrastive.report import track, write_whole
 from encoders.graph_batch import GraphBatch
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES, featurize
 
@@ -111,9 +109,9 @@ def featurise(
     time_limit: float = 10.0,
 ) -> MoleculeDataset:
     """Featurise a table of SMILES; see `read_molecules`."""
-    folder = _cache_folder(cache_dir)
-    file = folder / f"molecules-{_key(table.smiles, time_limit)}.safetensors"
-    cached = _load(file)
+    settings = [_FORMAT, ATOM_FEATURES, BOND_FEATURES, time_limit]
+    file = cache_file(cache_dir, "molecules", table.smiles, settings)
+    cached = _load(file, len(table.smiles))
     if cached is None:
         cached = _computed(table.smiles, num_workers or num_cores(), time_limit, table.source)
         _save(file, cached)
@@ -140,6 +138,26 @@ class _Features(NamedTuple):
     kept: np.ndarray  # (G,) int64, the places in the source
     failed: np.ndarray  # (F,) int64
     reasons: list[str]
+
+    def check(self, num_smiles: int) -> None:
+        """See that the parts belong together, as those of a damaged file do not.
+
+        Raises:
+            ValueError: they do not.
+        """
+        atoms, edges = self.sizes.sum(0, dtype=np.int64)
+        lengths = (len(self.x), len(self.edge_attr), len(self.ends), len(self.kept), len(self.reasons))
+        places = np.sort(np.concatenate([self.kept, self.failed]))
+        if (
+            lengths != (atoms, edges, edges, len(self.sizes), len(self.failed))
+            or (self.sizes < 0).any()
+            or (self.ends < 0).any()
+            or (self.ends >= self.sizes[:, :1].repeat(self.sizes[:, 1], axis=0)).any()
+            or (self.x >= list(ATOM_FEATURES.values())).any()
+            or (self.edge_attr >= list(BOND_FEATURES.values())).any()
+            or not np.array_equal(places, np.arange(num_smiles))
+        ):
+            raise ValueError("its parts do not fit together")
 
     def graphs(self) -> GraphBatch:
         ptr = torch.zeros(len(self.sizes) + 1, dtype=torch.int64)
@@ -172,22 +190,6 @@ def _computed(smiles: Sequence[str], num_workers: int, time_limit: float, source
     return _Features(x, edge_attr, ends, sizes, np.array(kept, np.int64), np.array(failed, np.int64), reasons)
 
 
-def import_rdkit() -> Any:
-    """The module ``rdkit.Chem``, with RDKit's printing to the terminal switched off.
-
-    Raises:
-        ContrastiveError: RDKit is not installed.
-    """
-    try:
-        from rdkit import Chem, RDLogger
-    except ImportError as error:
-        raise ContrastiveError(
-            "molecules need RDKit: pip install 'contrastive-pretraining[molecules]'"
-        ) from error
-    RDLogger.DisableLog("rdApp.*")  # type: ignore[attr-defined]
-    return Chem
-
-
 def _molecule(smiles: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | str:
     """Atoms and bonds of one molecule as small integers, or why there are none; runs in a worker."""
     chem = import_rdkit()
@@ -212,54 +214,24 @@ def _why(chem: Any, smiles: str) -> str:
     return problems[0].Message() if problems else "RDKit cannot sanitise it"
 
 
-def _key(smiles: Sequence[str], time_limit: float) -> str:
-    """What the features follow from: the SMILES, the features asked for, the RDKit that computes them."""
-    rdkit = import_rdkit().rdBase.rdkitVersion
-    settings = [_FORMAT, rdkit, ATOM_FEATURES, BOND_FEATURES, time_limit]
-    content = hashlib.sha256(json.dumps(settings).encode())
-    content.update("\n".join(smiles).encode())
-    return content.hexdigest()[:20]
-
-
-def _cache_folder(given: str | Path | None) -> Path:
-    folder = Path(given).expanduser() if given else cache_home()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    return folder
-
-
-def _unwritable(path: Path, error: OSError) -> ContrastiveError:
-    return ContrastiveError(f"cannot write {path}: {error.strerror}; give another folder with cache_dir")
-
-
-def _load(file: Path) -> _Features | None:
-    """What the cache holds; None where there is nothing, or a damaged file, which is written anew."""
-    if not file.exists():
+def _load(file: Path, num_smiles: int) -> _Features | None:
+    tensors = load_tensors(file, _Features._fields)
+    if tensors is None:
         return None
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
     try:
-        arrays = {name: tensor.numpy() for name, tensor in load_file(file).items()}
-        reasons = json.loads(arrays.pop("reasons").tobytes())
-        return _Features(**arrays, reasons=reasons)
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        log.warning("%s cannot be read (%s); featurising anew", file, error)
+        features = _Features(**{**arrays, "reasons": json.loads(arrays["reasons"].tobytes())})
+        features.check(num_smiles)
+        return features
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        log.warning("%s cannot be read (%s); computing anew", file, error)
         return None
 
 
 def _save(file: Path, features: _Features) -> None:
     arrays = features._asdict()
-    arrays["reasons"] = np.frombuffer(json.dumps(arrays.pop("reasons")).encode(), np.uint8).copy()
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")  # two runs may fill the same cache
-    try:
-        save_file({name: torch.from_numpy(array) for name, array in arrays.items()}, part)
-        part.replace(file)
-    except OSError as error:
-        raise _unwritable(file, error) from error
-    except SafetensorError as error:
-        raise ContrastiveError(f"cannot write {file}: {error}; give another folder with cache_dir") from error
-    finally:
-        part.unlink(missing_ok=True)
+    arrays["reasons"] = np.frombuffer(json.dumps(arrays["reasons"]).encode(), np.uint8).copy()
+    save_tensors(file, {name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 def _report_skipped(table: SmilesTable, features: _Features, cache: Path) -> None:
@@ -272,12 +244,8 @@ def _report_skipped(table: SmilesTable, features: _Features, cache: Path) -> Non
         f"{table.lines[i]}\t{table.smiles[i]}\t{reason}"
         for i, reason in zip(features.failed, features.reasons)
     ]
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        part.write_text("\n".join(["line\tsmiles\treason", *rows]) + "\n")
-        part.replace(file)
-    except OSError as error:
-        raise _unwritable(file, error) from error
+    text = "\n".join(["line\tsmiles\treason", *rows]) + "\n"
+    write_whole(file, lambda part: part.write_text(text), advice=CACHE_ADVICE)
     log.warning("skipped %d of %d molecules of %s; see %s", len(rows), len(table.smiles), table.source, file)
 
 
@@ -292,6 +260,8 @@ class MoleculeData(PretrainingData):
         num_workers: processes that assemble batches; 0 is fastest for molecules.
         cache_dir: where features are kept; None is ``~/.cache/contrastive``.
         time_limit: seconds one molecule may take to featurise; then it is left out.
+        descriptors: give every molecule its standardised descriptors as its label, computed from the SMILES
+            and known without a measurement (see ``contrastive.data.descriptors``).
         seed: of the validation split and of the order; taken from ``seed_everything``.
     """
 
@@ -305,6 +275,7 @@ class MoleculeData(PretrainingData):
         num_workers: int = 0,
         cache_dir: str | None = None,
         time_limit: float = 10.0,
+        descriptors: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -313,6 +284,7 @@ class MoleculeData(PretrainingData):
         self._options: dict[str, Any] = dict(
             smiles_column=smiles_column, cache_dir=cache_dir, time_limit=time_limit
         )
+        self.descriptors = descriptors
 
     def read(self, split: Split) -> MoleculeDataset:
         """Read all molecules: a file of them has no test split.
@@ -322,4 +294,9 @@ class MoleculeData(PretrainingData):
         """
         if split == "test":
             raise ContrastiveError(f"{self.source} has no test split; evaluate on a labelled file instead")
-        return read_molecules(self.source, **self._options)
+        molecules = read_molecules(self.source, **self._options)
+        if not self.descriptors:
+            return molecules
+        options = {name: self._options[name] for name in ("cache_dir", "time_limit")}
+        labels = standardised(read_descriptors(molecules.smiles, **options))
+        return MoleculeDataset(molecules.graphs, molecules.smiles, labels, DESCRIPTORS)

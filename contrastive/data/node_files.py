@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import collections
-import pickle
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,29 +16,13 @@ from torch.nn import functional as F
 
 from contrastive.data.dgl_source import read_dgl_items
 from contrastive.data.ogb_files import read_ogb
-from contrastive.errors import ContrastiveError
+from contrastive.data.pickled_arrays import checked_csr, unpickle
+from contrastive.errors import ContrastiveError, reading
 from encoders.graph_batch import GraphBatch
 from encoders.sparse_features import SparseFeatures
 
-try:
-    from numpy._core import multiarray  # type: ignore[import-not-found, unused-ignore]
-except ImportError:  # NumPy 1
-    from numpy.core import multiarray  # type: ignore[no-redef, unused-ignore]
-
-# What arrays and sparse matrices are pickled as, by NumPy and SciPy of any age; anything else is refused.
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("collections", "defaultdict"): collections.defaultdict,
-    ("__builtin__", "list"): list,
-    ("builtins", "list"): list,
-    **{
-        (module, name): getattr(multiarray, name)
-        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-        for name in ("_reconstruct", "scalar")
-    },
-    **{(module, "csr_matrix"): sparse.csr_matrix for module in ("scipy.sparse.csr", "scipy.sparse._csr")},
-}
+_CSR = ("data", "indices", "indptr", "shape")
+_MAX_CLASSES = 2**20  # more are numbers that stand for something else
 
 
 @dataclass(frozen=True)
@@ -49,7 +31,7 @@ class NodeDataset:
 
     Attributes:
         graph: a ``GraphBatch`` of one graph.
-        labels: ``(N,)`` int64, or None.
+        labels: ``(N,)`` int64 classes, ``(N, T)`` float targets with NaN where unknown, or None.
         split: the nodes of the published training, validation and test split, or None.
     """
 
@@ -71,6 +53,15 @@ def read_nodes(source: str, *, normalize_features: bool = True) -> NodeDataset:
     Raises:
         ContrastiveError: nothing there, or a file that is damaged, holds code, or does not fit the others.
     """
+    with reading(source):
+        dataset = _read(source)
+    if normalize_features:
+        graph = dataset.graph
+        dataset = replace(dataset, graph=graph.with_features(x=rows_normalized(graph.x)))
+    return dataset
+
+
+def _read(source: str) -> NodeDataset:
     path = Path(source).expanduser()
     if source.startswith("dgl:"):
         dataset = read_dgl(source)
@@ -85,9 +76,8 @@ def read_nodes(source: str, *, normalize_features: bool = True) -> NodeDataset:
             f"there is no graph {source}: give FOLDER/NAME of files FOLDER/ind.NAME.*, a .npz, dgl:NAME "
             "or ogb:NAME"
         )
-    if normalize_features:
-        graph = dataset.graph
-        dataset = replace(dataset, graph=graph.with_features(x=rows_normalized(graph.x)))
+    if dataset.graph.num_nodes == 0:
+        raise ContrastiveError(f"{source} has no nodes")
     return dataset
 
 
@@ -110,11 +100,18 @@ def undirected_graph(src: np.ndarray, dst: np.ndarray, x: Any) -> GraphBatch:
     Raises:
         ContrastiveError: an edge names a node that is not there, or a feature is not finite.
     """
+    if np.ndim(x) != 2:
+        raise ContrastiveError(f"x has the shape {x.shape}; expected a row of features a node, (N, F)")
     num_nodes = x.shape[0]
     ends = np.stack([np.concatenate([src, dst]), np.concatenate([dst, src])]).astype(np.int64)
+    outside = ((ends[:, : len(src)] < 0) | (ends[:, : len(src)] >= num_nodes)).any(axis=0)
+    if outside.any():
+        edge = int(outside.argmax())
+        raise ContrastiveError(
+            f"edge {edge} = ({ends[0, edge]}, {ends[1, edge]}) names a node outside 0 … {num_nodes - 1} "
+            f"({outside.sum()} such edges; nodes are numbered from 0)"
+        )
     ends = ends[:, ends[0] != ends[1]]
-    if ends.size and (ends.min() < 0 or ends.max() >= num_nodes):
-        raise ContrastiveError(f"an edge joins node {ends.max()}, but there are {num_nodes} nodes")
     keys = np.unique(ends[0] * num_nodes + ends[1])
     edges = np.stack([keys // num_nodes, keys % num_nodes], axis=1)
     return GraphBatch.from_edges(edges, num_nodes=num_nodes).with_features(x=_features(x))
@@ -124,35 +121,16 @@ def _features(x: Any) -> Tensor | SparseFeatures:
     rows = sparse.csr_matrix(x, dtype=np.float32)
     rows.eliminate_zeros()
     rows.sort_indices()
-    if not np.isfinite(rows.data).all():
+    wrong = (~np.isfinite(rows.data)).nonzero()[0]
+    if len(wrong):
+        row = int(np.searchsorted(rows.indptr, wrong[0], side="right")) - 1
         raise ContrastiveError(
-            f"{(~np.isfinite(rows.data)).sum()} features are not finite; mend or drop them"
+            f"x has in row {row} NaN or an infinity ({len(wrong)} such values); replace them first"
         )
     if rows.nnz > 0.1 * x.shape[0] * x.shape[1]:
         return torch.from_numpy(rows.toarray())
     indptr, column = (torch.from_numpy(part.astype(np.int64)) for part in (rows.indptr, rows.indices))
     return SparseFeatures(indptr, column, torch.from_numpy(rows.data), x.shape[1])
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickles arrays, sparse matrices and lists; a pickle can otherwise run any code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which is neither an array nor a list")
-        return _ALLOWED[module, name]
-
-
-def unpickle(file: IO[bytes], where: str) -> Any:
-    """Unpickle arrays, SciPy's sparse matrices and lists of numbers.
-
-    Raises:
-        ContrastiveError: damaged, or anything else in it, such as code; ``where`` is named.
-    """
-    try:
-        return _ArraysOnly(file, encoding="latin1").load()
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise ContrastiveError(f"{where} was not opened: {error}") from error
 
 
 def read_planetoid(folder: Path, name: str) -> NodeDataset:
@@ -163,7 +141,7 @@ def read_planetoid(folder: Path, name: str) -> NodeDataset:
     y, allx, ally, tx, ty, graph = (
         _planetoid_file(folder, name, part) for part in ("y", "allx", "ally", "tx", "ty", "graph")
     )
-    order = np.loadtxt(folder / f"ind.{name}.test.index", dtype=np.int64)
+    order = _planetoid_order(folder / f"ind.{name}.test.index", allx.shape[0])
     # the rows of tx belong to the nodes listed in test.index, which may leave numbers out
     num_nodes = max(order.max() + 1, len(graph))
     features = sparse.lil_matrix((num_nodes, allx.shape[1]), dtype=np.float32)
@@ -176,6 +154,17 @@ def read_planetoid(folder: Path, name: str) -> NodeDataset:
     val = np.arange(len(y), len(y) + 500)
     labels = torch.from_numpy(onehot.argmax(1))
     return NodeDataset(undirected_graph(src, dst, features), labels, (train, val, np.sort(order)))
+
+
+def _planetoid_order(path: Path, num_others: int) -> np.ndarray:
+    with reading(path):
+        order = np.loadtxt(path, dtype=np.int64, ndmin=1)
+    if not len(order) or order.min() < 0 or order.max() >= 2 * (num_others + len(order)):
+        raise ContrastiveError(
+            f"{path} lists {len(order)} nodes, {order.min(initial=0)} … {order.max(initial=0)}; expected the "
+            f"numbers of the test nodes, which follow on the {num_others} others"
+        )
+    return order
 
 
 def _planetoid_file(folder: Path, name: str, part: str) -> Any:
@@ -192,7 +181,7 @@ def read_npz(path: Path) -> NodeDataset:
 
     Known names: ``adj_matrix`` and ``node_attr`` (SciPy's matrices), or ``adj_data``, ``adj_indices``,
     ``adj_indptr``, ``adj_shape`` and the same with ``attr``; or ``edges`` ``(E, 2)`` and ``x`` ``(N, F)``.
-    Labels: ``node_label``, ``labels`` or ``y``; none is fine.
+    Labels: ``node_label``, ``labels`` or ``y``, see `targets_of`; none is fine.
     """
     arrays = _Arrays(path)
     adjacency = arrays.matrix("adj", "adj_matrix")
@@ -202,29 +191,59 @@ def read_npz(path: Path) -> NodeDataset:
         src, dst = coo.row, coo.col
     elif "edges" in arrays:
         edges = arrays["edges"]
-        if edges.ndim != 2 or edges.shape[1] != 2:
-            raise ContrastiveError(f"{path}: edges has the shape {edges.shape}; expected (E, 2)")
+        if edges.ndim != 2 or edges.shape[1] != 2 or (edges.size and edges.dtype.kind not in "iu"):
+            raise ContrastiveError(
+                f"{path}: edges is {edges.dtype} of the shape {edges.shape}; expected integers (E, 2)"
+            )
         src, dst = edges.T
     else:
         raise ContrastiveError(f"{path} has neither adj_matrix nor adj_data nor edges: {arrays.names}")
     if x is None:
-        # without features every node is its own word
-        x = arrays["x"] if "x" in arrays else sparse.identity(int(max(src.max(), dst.max())) + 1)
+        x = arrays["x"] if "x" in arrays else _identity(src, dst)
     name = next((key for key in ("node_label", "labels", "y") if key in arrays), None)
-    labels = None if name is None else torch.from_numpy(np.asarray(arrays[name]).astype(np.int64))
+    labels = None if name is None else targets_of(np.asarray(arrays[name]), name)
     if labels is not None and len(labels) != x.shape[0]:
         raise ContrastiveError(f"{path}: there are {len(labels)} labels for {x.shape[0]} nodes")
     return NodeDataset(undirected_graph(src, dst, x), labels)
+
+
+def _identity(src: np.ndarray, dst: np.ndarray) -> sparse.spmatrix:
+    """Without features every node is its own word; the edges alone say how many nodes there are."""
+    num_nodes = int(max(src.max(initial=-1), dst.max(initial=-1))) + 1
+    if num_nodes > 1000 + 100 * len(src):
+        raise ContrastiveError(
+            f"an edge names node {num_nodes - 1}, but there are {len(src)} edges and no x: number the nodes "
+            "from 0 without gaps, or give x"
+        )
+    return sparse.identity(num_nodes)
+
+
+def targets_of(y: np.ndarray, name: str = "y") -> Tensor:
+    """Labels as they are used: ``(N,)`` whole numbers are int64 classes, all else float32 ``(N, T)`` targets.
+
+    One column is as none. A number that is not finite is a blank, NaN.
+
+    Raises:
+        ContrastiveError: a class below 0, or so large that it stands for something else; ``name`` is named.
+    """
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.ndim == 1 and (y.dtype.kind in "iub" or bool((np.isfinite(y) & (y == np.round(y))).all())):
+        wrong = ((y < 0) | (y >= _MAX_CLASSES)).nonzero()[0]
+        if len(wrong):
+            raise ContrastiveError(
+                f"{name} is {y[wrong[0]]} in row {wrong[0]} ({len(wrong)} such rows); number classes from 0"
+            )
+        return torch.from_numpy(y.astype(np.int64))
+    y = y.reshape(len(y), -1).astype(np.float32)
+    return torch.from_numpy(np.where(np.isfinite(y), y, np.nan).astype(np.float32))
 
 
 class _Arrays:
     """The arrays of a ``.npz``, read without running what object arrays may hold."""
 
     def __init__(self, path: Path) -> None:
-        try:
+        with reading(path):
             self.zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise ContrastiveError(f"{path} is not a readable .npz: {error}") from error
         self.path = path
         self.names = [name.removesuffix(".npy") for name in self.zip.namelist()]
 
@@ -233,18 +252,15 @@ class _Arrays:
 
     def __getitem__(self, name: str) -> Any:
         where = f"{self.path}: {name}"
-        try:
-            with self.zip.open(f"{name}.npy") as file:
-                version = npy.read_magic(file)
-                header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-                shape, _, dtype = header(file)
-                if not dtype.hasobject:
-                    file.seek(0)
-                    return npy.read_array(file, allow_pickle=False)
-                array = unpickle(file, where)
-        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-            raise ContrastiveError(f"{where} cannot be read: {error}") from error
-        return array.item() if shape == () else array
+        with reading(where), self.zip.open(f"{name}.npy") as file:
+            version = npy.read_magic(file)
+            header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, _, dtype = header(file)
+            if not dtype.hasobject:
+                file.seek(0)
+                return npy.read_array(file, allow_pickle=False)
+            array = unpickle(file, where)
+            return array.item() if shape == () else array
 
     def matrix(self, prefix: str, name: str) -> Any:
         """A sparse matrix under one name, or in four arrays; None where there is neither."""
@@ -252,8 +268,8 @@ class _Arrays:
             return self[name]
         if f"{prefix}_data" not in self:
             return None
-        parts = [self[f"{prefix}_{part}"] for part in ("data", "indices", "indptr")]
-        return sparse.csr_matrix(tuple(parts), shape=tuple(self[f"{prefix}_shape"]))
+        data, indices, indptr, shape = (self[f"{prefix}_{part}"] for part in _CSR)
+        return checked_csr(data, indices, indptr, shape)
 
 
 def read_dgl(source: str) -> NodeDataset:
@@ -265,16 +281,17 @@ def read_dgl(source: str) -> NodeDataset:
         masks = (graph.ndata[f"{part}_mask"].bool() for part in ("train", "val", "test"))
         split = tuple(mask.nonzero().squeeze(1).numpy() for mask in masks)
     return NodeDataset(
-        undirected_graph(src, dst, graph.ndata["feat"].float()), graph.ndata["label"].long(), split
+        undirected_graph(src, dst, graph.ndata["feat"].float()),
+        targets_of(graph.ndata["label"].numpy()),
+        split,
     )
 
 
 def _read_ogb(source: str) -> NodeDataset:
-    """A graph of the Open Graph Benchmark; labels of several columns, as of ogbn-proteins, are left out."""
+    """A graph of the Open Graph Benchmark; labels of several columns, as of ogbn-proteins, are targets."""
     tables = read_ogb(source)
     num_nodes = int(tables.ptr[-1])
     x = sparse.identity(num_nodes) if tables.x is None else tables.x.numpy()
     src, dst = tables.edges.T
-    y = tables.labels
-    labels = torch.from_numpy(y[:, 0]) if y is not None and y.shape[1] == 1 and y.dtype == np.int64 else None
+    labels = None if tables.labels is None else targets_of(tables.labels)
     return NodeDataset(undirected_graph(src, dst, x), labels, tables.split)

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from augmentations.random import hash64
 from contrastive.data import Batch
-from contrastive.data.loading import as_is
+from contrastive.data.epochs import EpochLoader, EpochOrder
 from contrastive.data.neighbourhoods import sample_neighbourhood
 from contrastive.data.node_files import NodeDataset, read_nodes
 from contrastive.errors import ContrastiveError
@@ -85,22 +85,15 @@ def _subgraph(graph: GraphBatch, nodes: Tensor, edges: Tensor, num_targets: int)
     return bare.with_edges(place[graph.src[edges]], place[graph.dst[edges]], **features)
 
 
-class Passes(Sampler[int]):
-    """The numbers of an epoch's passes; Lightning tells it the epoch, also after a resume."""
+class Passes(EpochOrder):
+    """The numbers of an epoch's passes, the same in every process: they share the nodes of each pass."""
 
     def __init__(self, passes_per_epoch: int) -> None:
-        self.passes_per_epoch, self.epoch = passes_per_epoch, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called at the start of every epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.passes_per_epoch
+        super().__init__(range(passes_per_epoch), num_replicas=1, rank=0)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[int]:
-        start = self.epoch * self.passes_per_epoch
-        return iter(range(start, start + self.passes_per_epoch))
+        first = self.epoch * len(self)
+        return iter(range(first + self.start, first + len(self)))
 
 
 class NodeData(LightningDataModule):
@@ -165,11 +158,11 @@ class NodeData(LightningDataModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
-        return DataLoader(
+        return EpochLoader(
             passes,
+            self.trainer,
             batch_size=1,
             sampler=Passes(self.steps_per_epoch),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            collate_fn=as_is,
         )

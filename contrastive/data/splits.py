@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from contrastive.data.loading import split_indices
-from contrastive.data.molecules import import_rdkit
+from contrastive.data.rdkit_cache import import_rdkit
 from contrastive.errors import ContrastiveError
 
 SplitName = Literal["scaffold", "random", "stratified"]

@@ -15,6 +15,7 @@ from contrastive.errors import ContrastiveError
 
 _TABLES = {".csv": ",", ".tsv": "\t"}
 _LISTS = (".smi", ".smiles", ".txt")
+_LARGEST = float(np.finfo(np.float32).max)  # larger ones are infinite in the targets
 _HEADERS = ("smiles", "canonical_smiles", "isomeric_smiles")
 
 
@@ -136,7 +137,10 @@ def _listed(names: Sequence[str]) -> str:
 def _number(source: str, row: list[str], header: list[str], place: int, line: int) -> float:
     text = row[place].strip() if place < len(row) else ""
     try:
-        return float(text) if text else float("nan")
+        number = float(text) if text else float("nan")
+        if abs(number) > _LARGEST:
+            raise ValueError
+        return number
     except ValueError:
         raise ContrastiveError(
             f"{source}, line {line}: {header[place]} is {text!r}, expected a number or a blank"

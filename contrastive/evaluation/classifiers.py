@@ -30,11 +30,13 @@ class Prediction(NamedTuple):
         score: as ``contrastive.evaluation.metrics.measure`` takes it.
         val: the primary metric on validation, of what was chosen.
         chosen: what was chosen by validation, such as ``{"C": 0.1}``.
+        last: the score by the last epoch's weights, where it was asked for.
     """
 
     score: np.ndarray
     val: float
     chosen: dict[str, float]
+    last: np.ndarray | None = None
 
 
 def predict_linear(

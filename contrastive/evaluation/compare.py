@@ -21,7 +21,8 @@ from contrastive.evaluation.evaluate import (
 from contrastive.evaluation.metrics import LOWER_IS_BETTER, TITLES
 from contrastive.evaluation.protocol import Finetuning, Method, Protocol, SplitRule, parse_targets
 from contrastive.evaluation.statistics import bootstrap_p, mcnemar, mean_interval, percentile_interval
-from contrastive.evaluation.tasks import Task, read_task, source_of
+from contrastive.evaluation.tasks import Task, read_task
+from contrastive.items import source_of
 from contrastive.report import write_json
 
 

@@ -20,11 +20,11 @@ from contrastive.evaluation.tasks import Task
 from contrastive.feature_cache import cached_features
 from contrastive.features import (
     HUB,
-    LAST,
     FrozenEncoder,
-    build_module,
+    build_plain,
     load_encoder,
     model_args,
+    run_folder,
     untrained_like,
 )
 from contrastive.report import print_table, track
@@ -108,9 +108,8 @@ def evaluate_all(
             title = name if name in encoders or name == "scratch" else "scratch"
             results.append(_trained(title, encoder, task, protocol))
         else:
-            h = cached_features(
-                encoder, task, progress=f"Encoding ({name})", batch_size=batch_size, enabled=cache
-            )
+            label = f"Encoding ({name})"
+            h = cached_features(encoder, task.dataset, progress=label, batch_size=batch_size, enabled=cache)
             results.append(_frozen(name, h, task, protocol))
     return results
 
@@ -147,7 +146,7 @@ def _trained(name: str, encoder: FrozenEncoder, task: Task, protocol: Protocol) 
 def pretraining_view(encoder: FrozenEncoder) -> Any:
     """The first augmentation that an encoder was pretrained with; None where it is not known."""
     views = model_args(encoder.config).get("views") if encoder.config else None
-    return build_module(views[0]) if views else None
+    return build_plain(views[0]) if views else None
 
 
 def judged(
@@ -157,6 +156,10 @@ def judged(
     metrics: dict[str, list[float]] = {}
     for draw, prediction in zip(task.draws, predictions):
         measured = measure(task.kind, task.y[draw.test], prediction.score, probabilities=probabilities)
+        if prediction.last is not None:
+            primary = PRIMARY[task.kind]
+            last = measure(task.kind, task.y[draw.test], prediction.last)
+            measured[f"{primary}_last"] = last[primary]
         for metric, value in measured.items():
             metrics.setdefault(metric, []).append(value)
     tests, scores = [draw.test for draw in task.draws], [p.score for p in predictions]
@@ -234,6 +237,4 @@ def results_folder(run: Path) -> Path:
     """``results`` of a run folder, also for a checkpoint in it; beside a checkpoint that lies elsewhere."""
     if run.parts[:1] == (HUB.strip("/"),):
         raise ContrastiveError("an encoder of the Hub has no folder to write results to; give --output")
-    if run.is_file():
-        run = run.parent.parent if run.parent.name == LAST.parent.name else run.parent
-    return run / "results"
+    return run_folder(run) / "results"

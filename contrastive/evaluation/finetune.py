@@ -81,9 +81,10 @@ def finetune(
 ) -> Prediction:
     """Train a copy of an encoder and a linear layer on a draw; keep the epoch that is best on validation.
 
-    AdamW with warm-up and cosine, lower rates for earlier blocks where asked for. The loss is cross-entropy
-    of classes or labels, or squared error of standardised values; blanks are left out. Validation items are
-    predicted after each epoch, test items once, by the weights of the best.
+    AdamW, with warm-up and cosine where nothing else is asked for, lower rates for earlier blocks where asked
+    for. The loss is cross-entropy of classes or labels, or squared error of standardised values; blanks are
+    left out. Validation items are predicted after each epoch, test items once, by the weights of the best,
+    and where ``last_epoch`` asks for it by the last ones too.
 
     Args:
         encoder: where training starts; left as it is.
@@ -102,8 +103,7 @@ def finetune(
     epoch_steps = max(1, len(draw.fit) // settings.batch_size)
     epoch_steps *= max(1, -(-settings.min_steps // (epoch_steps * settings.num_epochs)))
     optimizer = torch.optim.AdamW(_groups(model, settings), weight_decay=settings.weight_decay)
-    total = epoch_steps * settings.num_epochs
-    schedule = warmup_cosine(optimizer, warmup_steps=total // 10, total_steps=total)
+    schedule = _schedule(optimizer, settings, epoch_steps * settings.num_epochs)
     batches = _endless(draw.fit, settings.batch_size, seed)
     metric = PRIMARY[task.kind]
     sign = -1 if metric in LOWER_IS_BETTER else 1
@@ -123,9 +123,18 @@ def finetune(
             best, best_epoch, best_state = val, epoch, copy.deepcopy(model.state_dict())
         if epoch - best_epoch >= settings.patience:
             break
+    last = target.predict(model, draw.test) if settings.last_epoch else None
     model.load_state_dict(best_state)
     score = target.predict(model, draw.test)
-    return Prediction(score, sign * best, {"epoch": best_epoch, "num_epochs": epoch})
+    return Prediction(score, sign * best, {"epoch": best_epoch, "num_epochs": epoch}, last)
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, settings: Finetuning, total: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    if settings.schedule == "constant":
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    return warmup_cosine(optimizer, warmup_steps=total // 10, total_steps=total)
 
 
 def _augmented(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from augmentations.random import SampleRandom
+from contrastive.data.node_files import NodeDataset
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.evaluate import results_folder
 from contrastive.evaluation.leaks import pretraining_items
@@ -16,11 +18,12 @@ from contrastive.evaluation.quality import alignment, dimension_std, effective_r
 from contrastive.features import (
     FrozenEncoder,
     accelerator,
-    build_module,
+    build_plain,
     load_encoder,
     model_args,
     untrained_like,
 )
+from contrastive.items import num_items
 from contrastive.report import print_table, write_json
 
 MEANING = {
@@ -51,7 +54,9 @@ def inspect(
     if not encoder.config or not model_args(encoder.config).get("views"):
         raise ContrastiveError(f"{run} does not record the augmentations that two views are drawn by")
     items = pretraining_items(encoder)
-    index = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:num_items].sort()[0]
+    index = torch.randperm(_number_of(items), generator=torch.Generator().manual_seed(seed))[
+        :num_items
+    ].sort()[0]
     encoders = {"pretrained": encoder}
     if untrained:
         encoders["untrained"] = untrained_like(encoder, seed)
@@ -66,12 +71,21 @@ def inspect(
     print(f"result: {file}")
 
 
+def _number_of(items: Any) -> int:
+    try:
+        return num_items(items)
+    except TypeError:
+        raise ContrastiveError("a stream has no items to draw; inspect a run on a set of files") from None
+
+
 @torch.inference_mode()
 def two_views(encoder: FrozenEncoder, items: Any, index: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Features of two views of each item, ``(N, num_features)`` on the CPU."""
     device = accelerator()
     encoder.to(device)
-    views = [build_module(spec) for spec in model_args(encoder.config or {})["views"]]
+    views = [build_plain(spec) for spec in model_args(encoder.config or {})["views"]]
+    if isinstance(items, NodeDataset):
+        return _node_views(encoder, items, index, views, seed)
     h: list[list[Tensor]] = [[], []]
     for part in index.split(512):
         batch = items.__getitems__(part.tolist())
@@ -80,6 +94,20 @@ def two_views(encoder: FrozenEncoder, items: Any, index: Tensor, seed: int) -> t
             view = views[i % len(views)](batch.input.to(device), random)
             features.append(encoder.encoder(view).float().cpu())
     return torch.cat(h[0]), torch.cat(h[1])
+
+
+def _node_views(
+    encoder: FrozenEncoder, nodes: NodeDataset, index: Tensor, views: Sequence[Any], seed: int
+) -> tuple[Tensor, Tensor]:
+    """The same of nodes: both views are of the whole graph."""
+    graph, h = nodes.graph.to(accelerator()), []
+    for i in range(2):
+        random = SampleRandom(torch.zeros(1, dtype=torch.int64, device=graph.device), seed=seed, view=i)
+        view = views[i % len(views)](graph, random)
+        if view.num_nodes != graph.num_nodes:
+            raise ContrastiveError("the views leave nodes out, so that no node is known to be its own pair")
+        h.append(encoder.encoder(view).float().cpu()[index])
+    return h[0], h[1]
 
 
 def measures(h0: Tensor, h1: Tensor) -> dict[str, float]:

@@ -14,8 +14,9 @@ from contrastive.errors import ContrastiveError
 from contrastive.evaluation.evaluate import describe, evaluate_all, open_encoders, results_folder
 from contrastive.evaluation.metrics import PRIMARY, TITLES
 from contrastive.evaluation.protocol import NUM_DRAWS, Finetuning, Method, Protocol, SplitRule, parse_targets
-from contrastive.evaluation.tasks import Task, read_task, source_of
+from contrastive.evaluation.tasks import Task, read_task
 from contrastive.features import FrozenEncoder
+from contrastive.items import source_of
 from contrastive.report import print_table, write_json, write_whole
 
 TRAINED: tuple[Method, ...] = ("scratch", "finetune")

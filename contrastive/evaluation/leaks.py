@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from pytorch_lightning import LightningDataModule
 
 from contrastive.data.graphs import GraphDataset
 from contrastive.data.image_dataset import ImageDataset
-from contrastive.data.molecules import MoleculeDataset, import_rdkit
+from contrastive.data.molecules import MoleculeDataset
 from contrastive.data.node_files import NodeDataset
+from contrastive.data.nodes import NodeData
+from contrastive.data.rdkit_cache import import_rdkit
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.tasks import Task
 from contrastive.features import FrozenEncoder
-from contrastive.report import track
+from contrastive.report import cache_home, track, write_whole
 from encoders.graph_batch import GraphBatch
 
 log = logging.getLogger("contrastive")
@@ -68,7 +71,7 @@ def report_leaks(encoder: FrozenEncoder, task: Task, run: str) -> dict[str, Any]
 
 
 def pretraining_items(encoder: FrozenEncoder) -> Any:
-    """The data set that an encoder was pretrained on, validation included.
+    """The data set that an encoder was pretrained on, validation included; nothing is downloaded for it.
 
     Raises:
         ContrastiveError: it is not recorded, not there any more, or a stream.
@@ -77,9 +80,15 @@ def pretraining_items(encoder: FrozenEncoder) -> Any:
         raise ContrastiveError("the encoder does not record what it was trained on")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--data", type=LightningDataModule)
+    data = dict(encoder.config["data"])  # type: ignore[index]
+    arguments = data.get("init_args") or {}
+    data["init_args"] = {key: key != "download" and value for key, value in arguments.items()}
     try:
-        spec = parser.parse_object({"data": encoder.config["data"]})  # type: ignore[index]
-        dataset = parser.instantiate_classes(spec).data.read("train")
+        module = parser.instantiate_classes(parser.parse_object({"data": data})).data
+        if isinstance(module, NodeData):
+            module.setup()
+            return module.nodes
+        dataset = module.read("train")
     except ArgumentError as error:
         raise ContrastiveError(f"its data cannot be opened ({error})") from error
     if not hasattr(dataset, "__len__"):
@@ -94,7 +103,7 @@ def keys_of(dataset: Any) -> list[str]:
         ContrastiveError: items of another kind than images, molecules and graphs.
     """
     if isinstance(dataset, MoleculeDataset):
-        return [canonical(smiles) for smiles in track(dataset.smiles, "Canonical SMILES")]
+        return _canonical_all(dataset.smiles)
     if isinstance(dataset, GraphDataset):
         return [_graph_key(dataset.graphs[i]) for i in range(len(dataset))]
     if isinstance(dataset, ImageDataset):
@@ -105,6 +114,25 @@ def keys_of(dataset: Any) -> list[str]:
             for image in dataset.__getitems__(part.tolist()).input
         ]
     raise ContrastiveError(f"items of {type(dataset).__name__} have no key")
+
+
+def _canonical_all(smiles: Sequence[str]) -> list[str]:
+    """Canonical SMILES, kept in the cache by a hash of what they are of: 250,000 take over a minute."""
+    version = import_rdkit().rdBase.rdkitVersion
+    content = hashlib.blake2b("\n".join([version, *smiles]).encode(), digest_size=16)
+    file = cache_home() / "canonical" / f"{content.hexdigest()}.txt"
+    try:
+        known = file.read_text().split("\n")
+        if len(known) == len(smiles):
+            return known
+    except (OSError, UnicodeDecodeError):  # not there, or damaged
+        pass
+    names = [canonical(name) for name in track(smiles, "Canonical SMILES")]
+    try:
+        write_whole(file, lambda part: part.write_text("\n".join(names)), advice="they are not kept")
+    except ContrastiveError as error:
+        log.warning("%s", error)
+    return names
 
 
 def canonical(smiles: str) -> str:

@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional as F
 
+from contrastive.errors import ContrastiveError
 from contrastive.evaluation.protocol import Protocol, labelled_draws
 from contrastive.evaluation.statistics import mean_interval, proportion_interval
 from contrastive.features import FrozenEncoder, accelerator, encode
@@ -102,6 +103,10 @@ def fit_path(fit: Features, regularisations: Sequence[float]) -> Iterator[tuple[
     The objective is scikit-learn's: the sum of the cross-entropies times C, plus ½‖W‖². Large sets are fitted
     by `SoftmaxRegression`, on the accelerator where there is one.
     """
+    if len(np.unique(fit.y)) < 2:
+        raise ContrastiveError(
+            f"the {len(fit.y)} labelled items to fit on are of one class; give more labels a class"
+        )
     if fit.h.size <= _SKLEARN_LIMIT:
         model = LogisticRegression(max_iter=500, tol=1e-3, warm_start=True)
         for c in regularisations:

@@ -11,7 +11,7 @@ from typing import Any
 import sklearn
 import torch
 
-from contrastive.errors import ContrastiveError
+from contrastive.errors import ContrastiveError, reading
 from contrastive.evaluation.evaluate import (
     describe,
     evaluate_all,
@@ -21,7 +21,8 @@ from contrastive.evaluation.evaluate import (
 )
 from contrastive.evaluation.leaks import report_leaks
 from contrastive.evaluation.protocol import Finetuning, Method, Protocol, SplitRule, parse_targets
-from contrastive.evaluation.tasks import read_task, source_of
+from contrastive.evaluation.tasks import read_task
+from contrastive.items import source_of
 from contrastive.report import write_json
 
 
@@ -87,7 +88,7 @@ def probe(
     encoders = open_encoders(runs)
     first = next(iter(encoders.values()))
     if recorded:
-        protocol = Protocol.from_json(recorded["protocol"])
+        protocol = recorded["protocol"]
         wanted = recorded["representations"]
     else:
         protocol = Protocol(
@@ -122,11 +123,13 @@ def probe(
 
 
 def _read_result(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text())
-        return {key: content[key] for key in ("runs", "representations", "protocol", "rows")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ContrastiveError(f"{file} is not the result of a probe ({error!r})") from error
+    with reading(file):
+        try:
+            content = json.loads(file.read_text())
+            recorded = {key: content[key] for key in ("runs", "representations", "rows")}
+            return recorded | {"protocol": Protocol.from_json(content["protocol"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ContrastiveError(f"{file} is not the result of a probe ({error!r})") from error
 
 
 def _compare_with_record(rows: Sequence[dict], recorded: Sequence[dict], file: str | None) -> None:

@@ -39,6 +39,9 @@ class Finetuning:
         weight_decay: of weights, not of biases and norms.
         dropout: before the last layer, and in an encoder's own dropout layer where it has one.
         freeze_batch_norm: keep the statistics and weights of the encoder's batch norms as they are.
+        schedule: of the learning rate: warm-up and cosine, or constant.
+        last_epoch: also report the last epoch's weights, which nothing has chosen, as published tables do (Hu
+            et al. 2020, arXiv 1905.12265).
     """
 
     num_epochs: int = 30
@@ -50,6 +53,8 @@ class Finetuning:
     weight_decay: float = 1e-2
     dropout: float = 0.0
     freeze_batch_norm: bool = False
+    schedule: Literal["cosine", "constant"] = "cosine"
+    last_epoch: bool = False
 
 
 @dataclass(frozen=True)

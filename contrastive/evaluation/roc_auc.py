@@ -1,11 +1,9 @@
-"""ROC-AUC over several tasks with missing labels, and its interval."""
+"""ROC-AUC over several tasks with missing labels, also of many resamplings at once."""
 
 from __future__ import annotations
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
-
-from contrastive.evaluation.statistics import percentile_interval, resamplings
 
 
 def mean_roc_auc(y: np.ndarray, score: np.ndarray) -> float:
@@ -21,11 +19,6 @@ def mean_roc_auc(y: np.ndarray, score: np.ndarray) -> float:
         if len(np.unique(truth[known])) == 2:
             values.append(roc_auc_score(truth[known], predicted[known]))
     return float(np.mean(values)) if values else float("nan")
-
-
-def bootstrap_interval(y: np.ndarray, score: np.ndarray) -> list[float]:
-    """95 % of the mean ROC-AUC over resamplings of the molecules (percentile bootstrap, Efron 1979)."""
-    return list(percentile_interval(weighted_mean_roc_auc(y, score, resamplings(len(y)))))
 
 
 def weighted_mean_roc_auc(y: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,21 +11,21 @@ import torch
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 
-from contrastive.data.graphs import GraphData, GraphDataset
+from contrastive.data.graphs import GraphDataset
 from contrastive.data.image_dataset import ImageDataset
-from contrastive.data.images import read_images
-from contrastive.data.molecules import MoleculeDataset, read_molecules
-from contrastive.data.node_files import NodeDataset, read_nodes
+from contrastive.data.loading import Split
+from contrastive.data.molecules import MoleculeDataset
+from contrastive.data.node_files import NodeDataset
 from contrastive.data.splits import split_molecules
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.linear import REGULARISATIONS
 from contrastive.evaluation.metrics import Kind, kind_of
 from contrastive.evaluation.protocol import Draw, Method, Protocol, draws, set_aside, strata
-from contrastive.features import FrozenEncoder, accelerator, encode, in_channels, takes_graphs
+from contrastive.features import FrozenEncoder
+from contrastive.items import read_items, unit_of
 
 NUM_FOLDS = 10  # of a graph set without a published split
 NUM_NODE_SPLITS = 20
-MOLECULE_FILES = (".csv", ".tsv", ".smi", ".smiles", ".txt")
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,6 @@ class Task:
         """Classes, labels or values."""
         return kind_of(self.y)
 
-    def encode(
-        self, encoder: FrozenEncoder, *, batch_size: int = 512, progress: str | None = None
-    ) -> np.ndarray:
-        """Frozen features of all items, float32 ``(N, num_features)``."""
-        if not isinstance(self.dataset, NodeDataset):
-            return encode(encoder, self.dataset, batch_size=batch_size, progress=progress).numpy()
-        device = accelerator()
-        with torch.inference_mode():
-            return encoder.to(device)(self.dataset.graph.to(device)).float().cpu().numpy()
-
     def raw(self) -> Any:
         """The items without an encoder: pixels, summed node features, words, or Morgan fingerprints."""
         if isinstance(self.dataset, NodeDataset):
@@ -110,48 +100,48 @@ class Task:
         return model(inputs if transform is None else transform(inputs, batch.index.to(device)))
 
 
-def read_task(encoder: FrozenEncoder, protocol: Protocol, **options: Any) -> Task:
+def read_task(
+    encoder: FrozenEncoder, protocol: Protocol, *, cache_dir: str | None = None, **options: Any
+) -> Task:
     """Read what a protocol is about, as an encoder takes it.
 
     Args:
         encoder: says whether the items are images, graphs, nodes or molecules, and of what size.
         protocol: says the source and the draws.
+        cache_dir: of molecules' features; None is the one that pretraining had.
         options: of reading images, such as ``download`` and ``skip_corrupt``; other items have none.
 
     Raises:
         ContrastiveError: nothing there, no targets, or too few labels for the draws.
     """
-    if not takes_graphs(encoder.encoder):
+    unit = unit_of(encoder, protocol.data)
+    if unit == "images":
         task = _image_task(encoder, protocol, **options)
-    elif _class_of_data(encoder) == "NodeData":
+    elif unit == "nodes":
         task = _node_task(encoder, protocol)
-    elif _class_of_data(encoder) == "MoleculeData" or protocol.targets:
-        task = _molecule_task(protocol, encoder.data.get("cache_dir"))
+    elif unit == "molecules":
+        task = _molecule_task(encoder, protocol, cache_dir)
     else:
         task = _graph_task(encoder, protocol)
+    _check_targets(task, protocol.data)
     return task.with_draws(protocol)
 
 
-def source_of(encoder: FrozenEncoder, data: str | None) -> str:
-    """The labelled source: what is given, or what the encoder was trained on.
-
-    Raises:
-        ContrastiveError: neither is known.
-    """
-    source = data or encoder.data.get("source")
-    if source is None:
-        raise ContrastiveError("this encoder does not record its data; give --data")
-    return source
-
-
-def _class_of_data(encoder: FrozenEncoder) -> str:
-    """The name of the data module's class that an encoder was trained with; empty where it is not known."""
-    path = ((encoder.config or {}).get("data") or {}).get("class_path", "")
-    return path.rpartition(".")[2]
+def _check_targets(task: Task, source: str) -> None:
+    """Nothing can be learnt from targets that are the same for every item."""
+    columns = task.y.reshape(len(task.y), -1).T
+    distinct = [np.unique(column[~np.isnan(column)]) for column in columns.astype(float)]
+    if any(len(values) > 1 for values in distinct):
+        return
+    if task.kind == "classes":
+        raise ContrastiveError(f"{source} has one class only ({task.names[0]}); a probe needs two or more")
+    values = ", ".join(f"{value:g}" for column in distinct for value in column) or "blank"
+    names = ", ".join(task.names)
+    raise ContrastiveError(f"{names} of {source} is {values} throughout; a probe needs two values or more")
 
 
 def _image_task(encoder: FrozenEncoder, protocol: Protocol, **options: Any) -> Task:
-    train, test = labelled_splits(encoder, protocol.data, **options)
+    train, test = labelled_splits(encoder, protocol.data, protocol.targets, **options)
     assert train.labels is not None and test.labels is not None
     y = torch.cat([train.labels, test.labels]).numpy()
     fit, val = set_aside(np.arange(len(train)), y[: len(train)], protocol.val_fraction, protocol.seed)
@@ -173,20 +163,22 @@ def _joined(train: ImageDataset, test: ImageDataset) -> ImageDataset:
 
 
 def labelled_splits(
-    encoder: FrozenEncoder, source: str, **options: bool
+    encoder: FrozenEncoder, source: str, targets: Sequence[str] = (), **options: Any
 ) -> tuple[ImageDataset, ImageDataset]:
     """Read the labelled training and test split, at the size and with the channels the run was trained on.
 
     Raises:
         ContrastiveError: no labels, or fewer than two classes.
     """
-    shape = {"image_size": encoder.data.get("image_size"), "channels": in_channels(encoder)}
-    train, test = (read_images(source, split, **shape, **options).labelled() for split in ("train", "test"))  # type: ignore[arg-type]
+    splits: tuple[Split, Split] = ("train", "test")
+    train, test = (
+        read_items(encoder, source, split, targets=targets, **options).labelled() for split in splits
+    )
     if train.labels is None or test.labels is None:
         raise ContrastiveError(
             f"{source} has no labels: a probe needs a folder a class, or a column or array of labels"
         )
-    if len(train.labels.unique()) < 2:
+    if train.labels.ndim == 1 and len(train.labels.unique()) < 2:
         raise ContrastiveError(f"{source} has one class only ({train.classes[0]}); a probe needs two or more")
     if train.classes != test.classes:
         raise ContrastiveError(
@@ -196,17 +188,27 @@ def labelled_splits(
 
 
 def _graph_task(encoder: FrozenEncoder, protocol: Protocol) -> Task:
-    dataset = GraphData(**(encoder.data | {"source": protocol.data})).read("train")
+    if protocol.targets:
+        raise ContrastiveError(f"{protocol.data} has no columns; targets need a .csv of images or molecules")
+    dataset = read_items(encoder, protocol.data)
     if dataset.labels is None:
         raise ContrastiveError(f"{protocol.data} has no labels; a probe needs a class for each graph")
     y = dataset.labels.numpy()
+    if dataset.split is not None:
+        names = dataset.classes or target_names(y)
+        return Task("graphs", dataset, y, names, [Draw(*dataset.split)], "the published split")
     if y.ndim == 2:
-        return _drawn_task("graphs", dataset, y, dataset.classes, protocol)
+        return _drawn_task("graphs", dataset, y, dataset.classes or target_names(y), protocol)
     if np.bincount(y).min() < NUM_FOLDS:
         raise ContrastiveError(f"a class has fewer graphs than the {NUM_FOLDS} folds")
     splits = [split for deal in range(protocol.repeats or 1) for split in folds(y, protocol, deal)]
     rule = f"stratified {NUM_FOLDS}-fold cross-validation, folds dealt {protocol.repeats or 1} time(s)"
     return Task("graphs", dataset, y, dataset.classes, splits, rule, default_method="svm")
+
+
+def target_names(y: np.ndarray) -> list[str]:
+    """What targets are called whose source does not name them."""
+    return [f"target {i}" for i in range(y.shape[1])]
 
 
 def folds(y: np.ndarray, protocol: Protocol, deal: int) -> Iterator[Draw]:
@@ -217,11 +219,11 @@ def folds(y: np.ndarray, protocol: Protocol, deal: int) -> Iterator[Draw]:
 
 
 def _node_task(encoder: FrozenEncoder, protocol: Protocol) -> Task:
-    dataset = read_nodes(protocol.data, normalize_features=encoder.data.get("normalize_features", True))
+    dataset = read_items(encoder, protocol.data)
     if dataset.labels is None:
-        raise ContrastiveError(f"{protocol.data} has no labels; a probe needs a class for each node")
+        raise ContrastiveError(f"{protocol.data} has no labels; a probe needs one for each node")
     y = dataset.labels.numpy()
-    names = [str(c) for c in range(int(y.max()) + 1)]
+    names = target_names(y) if y.ndim == 2 else [str(c) for c in range(int(y.max()) + 1)]
     number = protocol.repeats or NUM_NODE_SPLITS
     if dataset.split is not None:
         splits, rule = [Draw(*map(np.asarray, dataset.split))], "the public split"
@@ -250,19 +252,14 @@ def random_splits(
         yield Draw(order[:num_train], order[num_train : num_train + num_val], order[num_train + num_val :])
 
 
-def _molecule_task(protocol: Protocol, cache_dir: str | None) -> Task:
+def _molecule_task(encoder: FrozenEncoder, protocol: Protocol, cache_dir: str | None) -> Task:
     if not protocol.targets:
         raise ContrastiveError(
             "a file of molecules has no labels of its own: give --data FILE.csv --targets COLUMN"
         )
-    if not protocol.data.removesuffix(".gz").endswith(MOLECULE_FILES):
-        raise ContrastiveError(f"{protocol.data} is no table of molecules; give a .csv with a smiles column")
-    targets = list(protocol.targets)
-    dataset = read_molecules(
-        protocol.data, smiles_column=protocol.smiles_column, targets=targets, cache_dir=cache_dir
-    )
-    assert dataset.labels is not None
-    return _drawn_task("molecules", dataset, dataset.labels.numpy(), targets, protocol)
+    columns: dict[str, Any] = {"targets": protocol.targets, "smiles_column": protocol.smiles_column}
+    dataset = read_items(encoder, protocol.data, cache_dir=cache_dir, **columns)
+    return _drawn_task("molecules", dataset, dataset.labels.numpy(), list(protocol.targets), protocol)
 
 
 def _drawn_task(unit: str, dataset: Any, y: np.ndarray, names: list[str], protocol: Protocol) -> Task:

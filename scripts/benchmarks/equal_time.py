@@ -38,9 +38,9 @@ from torchvision.transforms.functional import to_pil_image
 sys.path.pop(0)  # this file's folder, in which names of packages could be files
 
 from augmentations.image import simclr
+from contrastive.data.epochs import as_is
 from contrastive.data.image_dataset import ImageDataset
 from contrastive.data.images import ImageData
-from contrastive.data.loading import as_is
 from contrastive.evaluation.knn import knn_accuracy
 from contrastive.evaluation.statistics import mean_interval
 from contrastive.features import FrozenEncoder, default_preprocess, encode

@@ -1,0 +1,95 @@
+"""Modules built from a ``class_path`` and ``init_args``, also from those that a stranger's file names."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from torch import nn
+
+from contrastive.errors import ContrastiveError
+
+TRUST = "CONTRASTIVE_TRUST"  # environment variable: packages, separated by commas
+_OURS = ("encoders.", "augmentations.", "contrastive.", "torch.nn.", "torch.optim.")
+_INSTALLED = ("site-packages", "dist-packages")
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+
+def build_module(spec: dict[str, Any], *, own: bool = False) -> nn.Module:
+    """Build a module from its ``class_path`` and ``init_args``.
+
+    A file from elsewhere may name anything that is installed, and importing a package or building one of its
+    classes can run code, fetch files or fill the memory. So a file's modules are this package's, those of
+    ``torch.nn``, or the user's own, which no package manager installed; others where ``CONTRASTIVE_TRUST``
+    names their package.
+
+    Args:
+        spec: as in a configuration.
+        own: the configuration is the user's own, and may name what it likes.
+
+    Raises:
+        ContrastiveError: not a module, not one that a file may name, or it cannot be built.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--module", type=nn.Module)
+    try:
+        if not own:
+            _check(value for value in _strings(spec) if _DOTTED.fullmatch(value))
+        parsed = parser.parse_object({"module": spec})
+        if not own:
+            _check(_class_paths(parsed))  # a name without dots has become a path by now
+        return parser.instantiate_classes(parsed).module
+    except Exception as error:
+        name = spec.get("class_path") if isinstance(spec, dict) else spec
+        raise ContrastiveError(f"cannot build {name}: {error}") from error
+
+
+def _check(paths: Iterator[str]) -> None:
+    trusted = {name.strip() for name in os.environ.get(TRUST, "").split(",")}
+    for path in paths:
+        package = path.partition(".")[0]
+        if not path.startswith(_OURS) and package not in trusted and _is_installed(package):
+            raise ValueError(
+                f"it names {path}; without asking, a file's modules are built where they are this package's, "
+                f"torch's layers or your own. If you trust the file, set {TRUST}={package} in the environment"
+            )
+
+
+def _is_installed(package: str) -> bool:
+    """Whether a package is Python's or was installed; what is not there at all harms nobody."""
+    if package in sys.stdlib_module_names:
+        return True
+    spec = importlib.util.find_spec(package)
+    places = [] if spec is None else [spec.origin or "", *(spec.submodule_search_locations or ())]
+    return any(part in _INSTALLED for place in places for part in Path(place).parts)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, held in value.items():
+            yield from _strings(key)
+            yield from _strings(held)
+    elif isinstance(value, list | tuple):
+        for held in value:
+            yield from _strings(held)
+
+
+def _class_paths(value: Any) -> Iterator[str]:
+    if isinstance(value, Namespace):
+        value = vars(value)
+    if isinstance(value, dict):
+        if isinstance(value.get("class_path"), str):
+            yield value["class_path"]
+        for held in value.values():
+            yield from _class_paths(held)
+    elif isinstance(value, list | tuple):
+        for held in value:
+            yield from _class_paths(held)

@@ -1,0 +1,84 @@
+"""An epoch's batches, from any of them on: what a resumed run reads first is what it had not read yet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from torch.utils.data import DataLoader, DistributedSampler
+
+from contrastive.errors import ContrastiveError
+from contrastive.signals import ignore_in_worker
+
+
+class EpochOrder(DistributedSampler):
+    """A process's share of an epoch's order, which follows from (seed, epoch).
+
+    Attributes:
+        start: samples of the share that are passed over.
+    """
+
+    start = 0
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(super().__iter__(), self.start, None)
+
+
+class EpochLoader(DataLoader):
+    """Whole batches that begin where the trainer stands: at an epoch's first, or amid it after a resume.
+
+    Nothing is read before the first batch is asked for. Lightning makes the iterator before it restores the
+    epoch, and workers that read ahead would read another one.
+
+    Args:
+        dataset: yields whole batches.
+        trainer: asked for the epoch, and for its batches that are done.
+        options: of ``DataLoader``. A ``sampler`` takes ``start``, or the data set, where it is iterable,
+            takes ``epoch`` and ``start``.
+    """
+
+    def __init__(self, dataset: Any, trainer: Trainer, **options: Any) -> None:
+        super().__init__(
+            dataset,
+            collate_fn=as_is,
+            worker_init_fn=ignore_in_worker,
+            pin_memory=torch.cuda.is_available(),
+            **options,
+        )
+        self._trainer = trainer
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        done = self._trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        passed = self._start_at(done)
+        try:
+            yield from islice(super().__iter__(), passed, None)
+        except ContrastiveError as error:  # torch puts a worker's traceback before the message
+            raise ContrastiveError(str(error).rpartition("ContrastiveError: ")[2].strip()) from error
+        except RuntimeError as error:
+            dead = re.search(r"DataLoader worker \(pid\(?s?\)?:? ?([\d, ]+)\)", str(error))
+            if dead is None:
+                raise
+            raise ContrastiveError(
+                f"a process that reads data died ({error}). It crashed, or was killed, as the system does "
+                "when memory runs out; lower data.init_args.num_workers, then go on with --ckpt_path last"
+            ) from error
+
+    def _start_at(self, done: int) -> int:
+        """Have the order begin after ``done`` batches; return how many of its first to pass over as well."""
+        if isinstance(self.sampler, EpochOrder):
+            self.sampler.start = done * (self.batch_size or 1)
+            return 0
+        stream: Any = self.dataset
+        stream.epoch = self._trainer.current_epoch
+        workers = max(1, self.num_workers)  # batch k is worker k % workers': each skips equally many
+        stream.start = done // workers
+        return done % workers
+
+
+def as_is(batch: Any) -> Any:
+    """The ``collate_fn`` of data sets that yield whole batches."""
+    return batch

@@ -1,0 +1,106 @@
+"""One encoded image decoded: every source comes here, so that each fault has one message."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+from contrastive.errors import ContrastiveError
+
+log = logging.getLogger("contrastive")
+
+# Decoders that Pillow has for data alone: its one for PostScript runs Ghostscript, whatever a file is called.
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
+
+
+def decode(image: Path | bytes | bytearray | memoryview | Image.Image, channels: int, name: object) -> Tensor:
+    """Decode an image to uint8 ``(channels, H, W)``, of several frames the first.
+
+    16 bits a pixel are scaled to 8, all of 0 … 65,535 to 0 … 255; CMYK, palettes and transparency become
+    colour or grey as Pillow converts them.
+
+    Args:
+        image: a file, what one holds, or a picture of Pillow's.
+        channels: 1 or 3.
+        name: of the image, for messages.
+
+    Raises:
+        ContrastiveError: no such file, none of ``FORMATS``, damaged, too large, 32 bits a pixel.
+    """
+    try:
+        if isinstance(image, Image.Image):
+            return to_tensor(image, channels)
+        with Image.open(_stream(image), formats=FORMATS) as picture:
+            if picture.format != "MPO" and getattr(picture, "is_animated", False):
+                _say_first_frame(name)
+            return to_tensor(picture, channels)
+    except Exception as error:  # a decoder can fail in any way on damaged bytes
+        raise ContrastiveError(f"{name} is not a readable image ({_reason(error, image)})") from error
+
+
+def image_size(file: Path) -> tuple[int, int]:
+    """Width and height of an image in pixels, by its header.
+
+    Raises:
+        ContrastiveError: as `decode`.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as picture:
+            return picture.size
+    except Exception as error:
+        raise ContrastiveError(f"{file} is not a readable image ({_reason(error, file)})") from error
+
+
+def to_tensor(image: Image.Image, channels: int) -> Tensor:
+    """A PIL image as uint8 ``(channels, H, W)``, converted to grey or colour.
+
+    Raises:
+        ValueError: 32-bit integers or floats, which have no range that is 0 … 255.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        # convert() would take everything above 255 for white
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        kind = "integers" if image.mode == "I" else "floats"
+        raise ValueError(f"its pixels are 32-bit {kind} of no known range; save them with 8 or 16 bits")
+    return TF.pil_to_tensor(image.convert("RGB" if channels == 3 else "L"))
+
+
+def _stream(image: Any) -> Any:
+    return image if isinstance(image, Path) else io.BytesIO(image)
+
+
+def _reason(error: Exception, image: Any) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file; it went after it was listed"
+    if isinstance(error, Image.DecompressionBombError):
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        return f"more than the {limit:,} pixels that are decoded, as of a file made to fill the memory"
+    if isinstance(error, UnidentifiedImageError):
+        empty = (image.stat().st_size if isinstance(image, Path) else len(image)) == 0
+        return "it is empty" if empty else f"it is none of {', '.join(FORMATS)}, or its head is damaged"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+class _SayOnce:
+    """Says of the first animated image, and not of every one, that a frame is all that is taken of it."""
+
+    def __init__(self) -> None:
+        self.said = False
+
+    def __call__(self, name: object) -> None:
+        if not self.said:
+            self.said = True
+            log.warning("%s has several frames; of such images the first is taken (said once)", name)
+
+
+_say_first_frame = _SayOnce()

@@ -1,0 +1,85 @@
+"""What ends a run, said so that it can be mended."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+
+from contrastive.checkpoints import Checkpoints
+from contrastive.errors import ContrastiveError
+from contrastive.features import LAST
+from contrastive.signals import Stopped
+
+_LOST = re.compile(r"Connection (closed|reset)|Broken pipe|Timed out waiting|recv|NCCL", re.IGNORECASE)
+_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
+
+
+def fit(trainer: Trainer, model: LightningModule, data: Any, checkpoint: Path | None) -> None:
+    """Train, through signals that stop a run, and say what ended it otherwise.
+
+    Raises:
+        Stopped: a signal came; the run is saved.
+        ContrastiveError: memory or the disk is full, or another process died.
+    """
+    # its handlers would take part in collectives; see `Signals`
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    saving = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
+    try:
+        with saving.signals:
+            trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+    except Stopped:
+        if not trainer.is_global_zero:
+            sys.exit(0)  # the first process speaks for all; another status would look like a death
+        raise
+    except BaseException as error:
+        _end_children(trainer)
+        known = explained(error, trainer)
+        if known is None:
+            raise
+        raise known from error
+
+
+def explained(error: BaseException, trainer: Trainer) -> ContrastiveError | None:
+    """An error of the system's as one that says what to do; None where it is not known."""
+    text, kept = str(error), _kept(trainer)
+    if isinstance(error, ContrastiveError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or _MEMORY.search(text):
+        first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+        return ContrastiveError(
+            f"out of memory at step {trainer.global_step} ({first}). Lower data.init_args.batch_size, though "
+            "fewer samples are fewer negatives and another loss; model.init_args.accumulate_negatives splits "
+            f"the batch and keeps its negatives. Or take a smaller encoder, or precision bf16-mixed. {kept}"
+        )
+    if isinstance(error, OSError) and error.strerror:
+        where = error.filename or f"a file in {trainer.default_root_dir}"
+        return ContrastiveError(
+            f"cannot write or read {where} at step {trainer.global_step}: {error.strerror}. {kept}"
+        )
+    if trainer.world_size > 1 and isinstance(error, RuntimeError) and _LOST.search(text):
+        return ContrastiveError(
+            f"process {trainer.global_rank} lost another one at step {trainer.global_step}; its own error is "
+            f"printed above, or it was killed, as the system does when memory runs out "
+            f"({text.strip().splitlines()[0]}). {kept}"
+        )
+    return None
+
+
+def _kept(trainer: Trainer) -> str:
+    last = Path(trainer.default_root_dir) / LAST
+    if not last.exists():
+        return "No checkpoint was written yet"
+    return f"{last.resolve()} is whole; go on from it with --ckpt_path last"
+
+
+def _end_children(trainer: Trainer) -> None:
+    """End the processes that this one started: they wait for it, and would say so at length."""
+    launcher: Any = trainer.strategy.launcher
+    if getattr(launcher, "procs", None):
+        launcher.kill(signal.SIGKILL)

@@ -1,0 +1,134 @@
+"""A source read as an encoder takes it, images, graphs, nodes or molecules, and encoded item by item."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from contrastive.data.graphs import read_graphs
+from contrastive.data.images import open_images, read_images
+from contrastive.data.loading import Split
+from contrastive.data.molecules import read_molecules
+from contrastive.data.node_files import NodeDataset, read_nodes
+from contrastive.errors import ContrastiveError
+from contrastive.features import FrozenEncoder, accelerator, in_channels, takes_graphs
+from contrastive.report import track
+from encoders.graph import NodeEncoder
+
+Unit = Literal["images", "graphs", "nodes", "molecules"]
+MOLECULE_FILES = (".csv", ".tsv", ".smi", ".smiles", ".txt")
+
+
+def source_of(encoder: FrozenEncoder, data: str | None) -> str:
+    """The source: what is given, or what the encoder was trained on.
+
+    Raises:
+        ContrastiveError: neither is known.
+    """
+    source = data or encoder.data.get("source")
+    if source is None:
+        raise ContrastiveError("this encoder does not record its data; give --data")
+    return source
+
+
+def unit_of(encoder: FrozenEncoder, source: str) -> Unit:
+    """What the items of a source are to an encoder."""
+    if not takes_graphs(encoder.encoder):
+        return "images"
+    module = ((encoder.config or {}).get("data") or {}).get("class_path", "").rpartition(".")[2]
+    if module == "NodeData" or isinstance(encoder.encoder, NodeEncoder):
+        return "nodes"
+    table = source.removesuffix(".gz").endswith(MOLECULE_FILES)
+    return "molecules" if table or module == "MoleculeData" else "graphs"
+
+
+def read_items(
+    encoder: FrozenEncoder,
+    source: str,
+    split: Split = "train",
+    *,
+    targets: Sequence[str] = (),
+    smiles_column: str | None = None,
+    cache_dir: str | None = None,
+    **options: Any,
+) -> Any:
+    """Read a source at the size, with the channels or by the features that an encoder was trained with.
+
+    Args:
+        encoder: says what the items are.
+        source: as ``--data.source`` of pretraining.
+        split: of images; other sources are read whole.
+        targets: columns of a table of images or molecules.
+        smiles_column: of a table of molecules.
+        cache_dir: of molecules' features; None is the one that pretraining had.
+        options: of reading images, ``download`` and ``skip_corrupt``; other items have none.
+
+    Returns:
+        An ``ImageDataset``, ``GraphDataset``, ``MoleculeDataset`` or ``NodeDataset``.
+
+    Raises:
+        ContrastiveError: nothing there, or not items of that kind.
+    """
+    unit, data = unit_of(encoder, source), encoder.data
+    if unit == "images":
+        shape: dict[str, Any] = {"image_size": image_size_of(encoder), "channels": in_channels(encoder)}
+        return read_images(source, split, targets=tuple(targets), **shape, **options)
+    if unit == "nodes":
+        return read_nodes(source, normalize_features=data.get("normalize_features", True))
+    if unit == "molecules":
+        if not source.removesuffix(".gz").endswith(MOLECULE_FILES):
+            raise ContrastiveError(f"{source} is no table of molecules; give a .csv with a smiles column")
+        cache_dir = cache_dir or data.get("cache_dir")
+        return read_molecules(source, smiles_column=smiles_column, targets=targets, cache_dir=cache_dir)
+    return read_graphs(source, **{key: data[key] for key in GRAPH_OPTIONS if key in data})
+
+
+GRAPH_OPTIONS = ("node_features", "max_degree")  # of reading graphs, as pretraining read them
+
+
+def image_size_of(encoder: FrozenEncoder) -> int | None:
+    """The side of the images that a run was trained on: recorded, or that of its data; None if unknown."""
+    data = encoder.data
+    if data.get("image_size") or not data.get("source"):
+        return data.get("image_size")
+    options = {key: data[key] for key in ("channels", "unlabelled") if key in data}
+    try:
+        return open_images(data["source"], "train", **options).image_size
+    except ContrastiveError:  # the data is not on this machine
+        return None
+
+
+def num_items(dataset: Any) -> int:
+    """Rows that a data set's features have: images, graphs, molecules, or the nodes of its graph."""
+    return dataset.graph.num_nodes if isinstance(dataset, NodeDataset) else len(dataset)
+
+
+def feature_batches(
+    encoder: FrozenEncoder, dataset: Any, *, batch_size: int = 512, progress: str | None = None
+) -> Iterator[Tensor]:
+    """Yield frozen features, float32 ``(n, num_features)`` on the CPU, of the items in their order.
+
+    The nodes of a graph come at once, for each depends on the others; other items ``batch_size`` at a time.
+    """
+    device = accelerator()
+    encoder.to(device)
+    if isinstance(dataset, NodeDataset):
+        batches: Sequence[Any] = [None]
+    else:
+        batches = np.array_split(np.arange(len(dataset)), max(1, -(-len(dataset) // batch_size)))
+    for part in track(batches, progress):
+        inputs = dataset.graph if part is None else dataset.__getitems__(part.tolist()).input
+        with torch.inference_mode():
+            h = encoder(inputs.to(device)).float().cpu()
+        yield h
+
+
+def encode_items(
+    encoder: FrozenEncoder, dataset: Any, *, batch_size: int = 512, progress: str | None = None
+) -> np.ndarray:
+    """Frozen features of all items, float32 ``(N, num_features)``; see `feature_batches`."""
+    return torch.cat([*feature_batches(encoder, dataset, batch_size=batch_size, progress=progress)]).numpy()

@@ -1,0 +1,159 @@
+"""Side effects of drugs that training has no link of: a pretrained encoder's features beside others.
+
+    python scripts/unseen_drugs.py FOLDER_OF_DECAGON --encoder RUN --out unseen.json
+
+In each of five splits a tenth of the drugs is held out for validation and a tenth for test, with all their links.
+A DistMult on an MLP of the frozen features of the drugs' molecules is trained for a fixed budget; the epoch with the
+best median validation AUROC is tested. Features: ``pretrained``, of the run's encoder; ``untrained``, of the same
+encoder before training, another one a split; ``morgan``, fingerprints of 2,048 bits and radius 2; ``none``, noise
+that says nothing of a drug. What is finished is kept in the output and not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Trainer, seed_everything
+
+from contrastive.data.link_files import Links, read_links
+from contrastive.data.links import LinkData
+from contrastive.data.molecules import read_molecules
+from contrastive.data.tables import read_smiles
+from contrastive.evaluation.links import summary
+from contrastive.evaluation.molecules import morgan_fingerprints
+from contrastive.evaluation.statistics import mean_interval
+from contrastive.features import encode, load_encoder, untrained_like
+from contrastive.methods.links import LinkPrediction, evaluate_held_out
+from contrastive.report import print_table, write_json
+from encoders.decoders import DistMult
+from encoders.links import NodeTable
+
+METRICS = ("median_auroc", "median_auprc", "median_ap_at_k")
+
+
+def features_of(kind: str, seed: int, molecules: Any, run: str | None) -> np.ndarray:
+    """``(M, F)`` float32 of the molecules."""
+    if kind == "morgan":
+        return morgan_fingerprints(molecules.smiles).toarray().astype(np.float32)
+    if kind == "none":
+        return np.random.default_rng(seed).normal(size=(len(molecules.smiles), 16)).astype(np.float32)
+    assert run is not None
+    encoder = load_encoder(run)
+    return encode(encoder if kind == "pretrained" else untrained_like(encoder, seed), molecules).numpy()
+
+
+class KeepBest(LinkPrediction):
+    """Remembers the weights of the epoch with the best median validation AUROC."""
+
+    best: tuple[float, dict[str, torch.Tensor]] = (-1.0, {})
+
+    def validate_links(self) -> dict[str, float]:
+        """Validate, and keep the weights where they are the best so far."""
+        values = super().validate_links()
+        if values["median_auroc"] > self.best[0]:
+            self.best = values["median_auroc"], copy.deepcopy(self.state_dict())
+        return values
+
+
+def train(files: tuple[Links, Links], features: Path, seed: int, args: argparse.Namespace) -> dict[str, float]:
+    """Medians over relations of one training's test part, and its validation AUROC."""
+    seed_everything(seed, verbose=False)
+    data = LinkData(
+        str(args.folder), min_links=500, split="nodes", queries="tails", batch_size=args.batch_size,
+        epoch_fraction=args.epoch_fraction, features=str(features), seed=seed,
+    )  # fmt: skip
+    data.files = files
+    module = KeepBest(
+        lambda graph: NodeTable(graph, num_features=args.width, free=False, num_hidden=256),
+        DistMult,
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=args.lr, weight_decay=1e-2),
+        dropout=args.dropout,
+        seed=seed,
+    )
+    trainer = Trainer(
+        max_epochs=args.epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    module.load_state_dict(module.best[1])
+    assert data.split is not None
+    test = summary(evaluate_held_out(module, data.split.test))
+    return {name: test[name] for name in METRICS} | {"val_median_auroc": module.best[0]}
+
+
+def main() -> None:
+    """Train what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--encoder", help="run folder of a molecule encoder, for pretrained and untrained")
+    parser.add_argument("--features", default="pretrained,untrained,morgan,none")
+    parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epoch-fraction", type=float, default=0.2)
+    parser.add_argument("--batch-size", type=int, default=512)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--dropout", type=float, default=0.2)
+    parser.add_argument("--out", type=Path, default=Path("unseen_drugs.json"))
+    args = parser.parse_args()
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    done: list[dict[str, Any]] = json.loads(args.out.read_text()) if args.out.exists() else []
+    table = read_smiles(args.folder / "drug-smiles.csv.gz", targets=[])
+    names = _names(args.folder / "drug-smiles.csv.gz")
+    molecules = read_molecules(args.folder / "drug-smiles.csv.gz", num_workers=1)
+    known = dict(zip(table.smiles, names))
+    files = read_links(args.folder / "bio-decagon-combo.csv.gz")
+    for seed in range(args.splits):
+        for kind in args.features.split(","):
+            if any(cell["features"] == kind and cell["split"] == seed for cell in done):
+                continue
+            file = args.out.with_name(f"features-{kind}-{seed}.npz")
+            h = features_of(kind, seed, molecules, args.encoder)
+            np.savez(file, names=np.array([known[smiles] for smiles in molecules.smiles]), h=h)
+            done.append({"features": kind, "split": seed, **train(files, file, seed, args)})
+            write_json(args.out, done)
+    report(done)
+
+
+def _names(file: Path) -> list[str]:
+    import csv
+    import gzip
+
+    with gzip.open(file, "rt", newline="") as stream:
+        return [row["STITCH"] for row in csv.DictReader(stream)]
+
+
+def report(cells: list[dict[str, Any]]) -> None:
+    """Means over splits, and the differences of the pretrained features from others, split by split."""
+    by_kind: dict[str, dict[int, dict[str, Any]]] = {}
+    for cell in cells:
+        by_kind.setdefault(cell["features"], {})[cell["split"]] = cell
+    rows = []
+    for kind, own in by_kind.items():
+        cells_ = []
+        for name in METRICS:
+            mean, (low, high) = mean_interval([cell[name] for cell in own.values()])
+            cells_.append(f"{mean:.3f} [{low:.3f}, {high:.3f}]")
+        rows.append((kind, *cells_))
+    for kind in ("untrained", "morgan"):
+        common = sorted(by_kind.get("pretrained", {}).keys() & by_kind.get(kind, {}).keys())
+        if not common:
+            continue
+        cells_ = []
+        for name in METRICS:
+            differences = [by_kind["pretrained"][s][name] - by_kind[kind][s][name] for s in common]
+            mean, (low, high) = mean_interval(differences)
+            cells_.append(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+        rows.append((f"pretrained − {kind}", *cells_))
+    print_table("Unseen drugs, medians over side effects", ("features", "AUROC", "AUPRC", "AP@50"), rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+# ruff: noqa: E501  messages are written whole, a fault a line
+"""Graphs with something wrong, and what is printed of each."""
+
+import os
+import pickle
+
+import numpy as np
+import torch
+from fault_cases import Fault
+
+from contrastive.data.graphs import GraphDataset, read_graphs
+from contrastive.data.node_files import read_nodes
+from contrastive.evaluation.protocol import Protocol
+from contrastive.evaluation.tasks import read_task
+from contrastive.features import FrozenEncoder
+from encoders.graph import GraphEncoder, NodeEncoder
+from encoders.graph_batch import GraphBatch
+
+GRAPHS = {
+    "A": "1, 2\n2, 1\n3, 4\n4, 3\n",
+    "graph_indicator": "1\n1\n2\n2\n",
+    "graph_labels": "0\n1\n",
+    "node_attributes": "1\n2\n3\n4\n",
+}
+
+
+def files(folder, **changed):
+    (folder / "TOY").mkdir()
+    for kind, text in (GRAPHS | changed).items():
+        (folder / "TOY" / f"TOY_{kind}.txt").write_text(text)
+    return str(folder / "TOY")
+
+
+def tu(**changed):
+    def meet(folder):
+        graphs = read_graphs(files(folder, **changed)).graphs
+        nodes, edges = graphs.nodes_per_graph.tolist(), graphs.edge_ptr.diff().tolist()
+        encoder = GraphEncoder(node_features=graphs.x.shape[1], num_hidden=4, num_layers=2).eval()
+        assert encoder(graphs).isfinite().all()
+        return f"read: graphs of {nodes} nodes and {edges} edges"
+
+    return meet
+
+
+def constant_graphs(folder):
+    source = files(
+        folder,
+        A="".join(f"{i}, {i + 1}\n{i + 1}, {i}\n" for i in range(1, 24, 2)),
+        graph_indicator="".join(f"{i // 2 + 1}\n" for i in range(24)),
+        graph_labels="1\n" * 12,
+        node_attributes="1\n" * 24,
+    )
+    probe(GraphEncoder(node_features=1, num_hidden=4), "contrastive.data.graphs.GraphData", source)
+
+
+def probe(encoder, data, source):
+    config = {"data": {"class_path": data, "init_args": {"source": source}}}
+    read_task(FrozenEncoder(encoder, torch.nn.Identity(), config), Protocol(source))
+
+
+def npz(**changed):
+    def meet(folder):
+        arrays = {"edges": np.array([[0, 1], [1, 2]]), "x": np.ones((3, 2), np.float32), "y": np.arange(3)}
+        np.savez(folder / "g.npz", **{k: v for k, v in (arrays | changed).items() if v is not None})
+        graph = read_nodes(str(folder / "g.npz")).graph
+        return f"read: {graph.num_nodes} nodes, {graph.num_edges} edges"
+
+    return meet
+
+
+def constant_nodes(folder):
+    npz(y=np.zeros(3, int))(folder)
+    encoder = NodeEncoder(node_features=2, num_hidden=4)
+    probe(encoder, "contrastive.data.nodes.NodeData", str(folder / "g.npz"))
+
+
+class Code:
+    """What runs a command where it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch /tmp/contrastive-was-here",)
+
+
+def code(folder):
+    for part in ("x", "y", "allx", "ally", "tx", "ty", "graph"):
+        (folder / f"ind.evil.{part}").write_bytes(pickle.dumps(Code()))
+    read_nodes(str(folder / "evil"))
+
+
+def edges(**arguments):
+    def meet(folder):
+        GraphBatch.from_edges(**arguments)
+
+    return meet
+
+
+NAN = float("nan")
+FAULTS = [
+    Fault("a graph without nodes among others", tu(graph_indicator="1\n1\n3\n3\n", graph_labels="0\n1\n0\n"), "read: graphs of [2, 0, 2] nodes and [2, 0, 2] edges"),
+    Fault("graphs without edges", tu(A="1, 2\n2, 1\n"), "read: graphs of [2, 2] nodes and [2, 0] edges"),
+    Fault("no edges at all", tu(A=""), "…/TOY: TOY_A.txt is empty"),
+    Fault("a self-loop", tu(A="1, 1\n3, 4\n"), "read: graphs of [2, 2] nodes and [1, 1] edges"),
+    Fault("an edge that is there twice", tu(A="1, 2\n1, 2\n3, 4\n"), "read: graphs of [2, 2] nodes and [2, 1] edges"),
+    Fault("an edge to a node that is not there", tu(A="1, 2\n3, 9\n"), "…/TOY: TOY_A.txt: edge 1 has destination 8, expected a node in 0 … 3 (1 such edges; nodes are numbered from 0)"),
+    Fault("an edge from one graph to another", tu(A="1, 3\n"), "…/TOY: TOY_A.txt: edge 0 = (0, 2) joins graphs 0 and 1: number the nodes through the batch, and give their offsets as ptr"),
+    Fault("an attribute that is NaN", tu(node_attributes="1\nnan\n3\n4\n"), "…/TOY: TOY_A.txt: x has in row 1 (1 such rows) NaN or an infinity; replace it first"),
+    Fault("a file of labels that is too short", tu(graph_labels="0\n"), "…/TOY: TOY_graph_labels.txt has 1 lines; the others ask for 2"),
+    Fault("graphs that are all of one class", constant_graphs, "…/TOY has one class only (1); a probe needs two or more"),
+    Fault("labels for another number of graphs", lambda f: GraphDataset(GraphBatch.from_edges([(0, 1)]), torch.tensor([0, 1])), "there are 2 labels for 1 graphs; give one each"),
+    Fault("one graph, an edge to a node that is not there", npz(edges=np.array([[0, 1], [1, 3]])), "…/g.npz: edge 1 = (1, 3) names a node outside 0 … 2 (1 such edges; nodes are numbered from 0)"),
+    Fault("one graph, a node numbered -1", npz(edges=np.array([[-1, 1]])), "…/g.npz: edge 0 = (-1, 1) names a node outside 0 … 2 (1 such edges; nodes are numbered from 0)"),
+    Fault("one graph, a self-loop and an edge twice", npz(edges=np.array([[0, 0], [0, 1], [1, 0]])), "read: 3 nodes, 2 edges"),
+    Fault("one graph, no edges", npz(edges=np.empty((0, 2))), "read: 3 nodes, 0 edges"),
+    Fault("one graph, edges that are no integers", npz(edges=np.array([[0.5, 1]])), "…/g.npz: edges is float64 of the shape (1, 2); expected integers (E, 2)"),
+    Fault("one graph, a feature that is NaN", npz(x=np.array([[1, 1], [NAN, 1], [1, 1]])), "…/g.npz: x has in row 1 NaN or an infinity (1 such values); replace them first"),
+    Fault("one graph, a label that is NaN", npz(y=np.array([0, NAN, 1])), "read: 3 nodes, 4 edges"),
+    Fault("one graph, labels that are constant", constant_nodes, "…/g.npz has one class only (0); a probe needs two or more"),
+    Fault("one graph, without features, a node numbered 10¹²", npz(edges=np.array([[0, 10**12]]), x=None, y=None), "…/g.npz: an edge names node 1000000000000, but there are 1 edges and no x: number the nodes from 0 without gaps, or give x"),
+    Fault("one graph, without nodes", npz(edges=np.empty((0, 2)), x=None, y=None), "…/g.npz has no nodes"),
+    Fault("Planetoid's files with code in them", code, "…/evil: …/ind.evil.y was not opened: it names posix.system, which is neither an array nor a list"),
+    Fault("in Python, an edge type below 0", edges(edges=[(0, 1)], edge_type=[-1]), "edge_type has in row 0 (1 such rows) a negative category; number categories from 0"),
+]  # fmt: skip

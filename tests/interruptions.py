@@ -1,0 +1,65 @@
+"""Callbacks that the tests of resuming put into a run: one ends it at a step, one writes down its losses."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import resource
+import signal
+from pathlib import Path
+
+from pytorch_lightning import Callback
+
+
+class SignalAt(Callback):
+    """Send this very process a signal, in the midst of a step: gradients are there, the weights are old.
+
+    Args:
+        step: optimizer steps that are done by then.
+        name: of the signal.
+        rank: the process that gets it; None for all.
+    """
+
+    def __init__(self, step: int, name: str = "SIGKILL", rank: int | None = None) -> None:
+        self.step, self.name, self.rank = step, name, rank
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if trainer.global_step == self.step and self.rank in (None, trainer.global_rank):
+            os.kill(os.getpid(), getattr(signal, self.name))
+
+
+class Losses(Callback):
+    """Append every step's samples and loss, in all its bits, to a file a process."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        line = f"{trainer.global_step} {batch.index.tolist()} {outputs['loss'].item().hex()}\n"
+        with Path(f"{self.file}-{trainer.global_rank}").open("a") as file:
+            file.write(line)
+
+
+class LittleMemory(Callback):
+    """Allow the process no more memory than it has at a step, but for a little."""
+
+    def __init__(self, step: int, megabytes: int = 20) -> None:
+        self.step, self.megabytes = step, megabytes
+        ctypes.CDLL(None).mallopt(-3, 2**20)  # M_MMAP_THRESHOLD: what is freed goes back to the system
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (size + self.megabytes * 2**20, resource.RLIM_INFINITY))
+
+
+class KillWorker(Callback):
+    """Kill a data worker, as the system does when memory runs out."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)

@@ -1,0 +1,153 @@
+"""What ends or could spoil a run, with real limits, full disks and dead processes, and what is said then."""
+
+import contextlib
+import csv
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from forked import pretrain, start
+
+from contrastive.errors import ContrastiveError
+from contrastive.resume import lock
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "run"
+
+
+@contextlib.contextmanager
+def small_disk(path, size):
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a disk of its own cannot be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path):
+    with small_disk(tmp_path / "disk", "400k") as disk:
+        run = pretrain(disk / "run", "graphs", **{"checkpoints.keep_last": 100})
+        assert run.wait() == 1, run.printed
+        assert "No space left on device; the checkpoint before it is whole" in run.printed
+        assert "go on with --ckpt_path last" in run.printed
+        assert not list((disk / "run" / "checkpoints").glob("*.part"))
+        subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+        run = pretrain(disk / "run", "graphs", ckpt_path="last", **{"checkpoints.keep_last": 100})
+        assert run.wait() == 0, run.printed
+        with (disk / "run" / "metrics.csv").open() as file:
+            steps = [int(row["step"]) for row in csv.DictReader(file) if row["loss"]]
+        assert steps == list(range(18))
+
+
+def test_output_that_cannot_be_written(tmp_path):
+    run = pretrain(tmp_path / "run", run_dir="/proc/run")
+    assert run.wait() == 1
+    assert "cannot write to /proc/run/checkpoints" in run.printed and "give another folder" in run.printed
+
+
+def test_two_runs_do_not_write_one_folder(folder):
+    folder.mkdir()
+    (folder / "checkpoints").mkdir()
+    held = lock(folder)
+    run = pretrain(folder)
+    assert run.wait() == 1
+    assert f"{folder} is being written by process {os.getpid()} on {socket.gethostname()}" in run.printed
+    assert "give another --run_dir" in run.printed
+    held.close()
+
+
+def test_a_lock_ends_with_its_process_however_it_ends(folder):
+    assert pretrain(folder, "graphs", workers=2, end=("SIGKILL", 1)).wait() == -9
+    lock(folder).close()
+
+
+def test_the_lock_names_its_holder(folder):
+    folder.mkdir()
+    code = (
+        f"from contrastive.resume import lock; import time, pathlib; f = lock(pathlib.Path({str(folder)!r}));"
+    )
+    code += "print('held', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert other.stdout.readline() == b"held\n"
+    with pytest.raises(ContrastiveError, match=f"is being written by process {other.pid} on"):
+        lock(folder)
+    other.kill()
+    other.wait()
+    lock(folder).close()
+
+
+def test_a_loss_that_is_not_finite(folder):
+    settings = {"model.optimizer": "torch.optim.SGD", "model.optimizer.lr": 1e30, "model.warmup_epochs": 0}
+    run = pretrain(folder, "graphs", **settings, **{"checkpoints.every_n_steps": 1})
+    assert run.wait() == 1, run.printed
+    assert "the loss is nan at step" in run.printed and "samples " in run.printed
+    assert "the weights are untouched and the last checkpoint is good" in run.printed
+    assert (folder / "checkpoints" / "last.ckpt").exists()
+
+
+def test_out_of_memory_says_what_to_lower(folder):
+    """With little memory above what the process takes once it has begun."""
+    callbacks = ("--trainer.callbacks+=interruptions.LittleMemory", "--trainer.callbacks.step", 4)
+    settings = {
+        "data.init_args.batch_size": 320,
+        "data.init_args.train_subset": 1200,
+    }
+    settings |= {"model.encoder.init_args.width": 64, "checkpoints.every_n_steps": 1}
+    run = pretrain(folder, callbacks=callbacks, **settings)
+    assert run.wait() == 1, run.printed
+    assert "out of memory at step" in run.printed
+    assert "Lower data.init_args.batch_size, though fewer samples are fewer negatives" in run.printed
+    assert "accumulate_negatives" in run.printed
+    assert "is whole; go on from it with --ckpt_path last" in run.printed
+
+
+def test_a_data_worker_that_dies(folder):
+    callbacks = ("--trainer.callbacks+=interruptions.KillWorker", "--trainer.callbacks.step", 8)
+    run = pretrain(folder, workers=2, callbacks=callbacks)
+    assert run.wait() == 1, run.printed
+    assert (
+        "a process that reads data died" in run.printed and "lower data.init_args.num_workers" in run.printed
+    )
+    run = pretrain(folder, workers=2, ckpt_path="last")
+    assert run.wait() == 0, run.printed
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_dies_ends_the_others(rank, folder):
+    sender = ("--trainer.callbacks+=interruptions.SignalAt", "--trainer.callbacks.step", 10)
+    run = pretrain(folder, world_size=2, callbacks=(*sender, "--trainer.callbacks.rank", rank))
+    run.processes[rank].join(300)
+    died = time.monotonic()
+    assert run.processes[rank].exitcode == -9, run.printed
+    run.processes[1 - rank].join(60)
+    assert run.processes[1 - rank].exitcode == 1, run.printed
+    assert time.monotonic() - died < 60
+    assert f"process {1 - rank} lost another one at step" in run.printed
+    assert "step-9.ckpt is whole; go on from it with --ckpt_path last" in run.printed
+
+
+def test_weights_and_biases_that_cannot_be_reached(folder):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # nobody listens there
+        env = {"WANDB_BASE_URL": f"http://127.0.0.1:{closed.getsockname()[1]}", "WANDB_API_KEY": "0" * 40}
+        run = pretrain(folder, "graphs", env=env, wandb="online")
+        assert run.wait() == 0, run.printed
+    assert "Weights & Biases cannot be reached" in run.printed
+    assert list((folder / "wandb").glob("offline-run-*"))
+
+
+def test_processes_from_outside_need_one_folder(tmp_path):
+    args = ["pretrain", "--config", "configs/image/simclr_digits.yaml"]
+    run = start(args, tmp_path / "log", env={"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"})
+    assert run.wait() == 1
+    assert "several processes need one folder that they agree on; give --run_dir" in run.printed

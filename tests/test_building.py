@@ -1,0 +1,91 @@
+"""What a stranger's file may name, and that nothing it names is run, imported or fetched."""
+
+import json
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import contrastive
+from contrastive.building import TRUST, build_module, nothing_fetched
+from contrastive.errors import ContrastiveError
+from encoders.image import ResNet
+
+TINY = {"class_path": "encoders.image.ResNet", "init_args": {"width": 1}}
+
+
+@pytest.fixture
+def export(tmp_path):
+    """An export of a tiny encoder, as a stranger may have changed it."""
+
+    def write(**model):
+        save_file(ResNet(width=1).state_dict(), tmp_path / "model.safetensors")
+        (tmp_path / "config.json").write_text(json.dumps({"model": {"encoder": TINY} | model, "data": {}}))
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize("path", ["torchvision.models.resnet18", "torchmetrics.Accuracy", "antigravity.Fly"])
+@pytest.mark.parametrize("place", ["encoder", "preprocess"])
+def test_a_file_may_not_name_other_packages(export, path, place):
+    before = set(sys.modules)
+    with pytest.raises(ContrastiveError, match=f"cannot build {path}: it names {path}.*set {TRUST}="):
+        contrastive.load_encoder(export(**{place: {"class_path": path}}))
+    assert "antigravity" not in set(sys.modules) - before  # whose import opens a browser
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"class_path": "torch.nn.TransformerEncoderLayer", "init_args": {"d_model": 4, "nhead": 2, "activation": "os.system"}},
+        {"class_path": "torch.nn.Sequential", "init_args": {"args": [{"class_path": "subprocess.Popen"}]}},
+        {"class_path": "MetricCollection"},  # a name without its package, which torchmetrics has
+        "torchmetrics.Accuracy",
+        {"class_path": "encoders.image.ResNet", "init_args": {"width": {"class_path": "os.system"}}},
+    ],
+)  # fmt: skip
+def test_nor_deeper_in_or_by_a_short_name(spec):
+    with pytest.raises(ContrastiveError, match="cannot build"):
+        build_module(spec)
+
+
+def test_packages_that_are_trusted_and_ones_own_are_built(monkeypatch, tmp_path):
+    identity = {"class_path": "torchvision.ops.Permute", "init_args": {"dims": [0, 1]}}
+    with pytest.raises(ContrastiveError, match="torchvision"):
+        build_module(identity)
+    assert build_module(identity, own=True).dims == [0, 1]
+    monkeypatch.setenv(TRUST, "timm, torchvision")
+    assert build_module(identity).dims == [0, 1]
+    (tmp_path / "my_networks_here.py").write_text(
+        "from torch.nn import Identity\nclass Mine(Identity): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert type(build_module({"class_path": "my_networks_here.Mine"})).__name__ == "Mine"
+
+
+def test_no_encoder_however_deep_is_fetched():
+    timm = {"class_path": "encoders.pretrained.TimmEncoder", "init_args": {"name": "x", "pretrained": True}}
+    weights = {"class_path": "encoders.pretrained.TorchvisionEncoder", "init_args": {"weights": "DEFAULT"}}
+    asked = {"class_path": "torch.nn.Sequential", "init_args": {"args": [timm, weights]}}
+    first, second = nothing_fetched(asked)["init_args"]["args"]
+    assert first["init_args"] == {"name": "x", "pretrained": False}
+    assert second["init_args"] == {"weights": None}
+
+
+def test_a_preprocess_is_not_fetched_either(export, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("weights were fetched")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    monkeypatch.setattr("torchvision._internally_replaced_utils.load_state_dict_from_url", refuse)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    spec = {
+        "class_path": "encoders.pretrained.TorchvisionEncoder",
+        "init_args": {"name": "squeezenet1_0", "weights": "DEFAULT"},
+    }
+    try:
+        contrastive.load_encoder(export(preprocess=spec))
+    except ContrastiveError as error:
+        assert "fetched" not in str(error)

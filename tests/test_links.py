@@ -1,0 +1,202 @@
+"""Link prediction end to end: it learns, resumes, is evaluated by the command, and refuses what does not fit."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from contrastive.data.links import LinkData
+from contrastive.evaluation.link_report import open_links, page
+from contrastive.methods.links import LinkPrediction, score_triples
+from encoders.decoders import DistMult
+from encoders.graph_batch import GraphBatch
+from encoders.links import LinkGraph, NodeTable, RelationalNodes
+from encoders.relational import RGCN
+
+
+@pytest.fixture(scope="module")
+def links_csv(tmp_path_factory):
+    """40 nodes in four groups: relation r links groups whose sum is r, and one pair in twelve at random."""
+    rng = np.random.default_rng(0)
+    rows = ["head,relation,tail"]
+    for r in range(2):
+        for u in range(40):
+            for v in range(u):
+                if (u + v) % 4 == r or rng.random() < 1 / 12:
+                    rows.append(f"n{u},r{r},n{v}")
+    file = tmp_path_factory.mktemp("links") / "links.csv"
+    file.write_text("\n".join(rows))
+    return file
+
+
+def arguments(links_csv, folder, *more):
+    settings = {
+        "config": "configs/link/decagon.yaml",
+        "data.init_args.source": links_csv,
+        "data.init_args.undirected": "true",
+        "data.init_args.min_links": 1,
+        "data.init_args.batch_size": 64,
+        "run_dir": folder,
+        "wandb": "off",
+        "trainer.enable_progress_bar": "false",
+    }
+    return ["pretrain", *(f"--{key}={value}" for key, value in settings.items()), *more]
+
+
+def test_a_run_is_evaluated_by_the_command(command, links_csv, tmp_path):
+    done = command(*arguments(links_csv, tmp_path / "whole", "--trainer.max_epochs=20"))
+    assert done.returncode == 0, done.stderr
+    assert "val_median_auroc" in done.stdout and "peak_gib" in done.stdout
+    with (tmp_path / "whole" / "metrics.csv").open() as file:
+        assert any(row.get("val_median_auroc") for row in csv.DictReader(file))
+    done = command("links", tmp_path / "whole", "--num_predictions=5", "--num_ranked=20")
+    assert done.returncode == 0, done.stderr
+    results = tmp_path / "whole" / "results"
+    result = json.loads((results / "links.json").read_text())
+    assert result["summary"]["median_auroc"] > 0.7
+    assert 0 < result["ranking"]["mrr"] <= 1 and len(result["best"]) == 2
+    with (results / "predictions.csv").open() as file:
+        predicted = list(csv.DictReader(file))
+    known = {tuple(sorted((u, v))) + (r,) for u, r, v in csv.reader(links_csv.open())}
+    assert len(predicted) == 5
+    assert not any(tuple(sorted((row["head"], row["tail"]))) + (row["relation"],) in known for row in predicted)
+    assert (results / "predictions.html").read_text().count("<tr>") == 6
+
+
+@pytest.mark.parametrize("queries", ["tails", "triples"])
+def test_a_resumed_run_ends_as_one_that_was_not_cut_off(links_csv, tmp_path, queries):
+    def fit(**settings):
+        evidence = "all" if queries == "triples" else "none"
+        data = LinkData(str(links_csv), undirected=True, queries=queries, batch_size=16, evidence=evidence)
+        module = LinkPrediction(lambda graph: NodeTable(graph, num_features=8), DistMult)
+        each = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+        quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False)
+        Trainer(max_epochs=4, accelerator="cpu", callbacks=[each], **quiet).fit(module, data, **settings)
+        return module.state_dict()
+
+    whole, resumed = fit(), fit(ckpt_path=str(tmp_path / "epoch=1.ckpt"))
+    assert whole.keys() == resumed.keys() and len(whole) > 3
+    for name, value in whole.items():
+        torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
+
+
+def graph_of(num_nodes=12, features=None):
+    generator = torch.Generator().manual_seed(0)
+    edges = torch.randint(num_nodes, (2, 60), generator=generator)
+    types = torch.randint(3, (60,), generator=generator)
+    batch = GraphBatch.from_edges(edges.T.tolist(), torch.arange(num_nodes).unsqueeze(1), edge_type=types)
+    return LinkGraph(num_nodes, 3, lambda: (batch, 3), features)
+
+
+def test_nodes_are_free_vectors_features_or_both():
+    features = torch.randn(12, 5)
+    free = NodeTable(graph_of(), num_features=8)
+    assert torch.equal(free(), free.free)
+    both = NodeTable(graph_of(features=features), num_features=8)
+    torch.testing.assert_close(both(), both.free + both.map(features))
+    mapped = NodeTable(graph_of(features=features), num_features=8, free=False, num_hidden=16)
+    assert mapped.free is None and mapped().shape == (12, 8)
+    with pytest.raises(ValueError, match="no features"):
+        NodeTable(graph_of(), free=False)
+
+
+def test_relational_nodes_take_every_relation_apart(kernels):
+    encoder = RelationalNodes(graph_of(), num_features=8, num_layers=1, num_bases=2)
+    layer, edges = encoder.layers[0], encoder.edges
+    h = encoder.nodes()
+    expected = layer.self_linear(h)
+    weight = torch.einsum("rb,bio->rio", layer.coefficients, layer.weight)
+    for r in range(3):
+        adjacency = torch.zeros(12, 12)
+        own = edges.edge_type == r
+        adjacency.index_put_((edges.dst[own], edges.src[own]), torch.ones(int(own.sum())), accumulate=True)
+        mean = adjacency / adjacency.sum(dim=1, keepdim=True).clamp(min=1)
+        expected = expected + mean @ h @ weight[r]
+    torch.testing.assert_close(encoder(), h + expected)
+
+
+def test_parallel_edges_have_the_gradient_of_single_ones(kernels):
+    """Parallel edges summed first: outputs and gradients are those of a matrix a relation."""
+    torch.manual_seed(0)
+    batch = graph_of(5).make_edges()[0]  # 60 edges between 5 nodes: most are parallel
+    based = RGCN(4, 3, num_relations=3, num_bases=2).double()
+    single = RGCN(4, 3, num_relations=3).double()
+    x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    with torch.no_grad():
+        single.weight.copy_(torch.einsum("rb,bio->rio", based.coefficients, based.weight))
+        single.self_linear.load_state_dict(based.self_linear.state_dict())
+    outputs, gradients = [], []
+    for layer in (based, single):
+        x.grad = None
+        out = layer(batch.adjacency, x)
+        out.square().sum().backward()
+        outputs.append(out)
+        gradients.append(x.grad.clone())
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(*gradients)
+    expected = torch.einsum("rio,bio->rb", single.weight.grad, based.weight)
+    torch.testing.assert_close(based.coefficients.grad, expected)
+
+
+def test_evidence_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="set queries to triples"):
+        LinkData("links.csv", evidence="all")
+    with pytest.raises(ValueError, match="set evidence to ends"):
+        LinkData("links.csv", queries="triples", evidence="all", split="pairs")
+
+
+@pytest.mark.parametrize("queries", ["tails", "triples"])
+def test_a_training_step_is_the_loss_of_single_triples(links_csv, queries):
+    """The dense loss with its masks against one triple after another, in float64."""
+    data = LinkData(str(links_csv), undirected=True, queries=queries, batch_size=32)
+    data.setup()
+    module = LinkPrediction(lambda graph: NodeTable(graph, num_features=8), DistMult).double()
+    module.build(data)
+    module.double()
+
+    class Fit:
+        world_size, global_rank = 1, 0
+
+    data.trainer = Fit()
+    batch = next(iter(data.train_dataloader()))
+    loss = module.loss(module.score(batch.input).double(), batch.input.positive, batch.input.negative)
+    split, model = data.split, module.model
+    train = set(map(tuple, split.train.tolist()))
+    h, total, count = model.nodes(), 0.0, 0
+    for q in range(len(batch.index)):
+        if queries == "tails":
+            head, relation = int(batch.input.head[q]), int(batch.input.relation[q])
+            candidates = [(head, relation, t) for t in batch.input.tail.tolist()]
+        else:
+            candidates = [tuple(t) for t in batch.input.triples[q].tolist()]
+        for u, r, v in candidates:
+            key = (min(u, v), r, max(u, v))
+            if u == v or split.is_hidden(torch.tensor([[u, r, v]]))[0]:
+                continue
+            s = (h[u] * model.decoder.weight[r] * h[v]).sum()
+            s = s + model.relation_bias[r] + model.node_bias[u] + model.node_bias[v]
+            total = total + torch.nn.functional.softplus(-s if key in train else s)
+            count += 1
+    torch.testing.assert_close(loss, total / count, rtol=1e-6, atol=1e-8)
+
+
+def test_the_page_escapes_names():
+    row = {"head": "<b>", "relation": "r", "title": "t", "tail": "CID000002173", "score": 1.0, "probability": 0.7}
+    text = page([row], "run")
+    assert "<b>" not in text.split("<table>")[1].replace("<b>", "", 0) or "&lt;b&gt;" in text
+    assert "&lt;b&gt;" in text and "CID+2173" in text
+
+
+@pytest.mark.parametrize("what", ["absent", "other"])
+def test_other_runs_are_refused(command, tmp_path, what):
+    folder = tmp_path / what
+    if what == "other":
+        folder.mkdir()
+        (folder / "config.yaml").write_text("model: {class_path: torch.nn.Identity}\ndata: {}\n")
+    done = command("links", folder)
+    assert done.returncode == 1
+    assert "no run of link prediction" in done.stderr or "is not a run folder" in done.stderr

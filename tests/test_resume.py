@@ -1,0 +1,228 @@
+"""A run that ends at any step and is resumed goes on, to the bit, as if nothing had happened."""
+
+import shutil
+
+import pytest
+import torch
+from forked import pretrain
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The run folder of a run that nothing ended, made once for each kind of data and number of processes."""
+    folders = {}
+
+    def of(data, world_size=1):
+        if (data, world_size) not in folders:
+            folder = tmp_path_factory.mktemp("whole") / data
+            run = pretrain(folder, data, world_size=world_size)
+            assert run.wait() == 0, run.printed
+            folders[data, world_size] = folder
+        return folders[data, world_size]
+
+    return of
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "run"
+
+
+def resume(folder, data="digits", **settings):
+    run = pretrain(folder, data, ckpt_path="last", **settings)
+    assert run.wait() == 0, run.printed
+    return run
+
+
+def last(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def assert_same(a, b, where=""):
+    """Equal to the bit, through dictionaries and lists."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b)):
+            assert_same(x, y, f"{where}/{i}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+def steps(folder, rank):
+    """The last line of each step: a step that was taken again after a resume has two, equal ones."""
+    lines = (folder / f"losses-{rank}").read_text().splitlines()
+    by_step = {}
+    for line in lines:
+        number = line.split()[0]
+        assert by_step.setdefault(number, line) == line, "a step taken again differs"
+    return [by_step[key] for key in sorted(by_step, key=int)]
+
+
+def assert_same_run(folder, whole, world_size=1):
+    for rank in range(world_size):
+        assert steps(folder, rank) == steps(whole, rank)
+    assert (folder / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    resumed, expected = last(folder), last(whole)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
+        assert_same(resumed[part], expected[part], part)
+    assert resumed["global_step"] == 18
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("data", ["digits", "graphs"])
+def test_sigkill(data, workers, world_size, uninterrupted, folder):
+    run = pretrain(folder, data, workers=workers, world_size=world_size, end=("SIGKILL", 10))
+    assert run.wait() == -9, run.printed
+    assert last(folder)["global_step"] == 9  # half of the second epoch's six steps
+    resume(folder, data, workers=workers, world_size=world_size)
+    assert_same_run(folder, uninterrupted(data, world_size), world_size)
+
+
+@pytest.mark.parametrize(("name", "workers", "world_size"), [("SIGTERM", 2, 1), ("SIGINT", 0, 2)])
+def test_signals_that_ask_save_first(name, workers, world_size, uninterrupted, folder):
+    run = pretrain(folder, workers=workers, world_size=world_size, end=(name, 10))
+    status = {"SIGTERM": 143, "SIGINT": 130}[name]
+    assert run.wait() == status, run.printed
+    assert f"stopped by {name} after step 11; go on with --ckpt_path last" in run.printed
+    assert "Traceback" not in run.printed
+    assert last(folder)["global_step"] == 11
+    resume(folder, workers=workers, world_size=world_size)
+    assert_same_run(folder, uninterrupted("digits", world_size), world_size)
+
+
+def test_a_signal_to_one_process_stops_all(folder):
+    sender = ("--trainer.callbacks+=interruptions.SignalAt", "--trainer.callbacks.step", 4)
+    sender += ("--trainer.callbacks.name", "SIGTERM", "--trainer.callbacks.rank", 1)
+    run = pretrain(folder, world_size=2, callbacks=sender)
+    assert run.wait() == 143, run.printed
+    assert "stopped by SIGTERM after step 5" in run.printed
+
+
+def test_a_signal_in_the_last_step_of_an_epoch(uninterrupted, folder):
+    run = pretrain(folder, end=("SIGTERM", 5))
+    assert run.wait() == 143, run.printed
+    assert last(folder)["global_step"] == 6
+    resume(folder)
+    assert_same_run(folder, uninterrupted("digits"))
+
+
+def test_killed_twice_and_by_other_numbers_of_workers(uninterrupted, folder):
+    assert pretrain(folder, "graphs", workers=2, end=("SIGKILL", 4)).wait() == -9
+    assert pretrain(folder, "graphs", end=("SIGKILL", 13), ckpt_path="auto").wait() == -9
+    resume(folder, "graphs", workers=1)
+    assert_same_run(folder, uninterrupted("graphs"))
+
+
+def test_killed_before_the_first_checkpoint_begins_anew(uninterrupted, folder):
+    assert pretrain(folder, "graphs", end=("SIGKILL", 1), ckpt_path="auto").wait() == -9
+    run = pretrain(folder, "graphs", ckpt_path="auto")
+    assert run.wait() == 0, run.printed
+    assert_same_run(folder, uninterrupted("graphs"))
+
+
+def test_slurm_requeues_after_sigusr1(folder, tmp_path):
+    """With a stand-in for scontrol, which writes down what it is asked."""
+    script = tmp_path / "scontrol"
+    script.write_text(f"#!/bin/sh\necho $@ > {tmp_path}/asked\n")
+    script.chmod(0o755)
+    env = {"SLURM_JOB_ID": "17", "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    run = pretrain(folder, end=("SIGUSR1", 7), env=env)
+    assert run.wait() == 138, run.printed
+    assert "stopped by SIGUSR1 after step 8" in run.printed
+    assert "SLURM job 17 was requeued" in run.printed
+    assert (tmp_path / "asked").read_text() == "requeue 17\n"
+    assert last(folder)["global_step"] == 8
+
+
+def test_max_steps_within_an_epoch_does_not_end_it(folder, tmp_path):
+    """With a learning rate of 0 the losses say which samples and views were drawn, under any schedule."""
+    still = {"model.optimizer.init_args.lr": 0, "trainer.max_epochs": -1}
+    whole = tmp_path / "whole"
+    run = pretrain(whole, "graphs", **still, **{"trainer.max_steps": 14})
+    assert run.wait() == 0, run.printed
+    run = pretrain(folder, "graphs", **still, **{"trainer.max_steps": 8})
+    assert run.wait() == 0, run.printed
+    for steps_more in (12, 14):  # from within an epoch, and from an epoch's end
+        resume(folder, "graphs", allow_changes="true", **still, **{"trainer.max_steps": steps_more})
+    assert steps(folder, 0) == steps(whole, 0)
+    assert last(folder)["epoch"] == 2
+
+
+def test_a_finished_run_stays_as_it_is(uninterrupted, folder):
+    shutil.copytree(uninterrupted("graphs"), folder, symlinks=True)
+    shutil.copytree(f"{uninterrupted('graphs')}-data", f"{folder}-data")
+    before = (folder / "metrics.csv").read_text(), (folder / "checkpoints" / "last.ckpt").read_bytes()
+    source = f"{uninterrupted('graphs')}-data/RINGS"
+    resume(folder, "graphs", **{"data.init_args.source": source})
+    assert ((folder / "metrics.csv").read_text(), (folder / "checkpoints/last.ckpt").read_bytes()) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda content: content[:-1000], "is damaged: it has"),
+        (lambda content: content[:2000] + b"?" + content[2001:], "is damaged: its SHA-256"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(damage, says, uninterrupted, folder):
+    assert pretrain(folder, "graphs", end=("SIGKILL", 10)).wait() == -9
+    newest = (folder / "checkpoints" / "last.ckpt").resolve()
+    newest.write_bytes(damage(newest.read_bytes()))
+    run = resume(folder, "graphs")
+    assert f"{newest} {says}" in run.printed
+    assert "the checkpoint before it is used" in run.printed
+    assert_same_run(folder, uninterrupted("graphs"))
+
+
+def test_no_checkpoint_that_is_whole(folder):
+    assert pretrain(folder, "graphs", end=("SIGKILL", 10)).wait() == -9
+    for file in (folder / "checkpoints").glob("step-*.ckpt"):
+        file.write_bytes(b"")
+    run = pretrain(folder, "graphs", ckpt_path="last")
+    assert run.wait() == 1
+    assert f"there is no checkpoint in {folder / 'checkpoints'} to resume from" in run.printed
+
+
+def test_changed_settings_are_refused_by_name(folder):
+    assert pretrain(folder, end=("SIGKILL", 10)).wait() == -9
+    changed = {
+        "model.loss.init_args.temperature": 0.3,
+        "model.views.init_args.noise": 0.2,
+        "data.init_args.batch_size": 32,
+        "data.init_args.train_subset": 310,
+        "trainer.log_every_n_steps": 2,  # free
+    }
+    run = pretrain(folder, ckpt_path="last", **changed)
+    assert run.wait() == 1
+    assert "model.init_args.loss.init_args.temperature was 0.7 and is 0.3" in run.printed
+    assert "model.init_args.views.0.init_args.noise was 0.1 and is 0.2" in run.printed
+    assert "data.init_args.train_subset was 320 and is 310" in run.printed
+    assert "data.init_args.batch_size was 48 on 1 process(es) and is 32 on 1" in run.printed
+    assert "log_every" not in run.printed
+    run = pretrain(folder, ckpt_path="last", allow_changes="true", **{"data.init_args.batch_size": 32})
+    assert run.wait() == 0, run.printed
+    assert "resuming with changed settings" in run.printed
+
+
+def test_the_number_of_processes_may_change_with_the_batch_over_all_of_them(uninterrupted, folder):
+    assert pretrain(folder, world_size=2, end=("SIGKILL", 10)).wait() == -9
+    resume(folder)
+    resumed, whole = last(folder)["state_dict"], last(uninterrupted("digits"))["state_dict"]
+    assert resumed.keys() == whole.keys()
+    samples = [[line.split("]")[0] for line in steps(run, 0)] for run in (folder, uninterrupted("digits"))]
+    assert samples[0][9:] == samples[1][9:]
+
+
+def test_kept_are_the_last_two_and_the_best(uninterrupted):
+    folder = uninterrupted("digits") / "checkpoints"
+    best = (folder / "best.ckpt").resolve().stem
+    kept = {f"{stem}.{ending}" for stem in ("step-15", "step-18", best) for ending in ("ckpt", "json")}
+    assert {path.name for path in folder.iterdir()} == {"last.ckpt", "best.ckpt", *kept}
