@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from contrastive.data.graphs import read_graphs
-from contrastive.data.image_dataset import fit, read_image, to_tensor
+from contrastive.data.image_dataset import fit, read_image
+from contrastive.data.image_decode import to_tensor
 from contrastive.data.rdkit_cache import import_rdkit
 from contrastive.errors import ContrastiveError
 from contrastive.features import FrozenEncoder, in_channels, takes_graphs
