@@ -11,19 +11,8 @@ from contrastive.data.link_evidence import Evidence
 from contrastive.data.link_files import read_links
 from contrastive.data.link_queries import LinkPasses, TailQueries, TripleQueries
 from contrastive.data.link_splits import contains, split_links
-<<<<<<< HEAD
-from contrastive.data.links import (
-    LinkData,
-    LinkPasses,
-    TailQueries,
-    TripleQueries,
-    read_features,
-    typed_edges,
-)
-=======
 from contrastive.data.link_table import keep_relations, select_relations
 from contrastive.data.links import decagon_files, read_features, typed_edges
->>>>>>> links
 from contrastive.errors import ContrastiveError
 
 NUM_NODES, NUM_RELATIONS = 24, 3
