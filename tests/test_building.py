@@ -38,7 +38,10 @@ def test_a_file_may_not_name_other_packages(export, path, place):
 @pytest.mark.parametrize(
     "spec",
     [
-        {"class_path": "torch.nn.TransformerEncoderLayer", "init_args": {"d_model": 4, "nhead": 2, "activation": "os.system"}},
+        {
+            "class_path": "torch.nn.TransformerEncoderLayer",
+            "init_args": {"d_model": 4, "nhead": 2, "activation": "os.system"},
+        },
         {"class_path": "torch.nn.Sequential", "init_args": {"args": [{"class_path": "subprocess.Popen"}]}},
         {"class_path": "MetricCollection"},  # a name without its package, which torchmetrics has
         "torchmetrics.Accuracy",
