@@ -4,11 +4,15 @@
 
 In each of five splits a tenth of the drugs is held out for validation and a tenth for test, with all their
 links. A DistMult on an MLP of the frozen features of the drugs' molecules is trained for a fixed budget; the
-second or fourth epoch, whichever has the better median validation AUROC, is tested. Features: ``pretrained``, of the run's encoder;
-``untrained``, of the same encoder before training, another one a split; ``morgan``, fingerprints of 2,048
-bits and radius 2; ``none``, noise that says nothing of a drug; ``network``, vectors pretrained on proteins
-and targets, zero for the drugs without known targets. What is finished is kept in the output and not done
-again.
+second or the fourth epoch, whichever has the better median validation AUROC, is tested. Features:
+
+- ``pretrained``, of the run's encoder
+- ``untrained``, of the same encoder before training, another one a split
+- ``morgan``, fingerprints of 2,048 bits and radius 2
+- ``network``, vectors pretrained on proteins and targets, zero for the drugs without known targets
+- ``none``, noise that says nothing of a drug
+
+What is finished is kept in the output and not done again.
 """
 
 from __future__ import annotations

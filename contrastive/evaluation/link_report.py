@@ -181,7 +181,7 @@ def rank_links(module: LinkPrediction, data: LinkData, number: int, seed: int) -
 def new_links(module: LinkPrediction, data: LinkData, number: int) -> list[dict[str, Any]]:
     """The best scored pairs that are no link of the data, over all relations, with names and scores.
 
-    With evidence of pairs, only pairs with another relation in training are scored: the others rank far below.
+    With evidence of pairs, only pairs with another relation in training are scored: others rank far below.
     """
     assert data.split is not None and (data.evidence is not None or data.evidence_kind == "none")
     links = data.split.links
