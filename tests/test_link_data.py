@@ -8,16 +8,11 @@ import pytest
 import torch
 
 from contrastive.data.link_evidence import Evidence
-from contrastive.data.link_files import keep_relations, read_links
+from contrastive.data.link_files import read_links
+from contrastive.data.link_queries import LinkPasses, TailQueries, TripleQueries
 from contrastive.data.link_splits import contains, split_links
-from contrastive.data.links import (
-    LinkData,
-    LinkPasses,
-    TailQueries,
-    TripleQueries,
-    read_features,
-    typed_edges,
-)
+from contrastive.data.link_table import keep_relations, select_relations
+from contrastive.data.links import decagon_files, read_features, typed_edges
 from contrastive.errors import ContrastiveError
 
 NUM_NODES, NUM_RELATIONS = 24, 3
@@ -63,10 +58,7 @@ def test_the_columns_of_decagon_are_known(tmp_path):
     )
     (tmp_path / "bio-decagon-ppi.csv").write_text("Gene 1,Gene 2\n7,8\n")
     (tmp_path / "bio-decagon-targets.csv").write_text("STITCH,Gene\nCID1,7\n")
-    data = LinkData(str(tmp_path), val_fraction=0.34, test_fraction=0.34)
-    from contrastive.data.links import _decagon
-
-    sources, context = _decagon(data.source, None)
+    sources, context = decagon_files(str(tmp_path), None)
     links, known = read_links(sources, context=context)
     assert links.titles == ["nausea", "fever"] and links.undirected.all()
     assert links.node_types == ["drug", "protein"] and links.node_type.tolist() == [0, 0, 0, 1, 1]
@@ -332,14 +324,12 @@ def test_the_typed_graph_has_every_training_link_in_both_directions(links):
 
 
 def read_links_like(links):
-    from contrastive.data.link_files import select_relations
-
     return select_relations(links, torch.zeros(links.num_relations, dtype=torch.bool))
 
 
 def test_features_are_found_by_name(tmp_path, links):
     file = tmp_path / "h.npz"
-    np.savez(file, names=np.array(links.nodes[:5] + ["stranger"]), h=np.random.default_rng(0).random((6, 3)))
+    np.savez(file, names=np.array([*links.nodes[:5], "stranger"]), h=np.random.default_rng(0).random((6, 3)))
     h = read_features(file, links)
     assert h.shape == (links.num_nodes, 3) and (h[5:] == 0).all()
     torch.testing.assert_close(h[:5].mean(dim=0), torch.zeros(3), atol=1e-6, rtol=0)

@@ -78,7 +78,7 @@ def _read(file: Path, targets: Sequence[str]) -> _Listed:
 
 
 def _columns(file: Path, reader: Any, targets: Sequence[str]) -> _Listed:
-    header = next(reader, [])
+    header: list[str] = next(reader, [])
     if "path" not in header:
         raise ContrastiveError(f"{file} has no column path; its columns are {', '.join(header) or 'none'}")
     for name in targets:
