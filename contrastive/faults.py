@@ -53,9 +53,9 @@ def explained(error: BaseException, trainer: Trainer) -> ContrastiveError | None
         return error
     if _WORKER.search(text):
         return ContrastiveError(
-            f"a process that reads data died at step {trainer.global_step} ({text.strip().splitlines()[0]}). It "
-            "crashed, or was killed, as the system does when memory runs out: lower data.init_args.num_workers. "
-            f"{kept}"
+            f"a process that reads data died at step {trainer.global_step} ({text.strip().splitlines()[0]}). "
+            "It crashed, or was killed, as the system does when memory runs out: lower "
+            f"data.init_args.num_workers. {kept}"
         )
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or _MEMORY.search(text):
         first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
