@@ -1,5 +1,6 @@
 """A run that ends at any step and is resumed goes on, to the bit, as if nothing had happened."""
 
+import os
 import shutil
 
 import pytest
@@ -225,3 +226,21 @@ def test_kept_are_the_last_two_and_the_best(uninterrupted):
     best = (folder / "best.ckpt").resolve().stem
     kept = {f"{stem}.{ending}" for stem in ("step-15", "step-18", best) for ending in ("ckpt", "json")}
     assert {path.name for path in folder.iterdir()} == {"last.ckpt", "best.ckpt", *kept}
+
+
+class _Code:
+    """Unpickled, it would run a command."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_a_checkpoint_with_code_in_it_is_not_opened(folder, tmp_path):
+    torch.save({"state_dict": {}, "global_step": _Code(tmp_path / "ran")}, tmp_path / "evil.ckpt")
+    run = pretrain(folder, ckpt_path=tmp_path / "evil.ckpt")
+    assert run.wait() == 1
+    assert f"{tmp_path / 'evil.ckpt'} cannot be read" in run.printed
+    assert not (tmp_path / "ran").exists()
