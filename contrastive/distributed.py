@@ -30,7 +30,7 @@ def is_first_process() -> bool:
     first_of_node = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     return (
         first_of_node and int(os.environ.get("NODE_RANK", 0)) == 0
-    )  # set where each node is started by hand
+    )  # of nodes started by hand
 
 
 def other_ranks_logsumexp(z: Tensor, scale: Tensor, *, beta: float = 0.0) -> Tensor:
