@@ -38,13 +38,16 @@ def test_a_file_may_not_name_other_packages(export, path, place):
 @pytest.mark.parametrize(
     "spec",
     [
-        {"class_path": "torch.nn.TransformerEncoderLayer", "init_args": {"d_model": 4, "nhead": 2, "activation": "os.system"}},
+        {
+            "class_path": "torch.nn.TransformerEncoderLayer",
+            "init_args": {"d_model": 4, "nhead": 2, "activation": "os.system"},
+        },
         {"class_path": "torch.nn.Sequential", "init_args": {"args": [{"class_path": "subprocess.Popen"}]}},
         {"class_path": "MetricCollection"},  # a name without its package, which torchmetrics has
         "torchmetrics.Accuracy",
         {"class_path": "encoders.image.ResNet", "init_args": {"width": {"class_path": "os.system"}}},
     ],
-)  # fmt: skip
+)
 def test_nor_deeper_in_or_by_a_short_name(spec):
     with pytest.raises(ContrastiveError, match="cannot build"):
         build_module(spec)
