@@ -13,7 +13,7 @@ from torch import Tensor
 
 from contrastive.data.graphs import read_graphs
 from contrastive.data.image_dataset import fit, read_image
-from contrastive.data.image_decode import to_tensor
+from contrastive.data.image_decode import decode
 from contrastive.data.rdkit_cache import import_rdkit
 from contrastive.errors import ContrastiveError
 from contrastive.features import FrozenEncoder, in_channels, takes_graphs
@@ -88,7 +88,7 @@ def _image(item: Any, channels: int, size: int | None) -> Tensor:
     if isinstance(item, (str, Path)):
         return read_image(Path(item).expanduser(), size, channels)
     if isinstance(item, Image.Image):
-        return fit(to_tensor(item, channels), size)
+        return fit(decode(item, channels, "a PIL image"), size)
     if isinstance(item, (np.ndarray, Tensor)):
         return _from_array(item[None], channels, size)[0]
     raise ContrastiveError(f"expected an array, a PIL image or a path, not {type(item).__name__}")

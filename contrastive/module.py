@@ -97,11 +97,11 @@ class ContrastiveModule(LightningModule):
             drawn.append(self.views[i % len(self.views)](input, random))
         return drawn
 
-    def encode(self, views: list[Any]) -> list[Tensor]:
-        """Encode each view as ``(N, num_features)``, in one pass unless images differ in size."""
+    def encode(self, views: list[Any]) -> Tensor:
+        """Features of all views, ``(2N, num_features)``, in one pass unless images differ in size."""
         if isinstance(views[0], Tensor) and views[0].shape != views[1].shape:
-            return [self.encoder(view) for view in views]
-        return list(self.encoder(concatenate(views)).chunk(len(views)))
+            return torch.cat([self.encoder(view) for view in views])
+        return self.encoder(concatenate(views))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the loss, and the features and projections of the views for the callbacks."""
@@ -118,7 +118,7 @@ class ContrastiveModule(LightningModule):
 
     def project(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features ``(2N, num_features)`` and projections ``(2N, D)`` of two views, the first view first."""
-        h = torch.cat(self.encode(self.augment(batch)))
+        h = self.encode(self.augment(batch))
         return h, self.projector(h)
 
     def _cached_step(self, batch: Batch) -> Tensor:

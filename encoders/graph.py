@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, cast
@@ -98,7 +98,7 @@ class GraphEncoder(nn.Module):
             bonds = edge_features == "bonds"
             arguments["edge_features"] = list(BOND_FEATURES.values()) if bonds else edge_features
         widths = [width] + [num_hidden] * num_layers
-        make = _LAYERS[layer]
+        make: Callable[..., nn.Module] = _LAYERS[layer]
         self.layers = nn.ModuleList(make(i, o, **arguments) for i, o in pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm1d(num_hidden) if norm else nn.Identity() for _ in self.layers)
         self.activations = nn.ModuleList(_ACTIVATIONS[activation]() for _ in self.layers)

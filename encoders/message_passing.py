@@ -1,11 +1,11 @@
 """AGGREGATE over neighbours: the only file that picks a kernel.
 
 Measured in one thread in float32, 10,000 nodes, 100,000 edges, 256 features, forward: a sum takes torch's
-``embedding_bag`` 3.8 ms, DGL 3.8 ms and torch's CSR product 6.3 ms; one with a weight an edge 3.6, 45 and 6 ms;
-a maximum takes DGL ten times what torch's CSR product does. So on the CPU sums are bags: each node is the bag of
-its neighbours. Bags have a fast kernel in float32 alone: sums in float64 go to DGL where it is installed,
-everything else to torch's CSR products. None of them can be written into a program of ``torch.export`` or ONNX,
-whose kernels are torch's ``index_add`` and ``scatter_reduce``.
+``embedding_bag`` 3.8 ms, DGL 3.8 ms, torch's CSR product 6.3 ms; one with a weight an edge 3.6, 45 and
+6 ms; a maximum takes DGL ten times what torch's CSR product does. So on the CPU sums are bags: a node is the
+bag of its neighbours. Bags are fast in float32 alone: sums in float64 go to DGL where it is installed,
+everything else to torch's CSR products. None of these can be written into a program of ``torch.export`` or
+ONNX, whose kernels are torch's ``index_add`` and ``scatter_reduce``.
 """
 
 from __future__ import annotations
@@ -277,8 +277,7 @@ def _csr_product(
 ) -> Tensor:
     """Rows of a CSR matrix times ``(K, …)``; float32 at least inside.
 
-    On CPU by bags, or through ATen's own kernel: the ``@`` of CSR matrices needs MKL, which not every processor
-    has.
+    On CPU by bags, or through ATen's own kernel: ``@`` of CSR matrices needs MKL, which not all have.
     """
     flat = x.unsqueeze(1) if x.dim() == 1 else x.flatten(1)
     if flat.dtype in (torch.float16, torch.bfloat16):

@@ -75,6 +75,19 @@ def test_gcn_with_weights_is_its_formula(kernels, num_out):
     close(layer(batch.adjacency, batch.x), d[:, None] * a * d @ layer.linear(batch.x) + layer.bias)
 
 
+@pytest.mark.parametrize("num_out", [4, 9])
+def test_gcn_gradients(kernels, num_out):
+    batch = make()
+    layer = GCN(6, num_out).double()
+
+    def convolve(x, weight):
+        return layer(batch.with_features(edge_weight=weight).adjacency, x)
+
+    weight = torch.rand(batch.num_edges, dtype=torch.float64, requires_grad=True)
+    x = batch.x.double().requires_grad_()
+    assert torch.autograd.gradcheck(convolve, (x, weight), fast_mode=True)
+
+
 @pytest.mark.parametrize("aggregate", ["mean", "sum"])
 def test_sage_is_dgl(kernels, aggregate):
     conv = pytest.importorskip("dgl.nn").SAGEConv(6, 5, "mean" if aggregate == "mean" else "gcn")
@@ -383,6 +396,7 @@ def test_readouts_and_jumping_knowledge(readout, jumping_knowledge):
     encoder = GraphEncoder(**arguments)
     graphs = encoder(batch)
     assert graphs.shape == (3, encoder.num_features)
+    close(encoder.eval()(batch), encoder.nodes_and_graphs(batch)[1])
     graphs.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
 

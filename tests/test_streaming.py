@@ -14,10 +14,12 @@ from contrastive.streaming import cross_logsumexp, paired_logsumexp, self_logsum
 SHAPES = [(16, 24), (17, 9), (5, 3)]
 
 
-@pytest.fixture(autouse=True, params=["plain sums", "running maximum"])
+@pytest.fixture(autouse=True, params=["plain sums", "plain sums, few tiles kept", "running maximum"])
 def both_ways_to_sum(request, monkeypatch):
     monkeypatch.setattr(streaming, "TILE", 8)
-    monkeypatch.setattr(streaming, "LARGEST_EXPONENT", 50.0 if request.param == "plain sums" else 0.0)
+    monkeypatch.setattr(streaming, "LARGEST_EXPONENT", 0.0 if request.param == "running maximum" else 50.0)
+    if "few" in request.param:
+        monkeypatch.setattr(streaming, "KEPT_BYTES", 2000)  # 512 a tile and exponent
 
 
 def unit_rows(num_rows, seed):

@@ -1,4 +1,8 @@
-"""Neighbourhoods sampled from a graph that does not fit."""
+"""Neighbourhoods sampled from a graph that does not fit.
+
+Not by DGL's ``NeighborSampler``: ``dgl.seed`` gives every thread a generator of its own, so that a draw
+changes with the number of threads and with the thread that asks, and with four threads from call to call.
+"""
 
 from __future__ import annotations
 
