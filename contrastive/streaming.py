@@ -2,7 +2,7 @@
 
 Every contrastive loss here needs, for each row i of a batch, log Σ_j e^{x_ij} over its negatives j, with
 x_ij = scale · q_i·k_j. Hard negatives (arXiv:2010.04592) need log Σ_j e^{(1+β)x_ij} and log Σ_j e^{βx_ij}.
-The forward pass keeps these numbers and of small batches some tiles, up to a constant, so memory grows as N; the
+The forward pass keeps these numbers and, of small batches, tiles up to a constant, so memory grows as N; the
 backward pass makes the other tiles again.
 
 A tile serves twice: its rows' sums belong to q and its columns' sums to k. Where q and k are the same rows
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 TILE = 512  # rows and columns of a tile: 1 MiB in float32, which stays in a core's cache
-# Exponentials kept from the forward pass: at most so many bytes, and none where that is less than half of them.
+# of exponentials that the forward pass keeps at most; none where that is less than half of them
 KEPT_BYTES = 3 * 2**24
 # e^{±50}, summed over 10^9 entries and divided by as many, stays among float32's normal numbers: no maximum
 # need be subtracted. q and k have unit length, so |x| ≤ scale tells beforehand whether a call stays below it.

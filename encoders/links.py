@@ -188,6 +188,4 @@ class LinkModel(nn.Module):
     def tails(self, h: Tensor, head: Tensor, relation: Tensor, tail: Tensor) -> Tensor:
         """Scores ``(Q, K)`` of Q heads and relations against K tails, without evidence."""
         score = self.decoder.tails(h[head], relation, h[tail])  # type: ignore[operator]
-        return (
-            score + (self.relation_bias[relation] + self.node_bias[head]).unsqueeze(1) + self.node_bias[tail]
-        )
+        return score + (self.relation_bias[relation] + self.node_bias[head]).unsqueeze(1) + self.node_bias[tail]

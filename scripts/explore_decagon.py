@@ -118,9 +118,7 @@ def _save(figure: Any, file: Path) -> None:
 
 def main() -> None:
     """Draw the figures and print their numbers."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("."))
     args = parser.parse_args()

@@ -62,9 +62,7 @@ class KeepBest(LinkPrediction):
         return values
 
 
-def train(
-    files: tuple[Links, Links], features: Path, seed: int, args: argparse.Namespace
-) -> dict[str, float]:
+def train(files: tuple[Links, Links], features: Path, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """Medians over relations of one training's test part, and its validation AUROC."""
     seed_everything(seed, verbose=False)
     data = LinkData(
@@ -92,9 +90,7 @@ def train(
 
 def main() -> None:
     """Train what is missing and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--encoder", help="run folder of a molecule encoder, for pretrained and untrained")
     parser.add_argument("--features", default="pretrained,untrained,morgan,none")

@@ -10,14 +10,7 @@ import torch
 from contrastive.data.link_evidence import Evidence
 from contrastive.data.link_files import keep_relations, read_links
 from contrastive.data.link_splits import contains, split_links
-from contrastive.data.links import (
-    LinkData,
-    LinkPasses,
-    TailQueries,
-    TripleQueries,
-    read_features,
-    typed_edges,
-)
+from contrastive.data.links import LinkData, LinkPasses, TailQueries, TripleQueries, read_features, typed_edges
 from contrastive.errors import ContrastiveError
 
 NUM_NODES, NUM_RELATIONS = 24, 3
@@ -240,18 +233,14 @@ def test_corruptions_by_degree_follow_its_power(tmp_path):
         split, num_negatives=1, sampling="degree", corruption="end", filtered=False, evidence=None, seed=0
     )
     relation = torch.zeros(20000, dtype=torch.int64)
-    drawn = (
-        queries.pools[1].draw(relation, torch.Generator().manual_seed(0)).bincount(minlength=links.num_nodes)
-    )
+    drawn = queries.pools[1].draw(relation, torch.Generator().manual_seed(0)).bincount(minlength=links.num_nodes)
     degree = split.train[:, 2].bincount(minlength=links.num_nodes).double() ** 0.75
     torch.testing.assert_close(drawn / 20000, (degree / degree.sum()).float(), atol=0.02, rtol=0)
 
 
 def test_passes_follow_from_the_seed_and_the_number(links):
     split = split_links(links, val_fraction=0.2, test_fraction=0.2)
-    settings = dict(
-        num_negatives=2, sampling="uniform", corruption="end", filtered=True, evidence=None, seed=0
-    )
+    settings = dict(num_negatives=2, sampling="uniform", corruption="end", filtered=True, evidence=None, seed=0)
     once, again = (passes_of(TripleQueries(split, **settings)) for _ in range(2))
     assert all(torch.equal(a.triples, b.triples) for a, b in zip(once, again))
     assert not torch.equal(once[0].triples, once[1].triples)
@@ -274,7 +263,9 @@ def test_evidence_is_its_formula(links):
     head, relation, tail = links.both_directions(split.train).T.numpy()
     tensor[relation, head, tail] = 1
     rows, columns = tensor.reshape(-1, n), tensor.transpose(0, 2, 1).reshape(-1, n)
-    forward, backward = (m @ slow_ease(m, 1 / np.sqrt(np.maximum(m.sum(1), 1)), 0.1) for m in (rows, columns))
+    forward, backward = (
+        m @ slow_ease(m, 1 / np.sqrt(np.maximum(m.sum(1), 1)), 0.1) for m in (rows, columns)
+    )
     pair_head, pair_relation, pair_tail = split.train.T.numpy()
     by_pair = np.zeros((n, n, r))
     by_pair[pair_head, pair_tail, pair_relation] = 1
@@ -310,9 +301,7 @@ def test_evidence_does_not_know_the_link_it_is_asked_about(links):
     of_row = (links.both_directions(split.train)[:, 1] == r) & (mine[:, 0] == evidence.place[u])
     row[mine[of_row, 1]] = 1
     row[evidence.place[v]] = 0  # the link itself taken out
-    torch.testing.assert_close(
-        scores[evidence.place[u], evidence.place[v]], row @ weights[:, evidence.place[v]]
-    )
+    torch.testing.assert_close(scores[evidence.place[u], evidence.place[v]], row @ weights[:, evidence.place[v]])
 
 
 def test_both_directions_of_an_undirected_link_have_the_same_evidence(links):

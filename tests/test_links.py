@@ -63,9 +63,7 @@ def test_a_run_is_evaluated_by_the_command(command, links_csv, tmp_path):
         predicted = list(csv.DictReader(file))
     known = {tuple(sorted((u, v))) + (r,) for u, r, v in csv.reader(links_csv.open())}
     assert len(predicted) == 5
-    assert not any(
-        tuple(sorted((row["head"], row["tail"]))) + (row["relation"],) in known for row in predicted
-    )
+    assert not any(tuple(sorted((row["head"], row["tail"]))) + (row["relation"],) in known for row in predicted)
     assert (results / "predictions.html").read_text().count("<tr>") == 6
 
 
@@ -187,14 +185,7 @@ def test_a_training_step_is_the_loss_of_single_triples(links_csv, queries):
 
 
 def test_the_page_escapes_names():
-    row = {
-        "head": "<b>",
-        "relation": "r",
-        "title": "t",
-        "tail": "CID000002173",
-        "score": 1.0,
-        "probability": 0.7,
-    }
+    row = {"head": "<b>", "relation": "r", "title": "t", "tail": "CID000002173", "score": 1.0, "probability": 0.7}
     text = page([row], "run")
     assert "<b>" not in text.split("<table>")[1].replace("<b>", "", 0) or "&lt;b&gt;" in text
     assert "&lt;b&gt;" in text and "CID+2173" in text

@@ -46,9 +46,7 @@ def step(layer: Any, arguments: tuple, x: torch.Tensor, grad: torch.Tensor) -> t
 
 def main() -> None:
     """Print and, with --out, write the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--relations", type=int, default=100)
     parser.add_argument("--width", type=int, default=32)
