@@ -49,7 +49,8 @@ class GCN(nn.Module):
 
 def _normalised_sum(adjacency: Adjacency, h: Tensor) -> Tensor:
     """Σ_{u→v} w_uv h_u / √(d_u d_v) + h_v / d_v: one product over the edges and a loop at each node."""
-    out_scale, in_scale = (d.to(h.dtype).rsqrt() for d in _degrees(adjacency))
+    dtype = torch.promote_types(h.dtype, torch.float32)
+    out_scale, in_scale = (d.to(dtype).rsqrt() for d in _degrees(adjacency))
     if exporting():  # the number of edges and loops together is no symbol that a program has
         scaled = h * out_scale.unsqueeze(1)
         return (aggregate(adjacency, scaled, "sum", adjacency.weight) + scaled) * in_scale.unsqueeze(1)
