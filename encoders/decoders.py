@@ -46,7 +46,6 @@ class Dot(Decoder):
         return head
 
 
-
 class Bilinear(Decoder):
     """hᵀ M_r t, RESCAL (Nickel et al. 2011); ``symmetric`` takes (M_r + M_rᵀ)/2 for M_r.
 
@@ -89,7 +88,6 @@ class DistMult(Decoder):
     def query(self, head: Tensor, relation: Tensor) -> Tensor:
         """h ∘ r."""
         return head * self.weight[relation]
-
 
 
 class DEDICOM(Decoder):
@@ -141,7 +139,6 @@ class SimplE(Decoder):
         return torch.cat([inverse * as_tail, forward * as_head], dim=1)
 
 
-
 class ComplEx(Decoder):
     """Re Σ_k h_k r_k conj(t_k) of complex vectors (Trouillon et al. 2016, arXiv 1606.06357).
 
@@ -169,7 +166,6 @@ class ComplEx(Decoder):
             return torch.cat([real * weight, imaginary * weight], dim=1)
         a, b = weight.chunk(2, dim=1)
         return torch.cat([real * a - imaginary * b, real * b + imaginary * a], dim=1)
-
 
 
 class MLPDecoder(nn.Module):

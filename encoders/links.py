@@ -59,8 +59,9 @@ class NodeTable(nn.Module):
 
     def forward(self) -> Tensor:
         """Features of all nodes, ``(N, D)``."""
-        mapped = 0.0 if self.map is None else self.map(self.features)
-        return mapped if self.free is None else self.free + mapped
+        parts = [] if self.free is None else [self.free]
+        parts += [] if self.map is None else [self.map(self.features)]
+        return parts[0] + parts[1] if len(parts) == 2 else parts[0]
 
 
 def _mlp(width: int, num_hidden: int | None, num_features: int) -> nn.Module:
@@ -188,4 +189,6 @@ class LinkModel(nn.Module):
     def tails(self, h: Tensor, head: Tensor, relation: Tensor, tail: Tensor) -> Tensor:
         """Scores ``(Q, K)`` of Q heads and relations against K tails, without evidence."""
         score = self.decoder.tails(h[head], relation, h[tail])  # type: ignore[operator]
-        return score + (self.relation_bias[relation] + self.node_bias[head]).unsqueeze(1) + self.node_bias[tail]
+        return (
+            score + (self.relation_bias[relation] + self.node_bias[head]).unsqueeze(1) + self.node_bias[tail]
+        )

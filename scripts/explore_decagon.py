@@ -21,7 +21,8 @@ from scipy import sparse
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.stats import mannwhitneyu
 
-from contrastive.data.link_files import Links, read_links
+from contrastive.data.link_files import read_links
+from contrastive.data.link_table import Links
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -118,7 +119,9 @@ def _save(figure: Any, file: Path) -> None:
 
 def main() -> None:
     """Draw the figures and print their numbers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("."))
     args = parser.parse_args()

@@ -5,7 +5,7 @@
 Each file is drawn from a good source (fuzz_sources.py) and damaged: bits flipped, bytes set, cut, moved,
 repeated, numbers replaced, pieces of another file of the source put in; half of the archives and compressed
 files are damaged inside and packed again, so that their checksums are right. Every file is read in a guarded
-process (``contrastive.data.processes``), so that a crash or a hang of native code is counted and not suffered.
+process (``contrastive.data.processes``), so that a crash or a hang of native code is counted, not suffered.
 An outcome follows from (seed, reader, number): ``--only READER --number N`` repeats one and shows where it
 failed. Exits with 1 where anything but a ContrastiveError came out.
 """
@@ -156,6 +156,7 @@ class Attempt:
         self.process = 0
 
     def __call__(self, item: tuple[str, int]) -> str:
+        """``read``, ``refused``, or what is wrong with how it was refused."""
         self._settle()
         folder = self.place(item)
         try:
@@ -182,7 +183,8 @@ class Attempt:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + HEADROOM, used + HEADROOM))
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        multiprocessing.process.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # DGL's files are read in one of their own
+        # what is read in a process of its own, as DGL's files are, is read so here too
+        multiprocessing.process.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
         torch.set_num_threads(1)
         logging.disable()
         warnings.simplefilter("ignore")

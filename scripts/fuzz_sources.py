@@ -94,22 +94,22 @@ def _write(folder: Path, files: dict[str, bytes | str]) -> None:
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def image_folder(folder: Path) -> None:
+def _image_folder(folder: Path) -> None:
     _write(folder, {f"data/{name}/{i}.png": encoded("a.png") for name in "ab" for i in range(4)})
 
 
-def image_csv(folder: Path) -> None:
+def _image_csv(folder: Path) -> None:
     rows = "".join(f"{i}.png,{'cat' if i % 2 else 'dog'},train\n" for i in range(4))
     _write(folder, {"list.csv": f"path,label,split\n{rows}"})
     _write(folder, {f"{i}.png": encoded("a.png") for i in range(4)})
 
 
-def image_npz(folder: Path) -> None:
+def _image_npz(folder: Path) -> None:
     images, labels = RNG.integers(0, 256, (4, 8, 8, 3), np.uint8), np.arange(4)[:, None]
     np.savez(folder / "images.npz", train_images=images, train_labels=labels)
 
 
-def shards(folder: Path) -> None:
+def _shards(folder: Path) -> None:
     with tarfile.open(folder / "train-000.tar", "w") as tar:
         for i in range(4):
             for name, content in ((f"{i}.png", encoded("a.png")), (f"{i}.cls", str(i).encode())):
@@ -118,12 +118,12 @@ def shards(folder: Path) -> None:
                 tar.addfile(member, io.BytesIO(content))
 
 
-def read_shards(folder: Path) -> None:
+def _read_shards(folder: Path) -> None:
     for sample in shard_samples([str(folder / "train-000.tar")]):
         decode(sample, 3)
 
 
-def hugging_face(folder: Path) -> None:
+def _hugging_face(folder: Path) -> None:
     import datasets
 
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
@@ -131,7 +131,7 @@ def hugging_face(folder: Path) -> None:
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(folder / "hf"))
 
 
-def litdata_folder(folder: Path) -> None:
+def _litdata_folder(folder: Path) -> None:
     from litdata.streaming.writer import BinaryWriter
 
     writer = BinaryWriter(str(folder), chunk_bytes=2**20)
@@ -141,17 +141,17 @@ def litdata_folder(folder: Path) -> None:
     writer.merge()
 
 
-def read_litdata(folder: Path) -> None:
+def _read_litdata(folder: Path) -> None:
     ImageStream(f"litdata:{folder}", image_size=8, batch_size=2).examples(4)
 
 
-def nodes_npz(folder: Path) -> None:
+def _nodes_npz(folder: Path) -> None:
     np.savez(
         folder / "g.npz", edges=[[0, 1], [1, 2], [2, 3]], x=RNG.random((4, 3), np.float32), y=[0, 1, 0, 1]
     )
 
 
-def nodes_gnn(folder: Path) -> None:
+def _nodes_gnn(folder: Path) -> None:
     adjacency = sparse.csr_matrix(np.diag(np.ones(4), 1))
     arrays = {
         "adj_matrix": adjacency,
@@ -165,7 +165,7 @@ def nodes_gnn(folder: Path) -> None:
                 np.lib.format.write_array(file, held, allow_pickle=True)
 
 
-def nodes_csr(folder: Path) -> None:
+def _nodes_csr(folder: Path) -> None:
     parts = {}
     for name, matrix in (("adj", np.diag(np.ones(4), 1)), ("attr", RNG.random((5, 3)))):
         held = sparse.csr_matrix(matrix)
@@ -173,7 +173,7 @@ def nodes_csr(folder: Path) -> None:
     np.savez(folder / "g.npz", **parts, labels=np.arange(5) % 2)
 
 
-def planetoid(folder: Path) -> None:
+def _planetoid(folder: Path) -> None:
     x = sparse.csr_matrix((RNG.random((510, 4)) > 0.5).astype(np.float32))
     y = np.eye(2, dtype=np.int32)[np.arange(510) % 2]
     parts = {"y": y[:4], "allx": x[:505], "ally": y[:505], "tx": x[505:], "ty": y[505:]}
@@ -192,17 +192,17 @@ TU = {
 }
 
 
-def tu_folder(folder: Path) -> None:
+def _tu_folder(folder: Path) -> None:
     _write(folder, {f"TOY_{kind}.txt": text for kind, text in TU.items()})
 
 
-def tu_zip(folder: Path) -> None:
+def _tu_zip(folder: Path) -> None:
     with zipfile.ZipFile(folder / "TOY.zip", "w") as archive:
         for kind, text in TU.items():
             archive.writestr(f"TOY/TOY_{kind}.txt", text)
 
 
-def dgl_graphs(folder: Path) -> None:
+def _dgl_graphs(folder: Path) -> None:
     import dgl
 
     graphs = [dgl.graph(([0, 1], [1, 2]), num_nodes=3) for _ in range(3)]
@@ -226,11 +226,11 @@ def _ogb(folder: Path, labels: str, split: str, tables: dict[str, str]) -> None:
     _write(folder, {f"{name}.csv.gz": gzip.compress(text.encode(), mtime=0) for name, text in whole.items()})
 
 
-def smiles_list(folder: Path) -> None:
+def _smiles_list(folder: Path) -> None:
     _write(folder, {"m.smi": "CCO a\nc1ccccc1 b\n# note\nC[C@H](N)C(=O)O\n[Na+].[Cl-]\nF/C=C/F\n"})
 
 
-def smiles_table(folder: Path) -> None:
+def _smiles_table(folder: Path) -> None:
     table = 'name,smiles,y\na,CCO,1\nb,c1ccccc1,\n"c, d",CC,0.5\n'
     _write(folder, {"m.csv.gz": gzip.compress(table.encode(), mtime=0)})
 
@@ -241,12 +241,12 @@ def read_molecules(file: Path, **options: Any) -> None:
         molecules._molecule(smiles)
 
 
-def cached_molecules(folder: Path) -> None:
+def _cached_molecules(folder: Path) -> None:
     features = molecules._computed(["CCO", "c1ccccc1", "C("], 1, 10.0, "m.smi")
     molecules._save(folder / "cache.safetensors", features)
 
 
-def read_cache(folder: Path) -> None:
+def _read_cache(folder: Path) -> None:
     features = molecules._load(folder / "cache.safetensors", 3)
     if features is not None:
         features.graphs()[0]
@@ -259,42 +259,42 @@ def _encoder() -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     return {"model": {"encoder": ENCODER}, "data": {}}, ResNet(depth=18, width=1).state_dict()
 
 
-def export(folder: Path) -> None:
+def _export(folder: Path) -> None:
     config, weights = _encoder()
     save_file(weights, folder / "model.safetensors")
     _write(folder, {"config.json": json.dumps(config)})
 
 
-def checkpoint(folder: Path) -> None:
+def _checkpoint(folder: Path) -> None:
     config, weights = _encoder()
     state = {f"encoder.{key}": value for key, value in weights.items()}
     torch.save({"state_dict": state, "config": config, "epoch": 1, "global_step": 2}, folder / "last.ckpt")
 
 
-def configuration(folder: Path) -> None:
+def _configuration(folder: Path) -> None:
     _write(folder, {"config.yaml": json.dumps(_encoder()[0], indent=1)})
 
 
-def result(folder: Path) -> None:
+def _result(folder: Path) -> None:
     content = {"runs": ["run"], "representations": ["pretrained"], "protocol": Protocol("digits").to_json()}
     _write(folder, {"probe.json": json.dumps(content | {"rows": [{"accuracy_mean": 0.5}]}, indent=1)})
 
 
 READERS: dict[str, Reader] = {
     **{f"image {name}": picture_reader(*given) for name, given in PICTURES.items()},
-    "image folder": Reader(image_folder, lambda f: read_images(str(f / "data"), "train", image_size=8)),
-    "image .csv": Reader(image_csv, lambda f: read_images(str(f / "list.csv"), "train")),
-    "image .npz": Reader(image_npz, lambda f: read_images(str(f / "images.npz"), "train")),
-    "tar shards": Reader(shards, read_shards, "webdataset"),
-    "Hugging Face folder": Reader(hugging_face, lambda f: read_images(str(f / "hf"), "train"), "datasets"),
-    "litdata folder": Reader(litdata_folder, read_litdata, "litdata"),
-    "nodes .npz, plain arrays": Reader(nodes_npz, lambda f: read_nodes(str(f / "g.npz"))),
-    "nodes .npz, SciPy objects": Reader(nodes_gnn, lambda f: read_nodes(str(f / "g.npz"))),
-    "nodes .npz, csr parts": Reader(nodes_csr, lambda f: read_nodes(str(f / "g.npz"))),
-    "Planetoid": Reader(planetoid, lambda f: read_nodes(str(f / "toy"))),
-    "TUDataset folder": Reader(tu_folder, lambda f: read_graphs(str(f))),
-    "TUDataset .zip": Reader(tu_zip, lambda f: read_graphs(str(f / "TOY.zip"))),
-    "DGL .bin": Reader(dgl_graphs, lambda f: read_graphs(str(f / "g.bin")), "dgl"),
+    "image folder": Reader(_image_folder, lambda f: read_images(str(f / "data"), "train", image_size=8)),
+    "image .csv": Reader(_image_csv, lambda f: read_images(str(f / "list.csv"), "train")),
+    "image .npz": Reader(_image_npz, lambda f: read_images(str(f / "images.npz"), "train")),
+    "tar shards": Reader(_shards, _read_shards, "webdataset"),
+    "Hugging Face folder": Reader(_hugging_face, lambda f: read_images(str(f / "hf"), "train"), "datasets"),
+    "litdata folder": Reader(_litdata_folder, _read_litdata, "litdata"),
+    "nodes .npz, plain arrays": Reader(_nodes_npz, lambda f: read_nodes(str(f / "g.npz"))),
+    "nodes .npz, SciPy objects": Reader(_nodes_gnn, lambda f: read_nodes(str(f / "g.npz"))),
+    "nodes .npz, csr parts": Reader(_nodes_csr, lambda f: read_nodes(str(f / "g.npz"))),
+    "Planetoid": Reader(_planetoid, lambda f: read_nodes(str(f / "toy"))),
+    "TUDataset folder": Reader(_tu_folder, lambda f: read_graphs(str(f))),
+    "TUDataset .zip": Reader(_tu_zip, lambda f: read_graphs(str(f / "TOY.zip"))),
+    "DGL .bin": Reader(_dgl_graphs, lambda f: read_graphs(str(f / "g.bin")), "dgl"),
     "OGB graphs": Reader(
         lambda f: _ogb(f, "graph-label", "scaffold", {}), lambda f: read_graphs(f"ogb:ogbg-molhiv:{f}")
     ),
@@ -302,15 +302,15 @@ READERS: dict[str, Reader] = {
         lambda f: _ogb(f, "node-label", "time", {"raw/num-node-list": "5\n", "raw/num-edge-list": "3\n"}),
         lambda f: read_nodes(f"ogb:ogbn-arxiv:{f}"),
     ),
-    "molecules .smi": Reader(smiles_list, lambda f: read_molecules(f / "m.smi"), "rdkit"),
+    "molecules .smi": Reader(_smiles_list, lambda f: read_molecules(f / "m.smi"), "rdkit"),
     "molecules .csv.gz": Reader(
-        smiles_table, lambda f: read_molecules(f / "m.csv.gz", targets=["y"]), "rdkit"
+        _smiles_table, lambda f: read_molecules(f / "m.csv.gz", targets=["y"]), "rdkit"
     ),
-    "molecules, cache": Reader(cached_molecules, read_cache, "rdkit"),
-    "export": Reader(export, lambda f: load_encoder(f)),
-    "checkpoint": Reader(checkpoint, lambda f: load_encoder(f / "last.ckpt")),
-    "run, config.yaml": Reader(configuration, run_config),
-    "result of probe": Reader(result, lambda f: probe._read_result(f / "probe.json")),
+    "molecules, cache": Reader(_cached_molecules, _read_cache, "rdkit"),
+    "export": Reader(_export, lambda f: load_encoder(f)),
+    "checkpoint": Reader(_checkpoint, lambda f: load_encoder(f / "last.ckpt")),
+    "run, config.yaml": Reader(_configuration, run_config),
+    "result of probe": Reader(_result, lambda f: probe._read_result(f / "probe.json")),
 }
 
 

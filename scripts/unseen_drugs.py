@@ -2,11 +2,13 @@
 
     python scripts/unseen_drugs.py FOLDER_OF_DECAGON --encoder RUN --out unseen.json
 
-In each of five splits a tenth of the drugs is held out for validation and a tenth for test, with all their links.
-A DistMult on an MLP of the frozen features of the drugs' molecules is trained for a fixed budget; the epoch with the
-best median validation AUROC is tested. Features: ``pretrained``, of the run's encoder; ``untrained``, of the same
-encoder before training, another one a split; ``morgan``, fingerprints of 2,048 bits and radius 2; ``none``, noise
-that says nothing of a drug. What is finished is kept in the output and not done again.
+In each of five splits a tenth of the drugs is held out for validation and a tenth for test, with all their
+links. A DistMult on an MLP of the frozen features of the drugs' molecules is trained for a fixed budget; the
+epoch with the best median validation AUROC is tested. Features: ``pretrained``, of the run's encoder;
+``untrained``, of the same encoder before training, another one a split; ``morgan``, fingerprints of 2,048
+bits and radius 2; ``none``, noise that says nothing of a drug; ``network``, vectors pretrained on proteins
+and targets, zero for the drugs without known targets. What is finished is kept in the output and not done
+again.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import copy
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,11 @@ import numpy as np
 import torch
 from pytorch_lightning import Trainer, seed_everything
 
-from contrastive.data.link_files import Links, read_links
-from contrastive.data.links import LinkData
+from contrastive.data.link_files import read_links
+from contrastive.data.links import LinkData, read_features
 from contrastive.data.molecules import read_molecules
 from contrastive.data.tables import read_smiles
+from contrastive.evaluation.link_report import open_links
 from contrastive.evaluation.links import summary
 from contrastive.evaluation.molecules import morgan_fingerprints
 from contrastive.evaluation.statistics import mean_interval
@@ -49,6 +53,17 @@ def features_of(kind: str, seed: int, molecules: Any, run: str | None) -> np.nda
     return encode(encoder if kind == "pretrained" else untrained_like(encoder, seed), molecules).numpy()
 
 
+def vectors_of(run: str) -> tuple[np.ndarray, list[str]]:
+    """The drugs' vectors ``(M, F)``, and their names, of a run of configs/link/network.yaml."""
+    module, data = open_links(run)
+    assert data.split is not None and module.model is not None
+    links = data.split.links
+    drugs = (links.node_type == links.node_types.index("drug")).nonzero()[:, 0]
+    with torch.inference_mode():
+        h = module.model.nodes()[drugs]
+    return h.numpy(), [links.nodes[i] for i in drugs.tolist()]
+
+
 class KeepBest(LinkPrediction):
     """Remembers the weights of the epoch with the best median validation AUROC."""
 
@@ -62,14 +77,11 @@ class KeepBest(LinkPrediction):
         return values
 
 
-def train(files: tuple[Links, Links], features: Path, seed: int, args: argparse.Namespace) -> dict[str, float]:
+def train(data: LinkData, features: Path, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """Medians over relations of one training's test part, and its validation AUROC."""
     seed_everything(seed, verbose=False)
-    data = LinkData(
-        str(args.folder), min_links=500, split="nodes", queries="tails", batch_size=args.batch_size,
-        epoch_fraction=args.epoch_fraction, features=str(features), seed=seed,
-    )  # fmt: skip
-    data.files = files
+    assert data.split is not None and data.graph is not None
+    data.graph = replace(data.graph, features=read_features(features, data.split.links))
     module = KeepBest(
         lambda graph: NodeTable(graph, num_features=args.width, free=False, num_hidden=256),
         DistMult,
@@ -77,26 +89,25 @@ def train(files: tuple[Links, Links], features: Path, seed: int, args: argparse.
         dropout=args.dropout,
         seed=seed,
     )
-    trainer = Trainer(
-        max_epochs=args.epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(module, data)
+    quiet: dict[str, Any] = dict(enable_progress_bar=False, enable_model_summary=False, logger=False)
+    Trainer(max_epochs=args.epochs, accelerator="cpu", enable_checkpointing=False, **quiet).fit(module, data)
     module.load_state_dict(module.best[1])
-    assert data.split is not None
     test = summary(evaluate_held_out(module, data.split.test))
     return {name: test[name] for name in METRICS} | {"val_median_auroc": module.best[0]}
 
 
 def main() -> None:
     """Train what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--encoder", help="run folder of a molecule encoder, for pretrained and untrained")
+    parser.add_argument("--network", help="run folder of configs/link/network.yaml, for network")
     parser.add_argument("--features", default="pretrained,untrained,morgan,none")
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--epoch-fraction", type=float, default=0.2)
+    parser.add_argument("--epoch-fraction", type=float, default=0.1)
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--lr", type=float, default=3e-3)
@@ -111,13 +122,29 @@ def main() -> None:
     known = dict(zip(table.smiles, names))
     files = read_links(args.folder / "bio-decagon-combo.csv.gz")
     for seed in range(args.splits):
-        for kind in args.features.split(","):
-            if any(cell["features"] == kind and cell["split"] == seed for cell in done):
-                continue
+        finished = {cell["features"] for cell in done if cell["split"] == seed}
+        missing = [kind for kind in args.features.split(",") if kind not in finished]
+        if not missing:
+            continue
+        data = LinkData(
+            str(args.folder),
+            min_links=500,
+            split="nodes",
+            batch_size=args.batch_size,
+            epoch_fraction=args.epoch_fraction,
+            seed=seed,
+        )
+        data.files = files
+        data.setup()
+        for kind in missing:
             file = args.out.with_name(f"features-{kind}-{seed}.npz")
-            h = features_of(kind, seed, molecules, args.encoder)
-            np.savez(file, names=np.array([known[smiles] for smiles in molecules.smiles]), h=h)
-            done.append({"features": kind, "split": seed, **train(files, file, seed, args)})
+            drugs = [known[smiles] for smiles in molecules.smiles]
+            if kind == "network":
+                h, drugs = vectors_of(args.network)
+            else:
+                h = features_of(kind, seed, molecules, args.encoder)
+            np.savez(file, names=np.array(drugs), h=h)
+            done.append({"features": kind, "split": seed, **train(data, file, seed, args)})
             write_json(args.out, done)
     report(done)
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,9 @@ def _main(args: list[str], out: str, err: str, variables: dict[str, str], cwd: s
 
     from contrastive.cli import main
 
+    multiprocessing.set_start_method("fork", force=True)  # of data workers, as without a server
+    sys.argv = ["contrastive", *args]  # with these Lightning starts further processes
+    sys.modules["__main__"].__spec__ = find_spec("contrastive.cli")
     torch.set_num_threads(1)
     rank_zero_only.rank = int(variables.get("RANK", 0))  # the server imported it without one
     sys.exit(main(args))

@@ -39,15 +39,12 @@ def small_network(config, folder):
 
 
 def small_links(config, folder):
-    """Half of the pairs of 16 nodes, in two relations; names and rows of features for the encoder."""
+    """Half of the pairs of 16 nodes, in two relations."""
     draws = np.random.default_rng(0).random((2, 16, 16))
     rows = [f"{u},r{r},{v}" for r in range(2) for u in range(16) for v in range(u) if draws[r, u, v] < 0.5]
     (folder / "links.csv").write_text("\n".join(["head,relation,tail", *rows]))
-    np.savez(folder / "h.npz", names=np.arange(16).astype(str), h=draws[0])
     settings = {"source": folder / "links.csv", "columns": "null", "types": "null", "context": "[]"}
     settings |= {"min_links": 1, "min_value": "null", "val_fraction": 0.2, "test_fraction": 0.2}
-    if "features:" in config.read_text():
-        settings |= {"features": folder / "h.npz"}
     return {f"data.init_args.{key}": value for key, value in settings.items()}
 
 

@@ -34,7 +34,7 @@ def images():
 def run(digits_run, tmp_path_factory):
     """A copy of the shared run, with a result of its own."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    shutil.copytree(digits_run, folder, ignore=shutil.ignore_patterns("wandb"))
+    shutil.copytree(digits_run, folder, ignore=shutil.ignore_patterns("wandb", "results"))
     assert main(["probe", str(folder), "--labels-per-class", "2", "--repeats", "3"]) == 0
     return folder
 

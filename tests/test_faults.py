@@ -7,6 +7,8 @@ import importlib.util
 import inspect
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import faults_graphs
@@ -41,6 +43,53 @@ def test_a_fault_prints_what_the_document_says(fault, tmp_path, caplog):
             said = str(error)
     assert said.replace(str(tmp_path), "…") == fault.printed
     assert not os.path.exists("/tmp/contrastive-was-here")
+
+
+MILLION = """
+import resource, sys
+from contrastive.data.tables import read_smiles
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+table = read_smiles(sys.argv[1], targets=["y"])
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(len(table.smiles), table.targets.sum(), (after - before) // 1024)
+"""
+
+
+def test_a_table_of_a_million_rows_takes_no_more_than_it_holds(tmp_path):
+    file = tmp_path / "m.csv"
+    file.write_text(
+        "name,smiles,y\n" + "".join(f"m{i},CC(=O)Oc1ccccc1C(=O)O,{i % 2}\n" for i in range(10**6))
+    )
+    done = subprocess.run([sys.executable, "-c", MILLION, file], capture_output=True, text=True, check=True)
+    rows, ones, megabytes = done.stdout.split()
+    assert (int(rows), float(ones)) == (10**6, 500_000) and int(megabytes) < 500
+
+
+def test_the_command_prints_one_message_and_nothing_else(command, tmp_path):
+    """A corrupt image that a worker of the loader meets in training."""
+    for i in range(40):
+        (tmp_path / "pets").mkdir(exist_ok=True)
+        faults_images.noise().save(tmp_path / "pets" / f"{i:02}.png")
+        if i % 2:
+            (tmp_path / "pets" / f"{i:02}.png").write_bytes(b"not an image")
+    options = {
+        "config": "configs/image/simclr_cifar10.yaml",
+        "run_dir": tmp_path / "run",
+        "wandb": "off",
+        "data.init_args.source": tmp_path / "pets",
+        "data.init_args.batch_size": 8,
+        "data.init_args.num_workers": 1,
+        "data.init_args.crop.size": 8,
+        "data.init_args.val_fraction": 0.0,
+        "model.encoder.init_args.width": 2,
+        "trainer.max_epochs": 1,
+        "trainer.accelerator": "cpu",
+        "trainer.enable_progress_bar": False,
+    }
+    done = command("pretrain", *(f"--{key}={value}" for key, value in options.items()))
+    assert done.returncode == 1
+    (message,) = [line for line in done.stderr.splitlines() if "Seed set" not in line]
+    assert message.startswith("contrastive pretrain: error: ") and message.endswith(faults_images.REPAIR)
 
 
 def row(fault):

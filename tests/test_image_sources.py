@@ -154,10 +154,11 @@ def test_npz_of_medmnists_keys(tmp_path):
 
 def test_npz_in_colour_with_several_findings_an_image(tmp_path):
     images = pixels(5, 9, 9, 3)
-    np.savez(tmp_path / "c.npz", train_images=images, train_labels=np.zeros((5, 14), np.int64))
+    np.savez(tmp_path / "c.npz", train_images=images, train_labels=np.eye(5, 14, dtype=np.int64))
     read = read_images(str(tmp_path / "c.npz"), "train")
     np.testing.assert_array_equal(read.images.permute(0, 2, 3, 1), images)
-    assert read.labels is None and read.channels == 3
+    np.testing.assert_array_equal(read.labels, np.eye(5, 14))
+    assert len(read.classes) == 14 and read.channels == 3
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_npz_in_colour_with_several_findings_an_image(tmp_path):
         ({"images": pixels(2, 4, 4)}, "no array train_images; it holds images"),
         ({"train_images": pixels(2, 4, 4).astype(np.float32)}, r"float32 of \(2, 4, 4\); expected uint8"),
         ({"train_images": pixels(2, 4, 4, 7)}, r"uint8 of \(2, 4, 4, 7\)"),
-        ({"train_images": pixels(2, 4, 4), "train_labels": np.zeros(3, int)}, "expected 2 integers"),
+        ({"train_images": pixels(2, 4, 4), "train_labels": np.zeros(3, int)}, "expected 2 numbers"),
         ({"train_images": np.array([{}, 1], dtype=object)}, "plain arrays"),
     ],
 )

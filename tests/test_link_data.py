@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from contrastive.data.link_evidence import Evidence
-from contrastive.data.link_files import keep_relations, read_links
+from contrastive.data.link_files import read_links
+from contrastive.data.link_queries import LinkPasses, TailQueries, TripleQueries
 from contrastive.data.link_splits import contains, split_links
-from contrastive.data.links import LinkData, LinkPasses, TailQueries, TripleQueries, read_features, typed_edges
+from contrastive.data.link_table import keep_relations, select_relations
+from contrastive.data.links import decagon_files, read_features, typed_edges
 from contrastive.errors import ContrastiveError
 
 NUM_NODES, NUM_RELATIONS = 24, 3
@@ -56,10 +58,7 @@ def test_the_columns_of_decagon_are_known(tmp_path):
     )
     (tmp_path / "bio-decagon-ppi.csv").write_text("Gene 1,Gene 2\n7,8\n")
     (tmp_path / "bio-decagon-targets.csv").write_text("STITCH,Gene\nCID1,7\n")
-    data = LinkData(str(tmp_path), val_fraction=0.34, test_fraction=0.34)
-    from contrastive.data.links import _decagon
-
-    sources, context = _decagon(data.source, None)
+    sources, context = decagon_files(str(tmp_path), None)
     links, known = read_links(sources, context=context)
     assert links.titles == ["nausea", "fever"] and links.undirected.all()
     assert links.node_types == ["drug", "protein"] and links.node_type.tolist() == [0, 0, 0, 1, 1]
@@ -233,14 +232,18 @@ def test_corruptions_by_degree_follow_its_power(tmp_path):
         split, num_negatives=1, sampling="degree", corruption="end", filtered=False, evidence=None, seed=0
     )
     relation = torch.zeros(20000, dtype=torch.int64)
-    drawn = queries.pools[1].draw(relation, torch.Generator().manual_seed(0)).bincount(minlength=links.num_nodes)
+    drawn = (
+        queries.pools[1].draw(relation, torch.Generator().manual_seed(0)).bincount(minlength=links.num_nodes)
+    )
     degree = split.train[:, 2].bincount(minlength=links.num_nodes).double() ** 0.75
     torch.testing.assert_close(drawn / 20000, (degree / degree.sum()).float(), atol=0.02, rtol=0)
 
 
 def test_passes_follow_from_the_seed_and_the_number(links):
     split = split_links(links, val_fraction=0.2, test_fraction=0.2)
-    settings = dict(num_negatives=2, sampling="uniform", corruption="end", filtered=True, evidence=None, seed=0)
+    settings = dict(
+        num_negatives=2, sampling="uniform", corruption="end", filtered=True, evidence=None, seed=0
+    )
     once, again = (passes_of(TripleQueries(split, **settings)) for _ in range(2))
     assert all(torch.equal(a.triples, b.triples) for a, b in zip(once, again))
     assert not torch.equal(once[0].triples, once[1].triples)
@@ -263,9 +266,7 @@ def test_evidence_is_its_formula(links):
     head, relation, tail = links.both_directions(split.train).T.numpy()
     tensor[relation, head, tail] = 1
     rows, columns = tensor.reshape(-1, n), tensor.transpose(0, 2, 1).reshape(-1, n)
-    forward, backward = (
-        m @ slow_ease(m, 1 / np.sqrt(np.maximum(m.sum(1), 1)), 0.1) for m in (rows, columns)
-    )
+    forward, backward = (m @ slow_ease(m, 1 / np.sqrt(np.maximum(m.sum(1), 1)), 0.1) for m in (rows, columns))
     pair_head, pair_relation, pair_tail = split.train.T.numpy()
     by_pair = np.zeros((n, n, r))
     by_pair[pair_head, pair_tail, pair_relation] = 1
@@ -301,7 +302,9 @@ def test_evidence_does_not_know_the_link_it_is_asked_about(links):
     of_row = (links.both_directions(split.train)[:, 1] == r) & (mine[:, 0] == evidence.place[u])
     row[mine[of_row, 1]] = 1
     row[evidence.place[v]] = 0  # the link itself taken out
-    torch.testing.assert_close(scores[evidence.place[u], evidence.place[v]], row @ weights[:, evidence.place[v]])
+    torch.testing.assert_close(
+        scores[evidence.place[u], evidence.place[v]], row @ weights[:, evidence.place[v]]
+    )
 
 
 def test_both_directions_of_an_undirected_link_have_the_same_evidence(links):
@@ -321,14 +324,12 @@ def test_the_typed_graph_has_every_training_link_in_both_directions(links):
 
 
 def read_links_like(links):
-    from contrastive.data.link_files import select_relations
-
     return select_relations(links, torch.zeros(links.num_relations, dtype=torch.bool))
 
 
 def test_features_are_found_by_name(tmp_path, links):
     file = tmp_path / "h.npz"
-    np.savez(file, names=np.array(links.nodes[:5] + ["stranger"]), h=np.random.default_rng(0).random((6, 3)))
+    np.savez(file, names=np.array([*links.nodes[:5], "stranger"]), h=np.random.default_rng(0).random((6, 3)))
     h = read_features(file, links)
     assert h.shape == (links.num_nodes, 3) and (h[5:] == 0).all()
     torch.testing.assert_close(h[:5].mean(dim=0), torch.zeros(3), atol=1e-6, rtol=0)

@@ -11,6 +11,10 @@ from contrastive.cli import main
 from contrastive.data.graphs import GraphData, read_graphs
 from contrastive.data.node_files import read_nodes
 from contrastive.errors import ContrastiveError
+from contrastive.evaluation.protocol import Protocol
+from contrastive.evaluation.tasks import read_task
+from contrastive.features import FrozenEncoder
+from encoders.graph import GraphEncoder
 
 MOLECULES = {  # a chain of three atoms, a bond, a single atom, a bond
     "raw/edge": "0,1\n1,2\n0,1\n1,0\n",
@@ -69,6 +73,14 @@ def test_training_and_test_graphs_are_the_published_ones(tmp_path):
     assert len(GraphData(source).read("train")) == 4
 
 
+def test_a_probe_takes_the_published_split(tmp_path):
+    config = {"data": {"class_path": "contrastive.data.graphs.GraphData"}}
+    encoder = FrozenEncoder(GraphEncoder(node_features=[20, 20], num_hidden=8), torch.nn.Identity(), config)
+    task = read_task(encoder, Protocol(molecules(tmp_path)))
+    assert [part.tolist() for part in task.draws[0]] == [[0, 3], [2], [1]] and len(task.draws) == 1
+    assert task.rule == "the published split"
+
+
 def test_targets_with_blanks_and_graphs_without_features(tmp_path):
     tables = {name: text for name, text in MOLECULES.items() if "feat" not in name}
     tables["raw/graph-label"] = "0.0,,1.0\n,,\n1,0,\n0,nan,1.5\n"
@@ -95,11 +107,11 @@ def test_a_citation_graph_with_its_split(tmp_path):
     assert [part.tolist() for part in dataset.split] == [[0, 3], [1], [2]]
 
 
-def test_several_targets_a_node_are_left_out(tmp_path):
+def test_several_targets_a_node_are_labels(tmp_path):
     tables = CITATIONS | {"raw/node-label": "0,1\n1,1\n0,0\n1,0\n"}
     del tables["raw/node-feat"]
     dataset = read_nodes(f"ogb:ogbn-proteins:{write(tmp_path / 'ogbn_proteins', tables)}")
-    assert dataset.labels is None and dataset.graph.num_nodes == 4
+    assert dataset.labels.tolist() == [[0, 1], [1, 1], [0, 0], [1, 0]] and dataset.graph.num_nodes == 4
 
 
 def test_the_root_is_where_ogb_puts_its_sets(tmp_path, monkeypatch):

@@ -9,8 +9,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from contrastive.data.link_files import Links
 from contrastive.data.link_splits import contains
+from contrastive.data.link_table import Links
 from contrastive.errors import ContrastiveError
 from encoders.message_passing import Adjacency, aggregate
 

@@ -10,14 +10,13 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from contrastive.data.link_table import Links, select_relations, with_triples
 from contrastive.errors import ContrastiveError
 
 CONTRACT = ("head", "relation", "tail")
@@ -65,68 +64,6 @@ DECAGON = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Links:
-    """Typed links between typed nodes.
-
-    An undirected link is held once, with head < tail.
-
-    Attributes:
-        nodes: N names, unique within a type.
-        node_type: ``(N,)`` int64 into ``node_types``.
-        node_types: names of the types.
-        relations: R names.
-        titles: R names for people; the relation's own where the file gives none.
-        undirected: ``(R,)`` bool.
-        triples: ``(M, 3)`` int64 of head, relation, tail; unique, ordered by relation, head, tail.
-    """
-
-    nodes: list[str]
-    node_type: Tensor
-    node_types: list[str]
-    relations: list[str]
-    titles: list[str]
-    undirected: Tensor
-    triples: Tensor
-
-    @property
-    def num_nodes(self) -> int:
-        """N."""
-        return len(self.nodes)
-
-    @property
-    def num_relations(self) -> int:
-        """R."""
-        return len(self.relations)
-
-    def keys(self, triples: Tensor) -> Tensor:
-        """One int64 a triple ``(…, 3)``, the same for both directions of an undirected link."""
-        head, relation, tail = self.canonical(triples).unbind(-1)
-        return (relation * self.num_nodes + head) * self.num_nodes + tail
-
-    def canonical(self, triples: Tensor) -> Tensor:
-        """Triples ``(…, 3)`` with head < tail where the relation is undirected."""
-        head, relation, tail = triples.unbind(-1)
-        turned = self.undirected[relation] & (head > tail)
-        return torch.stack([torch.where(turned, tail, head), relation, torch.where(turned, head, tail)], -1)
-
-    def both_directions(self, triples: Tensor) -> Tensor:
-        """The triples, and behind them the undirected ones turned round."""
-        return torch.cat([triples, triples[self.undirected[triples[:, 1]]].flip(1)])
-
-    @cached_property
-    def pools(self) -> tuple[list[Tensor], list[Tensor]]:
-        """For each relation, the nodes that can be heads, and tails, of its links: those of the ends' types
-        that occur in any link."""
-        seen = torch.zeros(self.num_nodes, dtype=torch.bool)
-        seen[self.triples[:, [0, 2]].flatten()] = True
-        members = [(seen & (self.node_type == t)).nonzero()[:, 0] for t in range(len(self.node_types))]
-        types = torch.zeros(self.num_relations, 2, dtype=torch.int64)
-        types[self.triples[:, 1]] = self.node_type[self.triples[:, [0, 2]]]
-        heads, tails = ([members[t] for t in column.tolist()] for column in types.T)
-        return heads, tails
-
-
 @dataclass
 class _Reading:
     """What has been read so far."""
@@ -156,10 +93,11 @@ def read_links(
     Args:
         sources: the files of links to predict.
         context: files of links that are known and are not predicted, between the same nodes or others.
-        columns: other names of the columns of ``sources``, as ``{head: userId, tail: movieId, value: rating}``; also
-            ``relation``, ``title``, ``head_type`` and ``tail_type``.
+        columns: other names of the columns of ``sources``, as ``{head: userId, tail: movieId,
+            value: rating}``; also ``relation``, ``title``, ``head_type`` and ``tail_type``.
         types: the type of all heads and that of all tails, as ``[user, item]``.
-        undirected: whether every (u, r, v) says (v, r, u) too; by default only where Decagon's columns say so.
+        undirected: whether every (u, r, v) says (v, r, u) too; by default only where the columns are
+            Decagon's.
         min_value: rows whose ``value`` is below it are no links.
 
     Raises:
@@ -199,55 +137,6 @@ def _links(reading: _Reading) -> Links:
         triples=triples,
     )
     return with_triples(links, triples)
-
-
-def with_triples(links: Links, triples: Tensor) -> Links:
-    """The same nodes and relations with other links, each once, in order."""
-    keys = links.keys(triples).unique()
-    n = links.num_nodes
-    ordered = torch.stack([keys // n % n, keys // (n * n), keys % n], dim=1)
-    return Links(
-        links.nodes,
-        links.node_type,
-        links.node_types,
-        links.relations,
-        links.titles,
-        links.undirected,
-        ordered,
-    )
-
-
-def keep_relations(links: Links, min_links: int) -> Links:
-    """The relations with at least ``min_links`` links, renumbered; all nodes stay.
-
-    Raises:
-        ContrastiveError: none has so many.
-    """
-    counts = links.triples[:, 1].bincount(minlength=links.num_relations)
-    if counts.max() < min_links:
-        raise ContrastiveError(
-            f"no relation has {min_links} links, the largest has {int(counts.max())}; lower min_links"
-        )
-    return select_relations(links, counts >= min_links)
-
-
-def select_relations(links: Links, keep: Tensor) -> Links:
-    """The relations where ``keep`` (``(R,)`` bool) is true, renumbered, and all nodes."""
-    kept = keep.nonzero()[:, 0]
-    number = torch.full((links.num_relations,), -1)
-    number[kept] = torch.arange(len(kept))
-    triples = links.triples.clone()
-    triples[:, 1] = number[triples[:, 1]]
-    names, titles = ([values[i] for i in kept.tolist()] for values in (links.relations, links.titles))
-    return Links(
-        links.nodes,
-        links.node_type,
-        links.node_types,
-        names,
-        titles,
-        links.undirected[kept],
-        triples[triples[:, 1] >= 0],
-    )
 
 
 def _read_file(
@@ -374,8 +263,10 @@ def _rows(path: Path) -> Iterator[Any]:
     if kind[0] not in (".csv", ".tsv"):
         raise ContrastiveError(f"{path}: expected a .csv or .tsv file of links, plain or gzipped")
     try:
-        opened: Any = gzip.open(path, "rb") if packed else path.open("rb")
-        with opened as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as text:
+        with (
+            (gzip.open if packed else open)(path, "rb") as raw,
+            io.TextIOWrapper(raw, "utf-8-sig", newline="") as text,
+        ):
             reader = csv.reader(text, delimiter="," if kind[0] == ".csv" else "\t")
             yield reader
     except csv.Error as error:

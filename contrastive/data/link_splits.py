@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from contrastive.data.link_files import Links
+from contrastive.data.link_table import Links
 from contrastive.errors import ContrastiveError
 
 SplitKind = Literal["links", "pairs", "nodes"]
@@ -106,14 +106,15 @@ def split_links(
             f"{sizes[2]} for test; raise val_fraction and test_fraction, or give more links"
         )
     taken = links.keys(links.triples)
-    held: list[HeldOut] = []
+    held = []
     for number in (1, 2):
         positive = links.triples[part == number]
         negative = _negatives(links, positive, taken, generator, partial(allowed, number))
         taken = torch.cat([taken, links.keys(negative)]).sort()[0]
         held.append(HeldOut(positive, negative))
     triples, pairs = _hidden(links, kind, held)
-    return LinkSplit(links, links.triples[part == 0], *held, triples, pairs, hidden_nodes)
+    val, test = held
+    return LinkSplit(links, links.triples[part == 0], val, test, triples, pairs, hidden_nodes)
 
 
 Allowed = Callable[[int, Tensor], Tensor]  # (part, triples): which can be held-out negatives of the part
@@ -219,8 +220,8 @@ def _negatives(
         missing = missing[still]
     relation = int(positive[missing[0], 1])
     raise ContrastiveError(
-        f"relation {links.titles[relation]} has too few pairs that are not linked to draw one for each of its "
-        f"held-out links; leave it out, or lower val_fraction and test_fraction"
+        f"relation {links.titles[relation]} has too few pairs that are not linked to draw one for each of "
+        f"its held-out links; leave it out, or lower val_fraction and test_fraction"
     )
 
 

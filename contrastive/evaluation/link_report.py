@@ -1,4 +1,4 @@
-"""``contrastive links``: what a run of link prediction reaches on its test part, and what it predicts anew."""
+"""``contrastive links``: what a run of link prediction reaches on its test part, and what it predicts."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def links(
     """Evaluate a run of link prediction on its test part.
 
     Writes, into the results of the run folder: links.json, with the protocol, means and medians over the
-    relations with a 95 % interval over resamplings of them, the best and the worst ten relations, and filtered
-    MRR and hits@k; relations.csv, a row a relation; and the best scored pairs that are no link of the data, as
-    predictions.csv and predictions.html.
+    relations with a 95 % interval over resamplings of them, the best and the worst ten relations, and
+    filtered MRR and hits@k; relations.csv, a row a relation; and the best scored pairs that are no link of
+    the data, as predictions.csv and predictions.html.
 
     Args:
         run: a run folder of ``contrastive pretrain --config configs/link/…``.
@@ -174,7 +174,7 @@ def rank_links(module: LinkPrediction, data: LinkData, number: int, seed: int) -
             triples[:, :, 2] = tail
             scores = score_triples(module, triples.view(-1, 3), data.evidence).view(len(own), -1)
             known = contains(keys, links.keys(triples)) | (triples[..., 0] == triples[..., 2])
-            ranks.append(filtered_ranks(scores, torch.searchsorted(tail, own[:, 2]), known))
+            ranks.append(filtered_ranks(scores, torch.searchsorted(tail, own[:, 2].contiguous()), known))
     return ranking(torch.cat(ranks))
 
 
@@ -239,8 +239,8 @@ def page(rows: Sequence[dict[str, Any]], run: str) -> str:
     return (
         "<!doctype html><meta charset='utf-8'><title>Predicted links</title>"
         "<style>body{font:14px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:left}</style>"
-        f"<h1>Predicted links that are not in the data</h1><p>{html.escape(run)}. A score is no evidence: each "
-        "row is to be checked against the literature. The probability is that of a training set with as many "
+        f"<h1>Predicted links that are not in the data</h1><p>{html.escape(run)}. A score is no evidence: "
+        "each row is to be checked against the literature. The probability is that of training, with its "
         "sampled negatives, not that of the population.</p>"
         f"<table><tr>{header}</tr>{''.join(lines)}</table>\n"
     )

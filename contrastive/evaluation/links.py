@@ -89,7 +89,7 @@ def filtered_ranks(scores: Tensor, target: Tensor, known: Tensor) -> Tensor:
         known: ``(Q, N)`` bool, the other links, which are left out.
 
     Returns:
-        ``(Q,)`` float, 1 the best; the mean rank where candidates tie, so that a constant score is no success.
+        ``(Q,)`` float, 1 the best; the mean rank where candidates tie, so that a constant is no success.
     """
     own = scores.gather(1, target.unsqueeze(1))
     others = ~known.scatter(1, target.unsqueeze(1), True)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from contrastive.data import Batch
 from contrastive.data.link_evidence import Evidence
+from contrastive.data.link_queries import LinkQueries
 from contrastive.data.link_splits import HeldOut
-from contrastive.data.links import LinkData, LinkQueries
+from contrastive.data.links import LinkData
 from contrastive.evaluation.links import by_relation, summary
 from contrastive.link_losses import LinkBCE
 from contrastive.optimizers import decay_groups, warmup_cosine
@@ -112,9 +113,9 @@ class LinkPrediction(LightningModule):
         epoch = self.current_epoch + 1
         if epoch % self.validate_every_n_epochs == 0 or epoch == self.trainer.max_epochs:
             values |= {f"val_{name}": value for name, value in self.validate_links().items()}
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in values.items() if "mean" not in name)
+            self.print(f"epoch {epoch}: {shown}", flush=True)
         self.log_dict({name: float(value) for name, value in values.items()}, rank_zero_only=True)
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in values.items() if "mean" not in name)
-        self.print(f"epoch {epoch}: {shown}", flush=True)
 
     def validate_links(self) -> dict[str, float]:
         """Means and medians over relations of the validation part's metrics."""

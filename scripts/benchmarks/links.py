@@ -12,14 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from measure import clock, peak_bytes
 
-from contrastive.data.link_files import keep_relations, read_links, select_relations
+from contrastive.data.link_files import read_links
 from contrastive.data.link_splits import split_links
+from contrastive.data.link_table import keep_relations, select_relations
 from contrastive.data.links import typed_edges
 from encoders.graph_batch import GraphBatch
 from encoders.relational import RGCN
@@ -46,7 +48,9 @@ def step(layer: Any, arguments: tuple, x: torch.Tensor, grad: torch.Tensor) -> t
 
 def main() -> None:
     """Print and, with --out, write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--relations", type=int, default=100)
     parser.add_argument("--width", type=int, default=32)
@@ -68,7 +72,8 @@ def main() -> None:
         runs["RGCNConv"] = (_peer(ours, num_types), (x, torch.stack([graph.src, graph.dst]), graph.edge_type))
     memory, outputs = {}, {}
     for name, (layer, arguments) in runs.items():
-        memory[name] = peak_bytes(lambda l=layer, a=arguments: outputs.update({name: step(l, a, x, grad)}))
+        run = partial(step, layer, arguments, x, grad)
+        memory[name] = peak_bytes(lambda: outputs.update({name: run()}))  # noqa: B023, it is called at once
     if "RGCNConv" in outputs:
         torch.testing.assert_close(outputs["ours"], outputs["RGCNConv"], rtol=1e-3, atol=1e-3)
     times: dict[str, list[float]] = {name: [] for name in runs}

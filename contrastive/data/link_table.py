@@ -1,0 +1,112 @@
+"""Typed links between typed nodes, and selections of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from contrastive.errors import ContrastiveError
+
+
+@dataclass(frozen=True, eq=False)
+class Links:
+    """Typed links between typed nodes.
+
+    An undirected link is held once, with head < tail.
+
+    Attributes:
+        nodes: N names, unique within a type.
+        node_type: ``(N,)`` int64 into ``node_types``.
+        node_types: names of the types.
+        relations: R names.
+        titles: R names for people; the relation's own where the file gives none.
+        undirected: ``(R,)`` bool.
+        triples: ``(M, 3)`` int64 of head, relation, tail; unique, ordered by relation, head, tail.
+    """
+
+    nodes: list[str]
+    node_type: Tensor
+    node_types: list[str]
+    relations: list[str]
+    titles: list[str]
+    undirected: Tensor
+    triples: Tensor
+
+    @property
+    def num_nodes(self) -> int:
+        """N."""
+        return len(self.nodes)
+
+    @property
+    def num_relations(self) -> int:
+        """R."""
+        return len(self.relations)
+
+    def keys(self, triples: Tensor) -> Tensor:
+        """One int64 a triple ``(…, 3)``, the same for both directions of an undirected link."""
+        head, relation, tail = self.canonical(triples).unbind(-1)
+        return (relation * self.num_nodes + head) * self.num_nodes + tail
+
+    def canonical(self, triples: Tensor) -> Tensor:
+        """Triples ``(…, 3)`` with head < tail where the relation is undirected."""
+        head, relation, tail = triples.unbind(-1)
+        turned = self.undirected[relation] & (head > tail)
+        return torch.stack([torch.where(turned, tail, head), relation, torch.where(turned, head, tail)], -1)
+
+    def both_directions(self, triples: Tensor) -> Tensor:
+        """The triples, and behind them the undirected ones turned round."""
+        return torch.cat([triples, triples[self.undirected[triples[:, 1]]].flip(1)])
+
+    @cached_property
+    def pools(self) -> tuple[list[Tensor], list[Tensor]]:
+        """For each relation, the nodes that can be heads, and tails, of its links: those of the ends' types
+        that occur in any link."""
+        seen = torch.zeros(self.num_nodes, dtype=torch.bool)
+        seen[self.triples[:, [0, 2]].flatten()] = True
+        members = [(seen & (self.node_type == t)).nonzero()[:, 0] for t in range(len(self.node_types))]
+        types = torch.zeros(self.num_relations, 2, dtype=torch.int64)
+        types[self.triples[:, 1]] = self.node_type[self.triples[:, [0, 2]]]
+        heads, tails = ([members[t] for t in column.tolist()] for column in types.T)
+        return heads, tails
+
+
+def with_triples(links: Links, triples: Tensor) -> Links:
+    """The same nodes and relations with other links, each once, in order."""
+    keys = links.keys(triples).unique()
+    n = links.num_nodes
+    ordered = torch.stack([keys // n % n, keys // (n * n), keys % n], dim=1)
+    return replace(links, triples=ordered)
+
+
+def keep_relations(links: Links, min_links: int) -> Links:
+    """The relations with at least ``min_links`` links, renumbered; all nodes stay.
+
+    Raises:
+        ContrastiveError: none has so many.
+    """
+    counts = links.triples[:, 1].bincount(minlength=links.num_relations)
+    if counts.max() < min_links:
+        raise ContrastiveError(
+            f"no relation has {min_links} links, the largest has {int(counts.max())}; lower min_links"
+        )
+    return select_relations(links, counts >= min_links)
+
+
+def select_relations(links: Links, keep: Tensor) -> Links:
+    """The relations where ``keep`` (``(R,)`` bool) is true, renumbered, and all nodes."""
+    kept = keep.nonzero()[:, 0]
+    number = torch.full((links.num_relations,), -1)
+    number[kept] = torch.arange(len(kept))
+    triples = links.triples.clone()
+    triples[:, 1] = number[triples[:, 1]]
+    names, titles = ([values[i] for i in kept.tolist()] for values in (links.relations, links.titles))
+    return replace(
+        links,
+        relations=names,
+        titles=titles,
+        undirected=links.undirected[kept],
+        triples=triples[triples[:, 1] >= 0],
+    )
