@@ -325,7 +325,7 @@ class _SumNeighbours(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, adjacency: Adjacency) -> Tensor:
         ctx.adjacency = adjacency
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         return _csr_weighted(adjacency.indptr, adjacency.src, weight, x)
 
     @staticmethod
