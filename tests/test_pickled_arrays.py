@@ -95,6 +95,7 @@ def test_a_pickle_that_asks_for_all_memory_gets_none():
         ([1.0], [0], [5, 1], (1, 2)),
         ([1.0], [0.5], [0, 1], (1, 2)),
         (["a"], [0], [0, 1], (1, 2)),
+        ([], [], [0, 1, -5], (2, 2)),  # of which SciPy checks nothing
     ],
 )
 def test_indices_that_would_leave_the_matrix_are_refused(parts):

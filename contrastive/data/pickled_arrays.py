@@ -155,6 +155,12 @@ def checked_csr(data: Any, indices: Any, indptr: Any, shape: Any) -> sparse.csr_
     kinds = [part.dtype.kind for part in parts]
     if any(part.ndim != 1 for part in parts) or kinds[0] not in "biuf" or not set(kinds[1:]) <= {"i", "u"}:
         raise ValueError("a sparse matrix has parts that are no rows of numbers")
-    matrix = sparse.csr_matrix((parts[0], parts[1], parts[2]), shape=(rows, columns))
+    values, columns_of, starts = parts
+    # SciPy's own check passes over all others where the last of these is negative
+    if len(starts) != rows + 1 or starts[0] != 0 or (np.diff(starts.astype(np.int64)) < 0).any():
+        raise ValueError("a sparse matrix has rows that do not start where the one before ends")
+    if len(values) != len(columns_of) or len(values) < starts[-1]:
+        raise ValueError(f"a sparse matrix has {len(values)} values where its rows say {int(starts[-1])}")
+    matrix = sparse.csr_matrix((values, columns_of, starts), shape=(rows, columns))
     matrix.check_format(full_check=True)
     return matrix
