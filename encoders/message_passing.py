@@ -132,7 +132,7 @@ class Adjacency:
         nodes = torch.arange(self.num_dst, device=self.src.device)
         src, dst = torch.cat([self.src, nodes]), torch.cat([self.dst, nodes])
         # a program sums in any order, and not every runtime sorts
-        order = torch.arange(len(dst), device=dst.device) if exporting() else dst.argsort(stable=True)
+        order = torch.arange(dst.shape[0], device=dst.device) if exporting() else dst.argsort(stable=True)
         return Adjacency(src[order], dst[order], self.num_src, self.num_dst), order
 
     @cached_property
