@@ -140,8 +140,8 @@ def _called(spec: Any) -> str | None:
 
 
 def _steps(folder: Path | None) -> str | None:
-    rows = _rows(folder)
-    return rows[-1].get("step") if rows else None
+    steps = [int(row["step"]) for row in _rows(folder) if row.get("step")]
+    return str(max(steps) + 1) if steps else None  # they are counted from 0
 
 
 def _rows(folder: Path | None) -> list[dict[str, str]]:

@@ -156,7 +156,7 @@ class Checkpoints(Checkpoint):
         step = trainer.global_step
         path = Path(trainer.default_root_dir) / LAST.with_name(f"step-{step}.ckpt")
         message = f"stopped by {received.name} after step {step}; go on with --ckpt_path last ({path})"
-        if received == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ and trainer.is_global_zero:
+        if received.name == "SIGUSR1" and "SLURM_JOB_ID" in os.environ and trainer.is_global_zero:
             message += f"; {requeue()}"
         raise Stopped(message, received)
 

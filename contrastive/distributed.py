@@ -8,6 +8,7 @@ a process knows the few row statistics of the others, it makes the whole gradien
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ def num_processes() -> int:
 
 def is_first_process() -> bool:
     """Whether this process is the one that writes and prints; known before torch.distributed is."""
-    return rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    first_of_node = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    return first_of_node and int(os.environ.get("NODE_RANK", 0)) == 0  # of nodes started by hand
 
 
 def other_ranks_logsumexp(z: Tensor, scale: Tensor, *, beta: float = 0.0) -> Tensor:

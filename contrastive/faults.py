@@ -17,6 +17,7 @@ from contrastive.features import LAST
 from contrastive.signals import Stopped
 
 _LOST = re.compile(r"Connection (closed|reset)|Broken pipe|Timed out waiting|recv|NCCL", re.IGNORECASE)
+_WORKER = re.compile(r"DataLoader worker \(pid")  # torch raises it wherever the process is just then
 _MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
 
 
@@ -50,6 +51,12 @@ def explained(error: BaseException, trainer: Trainer) -> ContrastiveError | None
     text, kept = str(error), _kept(trainer)
     if isinstance(error, ContrastiveError):
         return error
+    if _WORKER.search(text):
+        return ContrastiveError(
+            f"a process that reads data died at step {trainer.global_step} ({text.strip().splitlines()[0]}). "
+            "It crashed, or was killed, as the system does when memory runs out: lower "
+            f"data.init_args.num_workers. {kept}"
+        )
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or _MEMORY.search(text):
         first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
         return ContrastiveError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import socket
@@ -109,13 +108,15 @@ def lock(run_dir: Path) -> IO[str]:
     """
     file = (run_dir / ".lock").open("a+")
     try:
+        import fcntl  # not on Windows
+
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
         holder = file.read().strip() or "another process"
         file.close()
         raise ContrastiveError(f"{run_dir} is being written by {holder}; give another --run_dir") from None
-    except OSError:  # a file system without locks
+    except (OSError, ImportError):  # a system without locks
         return file
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from contrastive.errors import ContrastiveError
 
-WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+WATCHED = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 class Stopped(ContrastiveError):
@@ -78,6 +78,6 @@ def ignore_in_worker(_: int) -> None:
 
     The first SIGTERM may be the group's; the second one is the loader's own, which wants the worker gone.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in WATCHED:
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))

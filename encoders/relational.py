@@ -13,11 +13,11 @@ class RGCN(nn.Module):
     r"""h'_v = W₀ h_v + Σ_r W_r AGGREGATE{ h_u : u →_r v } + b (Schlichtkrull et al. 2018, arXiv 1703.06103).
 
     The paper's AGGREGATE is the mean. With ``num_bases``, W_r = Σ_b a_rb V_b. No relations × nodes
-    × width tensor is ever made: sums and means over bases are B sums, in which all edges u → v are one
-    whose factor is the sum of theirs, for
-    Σ_r Σ_b a_rb V_b Σ_{u→_r v} h_u = Σ_b V_b Σ_{u→v} (Σ_{r: u→_r v} a_rb) h_u: of the 9 million typed edges
-    of a polypharmacy network 1.6 million are left. The rest goes one relation at a time, over the nodes that
-    it reaches.
+    × width tensor is ever made. Edges go one relation at a time, over the nodes that it reaches. With bases,
+    relations whose edges u → v lie beside more of other relations' than there are bases go together,
+    Σ_r Σ_b a_rb V_b Σ_{u→_r v} h_u = Σ_b V_b Σ_{u→v} (Σ_{r: u→_r v} a_rb) h_u:
+    one edge u → v whose factors are sums of theirs. The 7.3 million edges between drugs of a polypharmacy
+    network are 127 thousand then.
 
     Args:
         num_in: width of h.
@@ -63,25 +63,33 @@ class RGCN(nn.Module):
                 f"edge_type reaches {int(adjacency.type.max())}, expected less than num_relations = "
                 f"{self.num_relations}"
             )
-        by = self._by_relation if self.coefficients is None else self._by_basis
-        return self.self_linear(target) + by(adjacency, source)
+        if self.coefficients is None:
+            return self.self_linear(target) + self._by_relation(adjacency, source, self.weight)
+        return self.self_linear(target) + self._by_basis(adjacency, source)
 
     def _by_basis(self, adjacency: Adjacency, source: Tensor) -> Tensor:
         assert self.coefficients is not None
-        merged, types, order = adjacency.parallel
-        weight = None if adjacency.weight is None else adjacency.weight[order]
+        part = adjacency.parallel(len(self.weight))
+        matrices = {
+            r: torch.einsum("b,bio->io", self.coefficients[r], self.weight) for r in part.rest.relations
+        }
+        out = self._by_relation(part.rest, source, matrices)
+        if not part.types.num_edges:
+            return out
+        weight = None if adjacency.weight is None else adjacency.weight[part.order]
         if self.reduce == "mean":
-            mean = adjacency.parallel_mean.to(source.dtype)
+            mean = part.mean.to(source.dtype)
             weight = mean if weight is None else weight * mean
-        factors = aggregate(types, self.coefficients[: types.num_src], "sum", weight)
-        out = source.new_zeros(adjacency.num_dst, self.weight.shape[2])
+        factors = aggregate(part.types, self.coefficients[: part.types.num_src], "sum", weight)
         for basis, matrix in enumerate(self.weight):
-            out = out + aggregate(merged, source, "sum", factors[:, basis].contiguous()) @ matrix
+            out = out + aggregate(part.merged, source, "sum", factors[:, basis].contiguous()) @ matrix
         return out
 
-    def _by_relation(self, adjacency: Adjacency, source: Tensor) -> Tensor:
+    def _by_relation(
+        self, adjacency: Adjacency, source: Tensor, matrices: dict[int, Tensor] | Tensor
+    ) -> Tensor:
         out = source.new_zeros(adjacency.num_dst, self.weight.shape[2])
         for relation, (nodes, edges) in adjacency.relations.items():
             messages = aggregate(edges, source, self.reduce, edges.weight)
-            out = out.index_add(0, nodes, messages @ self.weight[relation])
+            out = out.index_add(0, nodes, messages @ matrices[relation])
         return out

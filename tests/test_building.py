@@ -47,7 +47,7 @@ def test_a_file_may_not_name_other_packages(export, path, place):
         "torchmetrics.Accuracy",
         {"class_path": "encoders.image.ResNet", "init_args": {"width": {"class_path": "os.system"}}},
     ],
-)  # fmt: skip
+)
 def test_nor_deeper_in_or_by_a_short_name(spec):
     with pytest.raises(ContrastiveError, match="cannot build"):
         build_module(spec)

@@ -56,8 +56,9 @@ def test_batch_norm_over_two_processes_is_one_process_s(tmp_path):
 
 def test_weights_shared_out_over_two_processes(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    settings = SGD | PLAIN | FSDP
-    runs = [pretrain(one, "graphs", **SGD, **PLAIN), pretrain(two, "graphs", world_size=2, **settings)]
+    plain = SGD | PLAIN | {"model.optimizer.momentum": 0.9}
+    settings = plain | FSDP
+    runs = [pretrain(one, "graphs", **plain), pretrain(two, "graphs", world_size=2, **settings)]
     for run in runs:
         assert run.wait() == 0, run.printed
     assert_close(two, one)

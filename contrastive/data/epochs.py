@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -58,14 +57,6 @@ class EpochLoader(DataLoader):
             yield from islice(super().__iter__(), passed, None)
         except ContrastiveError as error:  # torch puts a worker's traceback before the message
             raise ContrastiveError(str(error).rpartition("ContrastiveError: ")[2].strip()) from error
-        except RuntimeError as error:
-            dead = re.search(r"DataLoader worker \(pid\(?s?\)?:? ?([\d, ]+)\)", str(error))
-            if dead is None:
-                raise
-            raise ContrastiveError(
-                f"a process that reads data died ({error}). It crashed, or was killed, as the system does "
-                "when memory runs out; lower data.init_args.num_workers, then go on with --ckpt_path last"
-            ) from error
 
     def _start_at(self, done: int) -> int:
         """Have the order begin after ``done`` batches; return how many of its first to pass over as well."""

@@ -179,8 +179,11 @@ def rank_links(module: LinkPrediction, data: LinkData, number: int, seed: int) -
 
 
 def new_links(module: LinkPrediction, data: LinkData, number: int) -> list[dict[str, Any]]:
-    """The best scored pairs that are no link of the data, over all relations, with names and scores."""
-    assert data.split is not None
+    """The best scored pairs that are no link of the data, over all relations, with names and scores.
+
+    With evidence of pairs, only pairs with another relation in training are scored: others rank far below.
+    """
+    assert data.split is not None and (data.evidence is not None or data.evidence_kind == "none")
     links = data.split.links
     keys = links.keys(links.triples)  # ascending, for so the triples are
     best: list[tuple[Tensor, Tensor]] = []
@@ -191,6 +194,8 @@ def new_links(module: LinkPrediction, data: LinkData, number: int) -> list[dict[
             triples[:, 0] < triples[:, 2] if links.undirected[relation] else triples[:, 0] != triples[:, 2]
         )
         triples = triples[different]
+        if data.evidence is not None and data.evidence.kind == "all" and links.num_relations > 1:
+            triples = triples[contains(data.evidence.pairs, triples[:, 0] * links.num_nodes + triples[:, 2])]
         triples = triples[~contains(keys, links.keys(triples))]
         scores = score_triples(module, triples, data.evidence)
         top = scores.topk(min(number, len(scores))).indices

@@ -66,7 +66,7 @@ def main() -> None:
     x = torch.randn(graph.num_nodes, args.width, requires_grad=True)
     grad = torch.randn(graph.num_nodes, args.width)
     ours = RGCN(args.width, args.width, num_relations=num_types, num_bases=args.bases)
-    _ = graph.adjacency.parallel_mean, graph.adjacency.parallel[0].indptr  # made once a graph
+    _ = graph.adjacency.parallel(args.bases).rest.relations  # made once a graph
     runs: dict[str, Any] = {"ours": (ours, (graph.adjacency, x))}
     if not args.no_peer:
         runs["RGCNConv"] = (_peer(ours, num_types), (x, torch.stack([graph.src, graph.dst]), graph.edge_type))

@@ -1,0 +1,84 @@
+"""Whatever is read, and by however many workers: an epoch from its k-th batch on is the rest of the epoch."""
+
+import io
+import tarfile
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from contrastive.data.epochs import EpochLoader
+from contrastive.data.image_crops import Crop
+from contrastive.data.image_streams import ImageStream
+from contrastive.data.images import ImageData
+from contrastive.data.nodes import NodePasses, Passes
+from encoders.graph_batch import GraphBatch
+
+
+def at(epoch, done):
+    """A trainer of one process that stands so many batches into an epoch."""
+    progress = SimpleNamespace(current=SimpleNamespace(ready=done))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    return SimpleNamespace(fit_loop=loop, current_epoch=epoch, world_size=1, global_rank=0)
+
+
+def shards(folder):
+    for shard in range(4):
+        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
+            for i in range(9):
+                content = io.BytesIO()
+                Image.new("RGB", (4, 4), (shard, i, 0)).save(content, "png")
+                info = tarfile.TarInfo(f"{shard}{i}.png")
+                info.size = len(content.getvalue())
+                tar.addfile(info, io.BytesIO(content.getvalue()))
+    return f"{folder}/*.tar"
+
+
+def streamed(trainer, workers, folder):
+    pytest.importorskip("webdataset")
+    source = f"{folder}/*.tar" if (folder / "0.tar").exists() else shards(folder)
+    data = ImageStream(
+        source, image_size=4, epoch_size=36, batch_size=5, shuffle_buffer=6, num_workers=workers, seed=3
+    )
+    data.trainer = trainer
+    data.setup()
+    return data.train_dataloader()
+
+
+def images(trainer, workers, folder, crop=None):
+    data = ImageData("digits", batch_size=150, num_workers=workers, crop=crop, seed=3)
+    data.trainer = trainer
+    data.setup()
+    return data.train_dataloader()
+
+
+def crops(trainer, workers, folder):
+    return images(trainer, workers, folder, Crop(6))
+
+
+def nodes(trainer, workers, folder):
+    edges = torch.tensor([[0, 1], [1, 2], [2, 3], [3, 4], [4, 5], [5, 0]])
+    graph = GraphBatch.from_edges(edges, torch.randn(6, 2, generator=torch.Generator().manual_seed(0)))
+    passes = NodePasses(graph, num_targets=2, fanouts=None, seed=3)
+    return EpochLoader(passes, trainer, batch_size=1, sampler=Passes(7), num_workers=workers)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("source", [images, crops, streamed, nodes])
+def test_from_the_kth_batch_on(source, workers, tmp_path):
+    def batches(done):
+        loader = source(at(2, done), workers, tmp_path)
+        getattr(loader.sampler, "set_epoch", lambda epoch: None)(2)
+        return [(batch.index.tolist(), _content(batch.input)) for batch in loader]
+
+    whole = batches(0)
+    assert len(whole) == 7
+    for done in (1, 2, 3, 6):
+        assert batches(done) == whole[done:]
+
+
+def _content(input):
+    if isinstance(input, GraphBatch):
+        return input.target.tolist()
+    return [view.tolist() for view in (input if isinstance(input, tuple) else (input,))]
