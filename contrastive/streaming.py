@@ -2,8 +2,8 @@
 
 Every contrastive loss here needs, for each row i of a batch, log Σ_j e^{x_ij} over its negatives j, with
 x_ij = scale · q_i·k_j. Hard negatives (arXiv:2010.04592) need log Σ_j e^{(1+β)x_ij} and log Σ_j e^{βx_ij}.
-The forward pass keeps these numbers and the first tiles, up to a constant, so memory grows as N; the backward
-pass makes the other tiles again.
+The forward pass keeps these numbers and, of small batches, tiles up to a constant, so memory grows as N; the
+backward pass makes the other tiles again.
 
 A tile serves twice: its rows' sums belong to q and its columns' sums to k. Where q and k are the same rows
 the matrix is symmetric, and the tiles above the diagonal do for those below it.
@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 TILE = 512  # rows and columns of a tile: 1 MiB in float32, which stays in a core's cache
-KEPT_BYTES = 3 * 2**23  # of exponentials from the forward pass: all of them up to some 3,300 float32 rows
+# of exponentials that the forward pass keeps at most; none where that is less than half of them
+KEPT_BYTES = 3 * 2**24
 # e^{±50}, summed over 10^9 entries and divided by as many, stays among float32's normal numbers: no maximum
 # need be subtracted. q and k have unit length, so |x| ≤ scale tells beforehand whether a call stays below it.
 LARGEST_EXPONENT = 50.0
@@ -123,7 +124,7 @@ def tile_logsumexp(
     """Log-sum-exps of the rows of scale · q kᵀ and, with ``both``, of its columns; autograd sees none of it.
 
     ``k is q`` marks the symmetric case, whose rows are its columns. The third result are the exponentials of
-    the first tiles, as many as KEPT_BYTES hold, for `tile_gradient`.
+    the first tiles, as many as KEPT_BYTES allows, for `tile_gradient`.
     """
     if (1 + beta) * scale <= LARGEST_EXPONENT:
         return _plain_logsumexp(q, k, scale, beta, excluded, both=both)
@@ -221,7 +222,8 @@ def _plain_logsumexp(
     row_sums = q.new_zeros(len(_exponents(beta)), len(q))
     column_sums = row_sums if symmetric else q.new_zeros(len(row_sums), len(k)) if both else None
     kept: list[Tensor] = []
-    room = KEPT_BYTES
+    total = len(row_sums) * len(q) * len(k) * q.element_size() // (2 if symmetric else 1)
+    room = KEPT_BYTES if total <= 2 * KEPT_BYTES else 0
     buffers = q.new_empty(2, min(TILE, len(q)) * min(TILE, len(k)))
     for i, j in _tiles(len(q), len(k), triangle=symmetric):
         x, spare = _shaped(buffers, i, j)

@@ -34,7 +34,11 @@ _LAYERS: dict[str, type[nn.Module]] = {
     "custom": GraphLayer,
 }
 # no layer and no norm needs its output for the gradient, so ReLU may overwrite it
-_ACTIVATIONS = {"relu": partial(nn.ReLU, inplace=True), "prelu": nn.PReLU, "elu": nn.ELU}
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": partial(nn.ReLU, inplace=True),
+    "prelu": nn.PReLU,
+    "elu": nn.ELU,
+}
 
 
 class GraphEncoder(nn.Module):

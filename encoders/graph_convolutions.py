@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 from encoders.graph_layers import FeatureEncoder, Features, reduce_messages, scale, split
-from encoders.message_passing import Adjacency, aggregate, edge_softmax, gather_dst, gather_src
+from encoders.message_passing import (
+    Adjacency,
+    aggregate,
+    edge_softmax,
+    exporting,
+    gather_dst,
+    gather_src,
+)
 from encoders.sparse_features import SparseFeatures, linear
 
 
@@ -34,21 +41,24 @@ class GCN(nn.Module):
 
     def forward(self, adjacency: Adjacency, x: Tensor | SparseFeatures) -> Tensor:
         """One convolution over a square adjacency."""
-        edges, weight = _normalised(adjacency, self.bias.dtype)
         # the narrower of h and W h is aggregated; sparse features never are
         if isinstance(x, Tensor) and self.linear.out_features > self.linear.in_features:
-            return linear(aggregate(edges, x, "sum", weight), self.linear.weight, self.bias)
-        return aggregate(edges, linear(x, self.linear.weight), "sum", weight) + self.bias
+            return linear(_normalised_sum(adjacency, x), self.linear.weight, self.bias)
+        return _normalised_sum(adjacency, linear(x, self.linear.weight)) + self.bias
 
 
-def _normalised(adjacency: Adjacency, dtype: torch.dtype) -> tuple[Adjacency, Tensor]:
-    """The edges with self-loops, and w_uv / √(d_u d_v) of each: one product in place of three."""
-    edges, order = adjacency.with_loops
+def _normalised_sum(adjacency: Adjacency, h: Tensor) -> Tensor:
+    """Σ_{u→v} w_uv h_u / √(d_u d_v) + h_v / d_v: one product over the edges and a loop at each node."""
+    dtype = torch.promote_types(h.dtype, torch.float32)
     out_scale, in_scale = (d.to(dtype).rsqrt() for d in _degrees(adjacency))
+    if exporting():  # the number of edges and loops together is no symbol that a program has
+        scaled = h * out_scale.unsqueeze(1)
+        return (aggregate(adjacency, scaled, "sum", adjacency.weight) + scaled) * in_scale.unsqueeze(1)
+    edges, order = adjacency.with_loops
     weight = out_scale[edges.src] * in_scale[edges.dst]
-    if adjacency.weight is None:
-        return edges, weight
-    return edges, weight * torch.cat([adjacency.weight, torch.ones_like(out_scale)])[order]
+    if adjacency.weight is not None:
+        weight = weight * torch.cat([adjacency.weight, torch.ones_like(out_scale)])[order]
+    return aggregate(edges, h, "sum", weight)
 
 
 def _degrees(adjacency: Adjacency) -> tuple[Tensor, Tensor]:
