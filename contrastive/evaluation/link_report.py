@@ -7,6 +7,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus
 
 import numpy as np
 import torch
@@ -232,12 +233,12 @@ def page(rows: Sequence[dict[str, Any]], run: str) -> str:
     lines = []
     for i, row in enumerate(rows, start=1):
         names = [_searchable(str(row[key])) for key in ("head", "tail", "title")]
-        query = html.escape(
-            "https://pubmed.ncbi.nlm.nih.gov/?term=" + "+AND+".join(n.replace(" ", "+") for n in names)
-        )
-        cells = [i, *(row[key] for key in ("head", "title", "tail", "score", "probability"))]
-        shown = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells)
-        lines.append(f'<tr>{shown}<td><a href="{query}">PubMed</a></td></tr>')
+        query = "https://pubmed.ncbi.nlm.nih.gov/?term=" + "+AND+".join(map(quote_plus, names))
+        ends = {key: _linked(str(row[key])) for key in ("head", "tail")}
+        others = {key: html.escape(str(row[key])) for key in ("title", "score", "probability")}
+        cells = [str(i), *((ends | others)[key] for key in ("head", "title", "tail", "score", "probability"))]
+        shown = "".join(f"<td>{cell}</td>" for cell in cells)
+        lines.append(f'<tr>{shown}<td><a href="{html.escape(query)}">PubMed</a></td></tr>')
     header = "".join(
         f"<th>{name}</th>" for name in ("", "head", "relation", "tail", "score", "probability", "check")
     )
@@ -251,9 +252,22 @@ def page(rows: Sequence[dict[str, Any]], run: str) -> str:
     )
 
 
+def _compound(name: str) -> int | None:
+    """PubChem's number in an identifier of STITCH, 2173 in CID000002173."""
+    return int(name[3:]) if name.startswith("CID") and name[3:].isdigit() else None
+
+
 def _searchable(name: str) -> str:
-    """A STITCH identifier as PubChem's number, CID000002173 as CID 2173; another name as it is."""
-    return f"CID {int(name[3:])}" if name.startswith("CID") and name[3:].isdigit() else name
+    """What to ask a search for: a compound's number as PubChem writes it, another name as it is."""
+    return name if _compound(name) is None else f"CID {_compound(name)}"
+
+
+def _linked(name: str) -> str:
+    """A compound as a link to its page at PubChem, which tells its names."""
+    number = _compound(name)
+    if number is None:
+        return html.escape(name)
+    return f'<a href="https://pubchem.ncbi.nlm.nih.gov/compound/{number}">{html.escape(name)}</a>'
 
 
 def _print(result: dict[str, Any]) -> None:
