@@ -106,7 +106,7 @@ def _with_runs(command: Callable[..., None], args: list[str]) -> list[str]:
 def _with_flags(command: Callable[..., None], args: list[str]) -> list[str]:
     """``--graphs`` alone, an option that is true or false, is ``--graphs=true``."""
     options = inspect.signature(command).parameters.values()
-    flags = {f"--{option.name}" for option in options if isinstance(option.default, bool)}
+    flags = {f"--{option.name}" for option in options if str(option.annotation).startswith("bool")}
     followers = [*args[1:], "--"]
     return [
         f"{arg}=true" if arg in flags and follower.startswith("-") else arg

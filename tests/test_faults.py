@@ -5,6 +5,7 @@
 
 import importlib.util
 import inspect
+import json
 import logging
 import os
 import subprocess
@@ -72,6 +73,7 @@ def test_the_command_prints_one_message_and_nothing_else(command, tmp_path):
         faults_images.noise().save(tmp_path / "pets" / f"{i:02}.png")
         if i % 2:
             (tmp_path / "pets" / f"{i:02}.png").write_bytes(b"not an image")
+    views = {"class_path": "augmentations.image.simclr", "init_args": {"size": 8, "scale": None}}
     options = {
         "config": "configs/image/simclr_cifar10.yaml",
         "run_dir": tmp_path / "run",
@@ -81,6 +83,7 @@ def test_the_command_prints_one_message_and_nothing_else(command, tmp_path):
         "data.init_args.num_workers": 1,
         "data.init_args.crop.size": 8,
         "data.init_args.val_fraction": 0.0,
+        "model.views": json.dumps([views]),
         "model.encoder.init_args.width": 2,
         "trainer.max_epochs": 1,
         "trainer.accelerator": "cpu",
