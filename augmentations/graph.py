@@ -26,7 +26,8 @@ def draws(batch: GraphBatch, random: SampleRandom | None) -> SampleRandom:
 def node_draws(batch: GraphBatch, random: SampleRandom) -> SampleRandom:
     """One row of draws for each node."""
     graph = batch.graph_of_node
-    return random.expand(graph, torch.arange(batch.num_nodes, device=batch.device) - batch.ptr[graph])
+    first = batch.ptr.index_select(0, graph)
+    return random.expand(graph, torch.arange(batch.num_nodes, device=batch.device) - first)
 
 
 def edge_draws(batch: GraphBatch, random: SampleRandom, undirected: bool) -> SampleRandom:
@@ -35,7 +36,8 @@ def edge_draws(batch: GraphBatch, random: SampleRandom, undirected: bool) -> Sam
     if undirected:
         u, v = batch.src - batch.ptr[graph], batch.dst - batch.ptr[graph]
         return random.expand(graph, (torch.minimum(u, v) << 32) + torch.maximum(u, v))
-    return random.expand(graph, torch.arange(batch.num_edges, device=batch.device) - batch.edge_ptr[graph])
+    first = batch.edge_ptr.index_select(0, graph)
+    return random.expand(graph, torch.arange(batch.num_edges, device=batch.device) - first)
 
 
 def check_probability(name: str, p: float) -> float:

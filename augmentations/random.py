@@ -79,7 +79,7 @@ class SampleRandom:
         self._calls += 1
         call = hash64(torch.tensor(self._calls << 32, device=self._key.device))
         expanded = object.__new__(SampleRandom)
-        expanded._key = hash64(hash64(self._key ^ call)[sample] ^ position)
+        expanded._key = hash64(hash64(self._key ^ call).index_select(0, sample) ^ position)
         expanded._calls = 0
         return expanded
 

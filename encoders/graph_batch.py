@@ -87,7 +87,7 @@ class GraphBatch:
     @property
     def graph_of_edge(self) -> Tensor:
         """``(E,)`` int64, ascending."""
-        return self.graph_of_node[self.dst]
+        return self.graph_of_node.index_select(0, self.dst)
 
     @cached_property
     def adjacency(self) -> Adjacency:
@@ -121,7 +121,7 @@ class GraphBatch:
         return {name: getattr(self, name) for name in _PER_EDGE}
 
     def _select(self, names: Sequence[str], index: Tensor) -> dict[str, Any]:
-        return {name: None if (v := getattr(self, name)) is None else v[index] for name in names}
+        return {name: None if (v := getattr(self, name)) is None else _take(v, index) for name in names}
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> GraphBatch:
         """The batch on another device."""
@@ -142,7 +142,8 @@ class GraphBatch:
     def edge_subgraph(self, keep: Tensor) -> GraphBatch:
         """All nodes and the edges where ``keep`` (``(E,)`` bool) is true."""
         kept = keep.nonzero().squeeze(1)
-        return replace(self, src=self.src[kept], dst=self.dst[kept], **self._select(_PER_EDGE, kept))
+        src, dst = self.src.index_select(0, kept), self.dst.index_select(0, kept)
+        return replace(self, src=src, dst=dst, **self._select(_PER_EDGE, kept))
 
     def node_subgraph(self, keep: Tensor) -> GraphBatch:
         """The nodes where ``keep`` (``(N,)`` bool) is true, renumbered, and the edges between them."""
@@ -265,6 +266,11 @@ def _ranges(ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     total = int(offsets[-1])
     first = (ptr[index] - offsets[:-1]).repeat_interleave(counts, output_size=total)
     return offsets, first + torch.arange(total, device=ptr.device)
+
+
+def _take(values: Any, index: Tensor) -> Any:
+    # index_select is several times as fast as indexing on a CPU
+    return values.index_select(0, index) if isinstance(values, Tensor) else values[index]
 
 
 def _cat(values: Sequence[Any]) -> Any:
