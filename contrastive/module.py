@@ -16,7 +16,7 @@ from contrastive.data import Batch, concatenate, split_batch
 from contrastive.features import default_preprocess
 from contrastive.gradient_cache import cached_backward
 from contrastive.losses import InfoNCE
-from contrastive.optimizers import decay_groups, warmup_cosine
+from contrastive.optimizers import decay_groups, scheduled
 from contrastive.sharding import shard
 from encoders.heads import MLPHead
 
@@ -139,8 +139,4 @@ class ContrastiveModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimizer and a schedule that moves every step."""
         optimizer = self.optimizer(decay_groups(self))
-        total = int(self.trainer.estimated_stepping_batches)
-        epochs = self.trainer.max_epochs if self.trainer.max_epochs and self.trainer.max_epochs > 0 else 1
-        warmup = min(round(self.warmup_epochs * total / epochs), total // 2)
-        schedule = warmup_cosine(optimizer, warmup_steps=warmup, total_steps=total)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return scheduled(optimizer, self.trainer, self.warmup_epochs)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
+from pytorch_lightning import Trainer
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -75,3 +77,12 @@ def warmup_cosine(optimizer: Optimizer, *, warmup_steps: int, total_steps: int) 
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     return LambdaLR(optimizer, factor)
+
+
+def scheduled(optimizer: Optimizer, trainer: Trainer, warmup_epochs: float) -> dict[str, Any]:
+    """What ``configure_optimizers`` returns: the optimizer with `warmup_cosine`, which moves every step."""
+    total = int(trainer.estimated_stepping_batches)
+    epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else 1
+    warmup = min(round(warmup_epochs * total / epochs), total // 2)
+    schedule = warmup_cosine(optimizer, warmup_steps=warmup, total_steps=total)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

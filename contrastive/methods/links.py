@@ -20,7 +20,7 @@ from contrastive.data.link_splits import HeldOut
 from contrastive.data.links import LinkData
 from contrastive.evaluation.links import by_relation, summary
 from contrastive.link_losses import LinkBCE
-from contrastive.optimizers import decay_groups, warmup_cosine
+from contrastive.optimizers import decay_groups, scheduled
 from encoders.decoders import DistMult
 from encoders.links import LinkGraph, LinkModel, NodeTable
 
@@ -128,11 +128,7 @@ class LinkPrediction(LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimizer and a schedule that moves every step."""
         optimizer = self.optimizer(decay_groups(self))
-        total = int(self.trainer.estimated_stepping_batches)
-        epochs = self.trainer.max_epochs if self.trainer.max_epochs and self.trainer.max_epochs > 0 else 1
-        warmup = min(round(self.warmup_epochs * total / epochs), total // 2)
-        schedule = warmup_cosine(optimizer, warmup_steps=warmup, total_steps=total)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return scheduled(optimizer, self.trainer, self.warmup_epochs)
 
 
 @torch.inference_mode()
