@@ -17,6 +17,8 @@ from contrastive.data.molecules import MoleculeDataset
 from contrastive.data.node_files import NodeDataset
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.evaluate import results_folder
+from contrastive.evaluation.link_report import is_link_run, open_links
+from contrastive.evaluation.links import most_similar_nodes
 from contrastive.feature_cache import cached_features
 from contrastive.features import FrozenEncoder, accelerator, load_encoder
 from contrastive.inputs import graph_batch, image_batch
@@ -60,12 +62,13 @@ def neighbours(
 
     Similarity is the cosine, and the search is exact. Prints a table, and writes neighbours.json,
     neighbours.html, a page with all pictures inside, and neighbours.png: images as they are read, molecules
-    drawn by RDKit. Nodes and graphs without chemistry have the table alone.
+    drawn by RDKit. Nodes and graphs without chemistry have the table alone. Nodes of a run of link prediction
+    are called by their names.
 
     Args:
         run: a run folder, a checkpoint or an export.
-        query: the file of an image, a SMILES, or the number of an item of the data (a node, from 0); several
-            as A,B or ["A", "B"].
+        query: the file of an image, a SMILES, the number of an item of the data (a node, from 0), or the name
+            of a node that has links; several as A,B or ["A", "B"].
         data: where neighbours are looked for, a source of the kind that the run was trained on (default: what
             it was trained on).
         k: neighbours.
@@ -79,6 +82,9 @@ def neighbours(
     """
     if k < 1:
         raise ContrastiveError(f"--k is {k}; expected 1 or more")
+    if is_link_run(run):
+        neighbours_of_nodes(run, parse_names(query), k, source=data, output=output)
+        return
     encoder = load_encoder(run)
     source = source_of(encoder, data)
     dataset = read_items(encoder, source, split, smiles_column=smiles_column, download=download)
@@ -98,6 +104,46 @@ def neighbours(
         write_whole(folder / "neighbours.html", lambda part: part.write_text(page))
         write_whole(folder / "neighbours.png", lambda part: write_sheet(rows, part))
         print(f"page: {folder / 'neighbours.html'}\npicture: {folder / 'neighbours.png'}")
+
+
+def neighbours_of_nodes(
+    run: str, names: Sequence[str], k: int, *, source: str | None = None, output: str | None = None
+) -> None:
+    """Print and write the nodes most similar to some, of the same type, by the features of a link model.
+
+    Args:
+        run: a run folder of link prediction.
+        names: of the nodes asked about.
+        k: neighbours.
+        source: the links, where they are no longer where the run read them.
+        output: the folder of neighbours.json (default: plots/neighbours in the run folder).
+
+    Raises:
+        ContrastiveError: a name that no node has.
+    """
+    module, opened = open_links(run, source=source)
+    assert opened.split is not None and module.model is not None
+    links = opened.split.links
+    unknown = [name for name in names if name not in links.nodes]
+    if unknown:
+        raise ContrastiveError(
+            f"{opened.source} has no node {unknown[0]!r}; its {links.num_nodes} nodes are called like "
+            f"{', '.join(links.nodes[:3])}"
+        )
+    with torch.inference_mode():
+        h = module.model.nodes()
+    found = []
+    for place in map(links.nodes.index, names):
+        same = (links.node_type == links.node_type[place]).nonzero()[:, 0]
+        nearest_places, cosines = most_similar_nodes(h[same], (same == place).nonzero()[:, 0], k)
+        near = [(links.nodes[i], c) for i, c in zip(same[nearest_places[0]].tolist(), cosines[0].tolist())]
+        kind = links.node_types[int(links.node_type[place])]
+        heading = f"nearest to {links.nodes[place]}, of {len(same)} of type {kind}"
+        print_table("", [heading, "cosine"], [[name, f"{cosine:.4f}"] for name, cosine in near])
+        found.append({"query": links.nodes[place], "neighbours": [{"node": n, "cosine": c} for n, c in near]})
+    folder = Path(output) if output else Path(run) / "plots" / "neighbours"
+    write_json(folder / "neighbours.json", {"run": run, "source": opened.source, "queries": found})
+    print(f"result: {folder / 'neighbours.json'}")
 
 
 def parse_names(text: str) -> list[str]:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from sklearn.neighbors import NearestNeighbors
 
 from contrastive.data.links import LinkData
-from contrastive.evaluation.link_report import page
+from contrastive.evaluation.link_report import open_links, page
 from contrastive.methods.links import LinkPrediction
 from encoders.decoders import DistMult
 from encoders.graph_batch import GraphBatch
@@ -66,6 +67,20 @@ def test_a_run_is_evaluated_by_the_command(command, links_csv, tmp_path):
     asked = {(row["relation"], *sorted((row["head"], row["tail"]))) for row in predicted}
     assert len(asked) == 5 and not asked & known
     assert (results / "predictions.html").read_text().count("<tr>") == 6
+    done = command("neighbours", tmp_path / "whole", "--query", "n7,n0", "--k", 3)
+    assert done.returncode == 0 and "nearest to n7, of 40 of type node" in done.stdout, done.stderr
+    found = json.loads((tmp_path / "whole" / "plots" / "neighbours" / "neighbours.json").read_text())
+    module, data = open_links(tmp_path / "whole")
+    h, names = module.model.nodes().detach().numpy(), data.split.links.nodes
+    for asked in found["queries"]:
+        _, nearest = (
+            NearestNeighbors(n_neighbors=4, metric="cosine")
+            .fit(h)
+            .kneighbors(h[[names.index(asked["query"])]])
+        )
+        assert [n["node"] for n in asked["neighbours"]] == [names[i] for i in nearest[0][1:]]
+    done = command("neighbours", tmp_path / "whole", "--query", "n99")
+    assert done.returncode == 1 and "has no node 'n99'; its 40 nodes are called like" in done.stderr
 
 
 @pytest.mark.parametrize("queries", ["tails", "triples"])

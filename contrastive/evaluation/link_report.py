@@ -20,7 +20,7 @@ from contrastive.data.links import LinkData
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.links import filtered_ranks, ranking
 from contrastive.evaluation.statistics import percentile_interval
-from contrastive.features import build_module, checkpoint_of, run_config
+from contrastive.features import CONFIG, build_module, checkpoint_of, run_config
 from contrastive.methods.links import LinkPrediction, evaluate_held_out, score_triples
 from contrastive.report import print_table, track, write_json, write_whole
 
@@ -69,6 +69,15 @@ def links(
         write_table(folder / "predictions.csv", found)
         write_whole(folder / "predictions.html", lambda part: part.write_text(page(found, run)))
     print(f"results: {folder}")
+
+
+def is_link_run(run: str | Path) -> bool:
+    """Whether a run folder is one of link prediction, by what its configuration names."""
+    file = Path(run) / CONFIG
+    if not file.is_file():
+        return False
+    model = run_config(Path(run)).get("model") or {}
+    return model.get("class_path") == f"{LinkPrediction.__module__}.{LinkPrediction.__name__}"
 
 
 def open_links(run: str | Path, *, source: str | None = None) -> tuple[LinkPrediction, LinkData]:
