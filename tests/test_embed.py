@@ -29,6 +29,7 @@ def export(folder, network, data, **arguments):
 
 
 def test_digits_in_every_format(digits_run, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
     for name in ("f.npz", "f.parquet", "f.npy"):
         options = [
             "--data",
@@ -51,7 +52,6 @@ def test_digits_in_every_format(digits_run, tmp_path):
     assert isinstance(mapped, np.memmap)
     np.testing.assert_array_equal(mapped, arrays["h"])
     np.testing.assert_array_equal(np.load(tmp_path / "f.y.npy"), data.labels)
-    parquet = pytest.importorskip("pyarrow.parquet")
     table = parquet.read_table(tmp_path / "f.parquet")
     np.testing.assert_array_equal(np.stack(table["h"].to_numpy()), arrays["h"])
     assert table["y"].to_pylist() == [str(int(label)) for label in data.labels]
@@ -77,6 +77,7 @@ def test_files_are_named_and_targets_of_a_table_are_kept(digits_run, tmp_path):
 
 def test_molecules(tmp_path):
     pytest.importorskip("rdkit", reason="needs the extra: pip install contrastive-pretraining[molecules]")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
     run = export(
         tmp_path / "run", GraphEncoder, "contrastive.data.molecules.MoleculeData", node_features="atoms"
     )
@@ -89,7 +90,7 @@ def test_molecules(tmp_path):
     h = load_encoder(run)(GraphBatch.from_smiles(SMILES)).numpy()
     np.testing.assert_allclose(arrays["h"], h, atol=1e-5)
     assert arrays["item"].tolist() == SMILES and arrays["y"][:, 0].tolist() == [0, 0.5, 1, 1.5, 2]
-    table = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "m.parquet").to_pydict()
+    table = parquet.read_table(tmp_path / "m.parquet").to_pydict()
     assert table["item"] == SMILES and table["logp"] == [0, 0.5, 1, 1.5, 2]
 
 
@@ -116,6 +117,8 @@ def test_bad_names_are_refused_before_anything_is_encoded(digits_run, out, messa
 
 @pytest.mark.parametrize("suffix", [".npy", ".parquet", ".npz"])
 def test_what_is_cut_off_leaves_the_file_as_it_was(digits_run, suffix, tmp_path, monkeypatch):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow", reason="needs the extra parquet")
     out = tmp_path / f"f{suffix}"
     out.write_text("what was there")
     whole = contrastive.embed.feature_batches

@@ -6,13 +6,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import normalize
 from torch import nn
 
 from contrastive.cli import main
+from contrastive.evaluation.classifiers import predict_linear
 from contrastive.evaluation.evaluate import evaluate_all
 from contrastive.evaluation.finetune import blocks, finetune
 from contrastive.evaluation.leaks import canonical, keys_of
-from contrastive.evaluation.protocol import Finetuning, Protocol
+from contrastive.evaluation.protocol import Draw, Finetuning, Protocol
 from contrastive.evaluation.tasks import read_task
 from contrastive.feature_cache import cached_features
 from contrastive.features import FrozenEncoder, load_encoder
@@ -298,3 +301,22 @@ def test_compare_label_efficiency_and_inspect(digits_run, tmp_path, capsys):
     assert main(["inspect", str(digits_run), "--num-items", "300", "--output", str(tmp_path / "i.json")]) == 0
     rows = json.loads((tmp_path / "i.json").read_text())["rows"]
     assert rows.keys() == {"pretrained", "untrained"} and rows["pretrained"]["uniformity"] < 0
+
+
+def test_features_of_nearly_one_direction_are_fitted_as_well_as_those_without_it():
+    """A large constant part leaves the best classifier of rows of length 1 as it is; no solver may stop at it."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 5, 900)
+    spread = np.eye(5)[y] @ rng.normal(size=(5, 16)) + 0.5 * rng.normal(size=(900, 16))
+    h = np.hstack([np.full((900, 1), 3000.0), spread]).astype(np.float32)
+    draw = Draw(np.arange(300), np.arange(300, 600), np.arange(600, 900))
+    strengths = tuple(10.0**k for k in range(-2, 6))
+    found = predict_linear(h, y, draw, "classes", regularisations=strengths, unit_length=True)
+    rows = normalize(h.astype(np.float64))
+    exact = max(
+        LogisticRegression(C=c, solver="newton-cg", tol=1e-10, max_iter=5000)
+        .fit(rows[:300], y[:300])
+        .score(rows[300:600], y[300:600])
+        for c in strengths
+    )
+    assert found.val == pytest.approx(exact, abs=0.01)

@@ -59,20 +59,25 @@ def predict_linear(
         unit_length: divide rows by their lengths; else features are standardised by all items that are not
             tested on, without their labels. Sparse features, fingerprints, stay as they are.
     """
-    h = normalize(h) if unit_length else h if issparse(h) else _standardised(h, draw)
+    unit = 1.0
+    if unit_length:
+        h, unit = _of_unit_length(h, draw)
+    elif not issparse(h):
+        h = _standardised(h, draw)
+    strengths = {c * unit**2: c for c in regularisations}  # the same penalty in the units of h
     if kind == "classes":
         classify, c = select_classifier(
-            Features(h[draw.fit], y[draw.fit]), Features(h[draw.val], y[draw.val]), regularisations
+            Features(h[draw.fit], y[draw.fit]), Features(h[draw.val], y[draw.val]), list(strengths)
         )
         score = _widened(classify(h[draw.test]), int(y.max()) + 1)
         val = _widened(classify(h[draw.val]), int(y.max()) + 1)
-        return Prediction(score, measure(kind, y[draw.val], val)["accuracy"], {"C": c})
+        return Prediction(score, measure(kind, y[draw.val], val)["accuracy"], {"C": strengths[c]})
     fit_columns = _logistic_columns if kind == "labels" else _ridge_columns
 
     def candidate(c: float) -> tuple[dict[str, float], Callable[[np.ndarray], np.ndarray]]:
-        return {"C": c}, lambda part: fit_columns(h, y, draw.fit, part, c)
+        return {"C": strengths[c]}, lambda part: fit_columns(h, y, draw.fit, part, c)
 
-    return _select([candidate(c) for c in regularisations], y, draw, kind)
+    return _select([candidate(c) for c in strengths], y, draw, kind)
 
 
 def predict_knn(h: Any, y: np.ndarray, draw: Draw, kind: Kind, *, k: int) -> Prediction:
@@ -160,6 +165,22 @@ def _ridge_columns(h: Any, y: np.ndarray, fit: np.ndarray, part: np.ndarray, c: 
         if len(known):
             score[:, column] = Ridge(alpha=1 / c).fit(h[known], truth[known]).predict(h[part])
     return score
+
+
+def _of_unit_length(h: Any, draw: Draw) -> tuple[Any, float]:
+    """Rows of length 1 less their mean, in units of what then varies, and that unit.
+
+    Neither mean nor unit changes what the best classifier is, which has an intercept. But where rows have
+    nearly one direction, as an encoder's often do, a solver takes their small differences for convergence: a
+    network whose features are worth 93 % was once measured at 64.
+    """
+    rows = normalize(h)
+    if issparse(rows):
+        return rows, 1.0
+    known = np.delete(rows, draw.test, axis=0)
+    mean = known.mean(axis=0)
+    unit = float(np.sqrt(np.square(known - mean).mean())) or 1.0
+    return (rows - mean) / unit, unit
 
 
 def _standardised(h: np.ndarray, draw: Draw) -> np.ndarray:
