@@ -304,7 +304,7 @@ def test_compare_label_efficiency_and_inspect(digits_run, tmp_path, capsys):
 
 
 def test_features_of_nearly_one_direction_are_fitted_as_well_as_those_without_it():
-    """A large constant part leaves the best classifier of rows of length 1 as it is; no solver stops at it."""
+    """A large constant part leaves the best classifier of unit-length rows as it is; solvers stop at it."""
     rng = np.random.default_rng(0)
     y = rng.integers(0, 5, 900)
     spread = np.eye(5)[y] @ rng.normal(size=(5, 16)) + 0.5 * rng.normal(size=(900, 16))
