@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,11 @@ def explained(error: BaseException, trainer: Trainer) -> ContrastiveError | None
     text, kept = str(error), _kept(trainer)
     if isinstance(error, ContrastiveError):
         return error
-    if _WORKER.search(text):
+    # amid the writing of a checkpoint it is what another error, of the file that was not ended, was raised in
+    died = next((str(e) for e in _chain(error) if _WORKER.search(str(e))), None)
+    if died:
         return ContrastiveError(
-            f"a process that reads data died at step {trainer.global_step} ({text.strip().splitlines()[0]}). "
+            f"a process that reads data died at step {trainer.global_step} ({died.strip().splitlines()[0]}). "
             "It crashed, or was killed, as the system does when memory runs out: lower "
             f"data.init_args.num_workers. {kept}"
         )
@@ -76,6 +79,13 @@ def explained(error: BaseException, trainer: Trainer) -> ContrastiveError | None
             f"({text.strip().splitlines()[0]}). {kept}"
         )
     return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it was raised from or amid."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _kept(trainer: Trainer) -> str:

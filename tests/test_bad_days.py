@@ -10,8 +10,10 @@ import time
 
 import pytest
 from forked import pretrain, start
+from pytorch_lightning import Trainer
 
 from contrastive.errors import ContrastiveError
+from contrastive.faults import explained
 from contrastive.resume import lock
 
 
@@ -120,6 +122,18 @@ def test_a_data_worker_that_dies(folder):
     )
     run = pretrain(folder, workers=2, ckpt_path="last")
     assert run.wait() == 0, run.printed
+
+
+def test_a_data_worker_that_dies_while_a_checkpoint_is_written():
+    """torch raises it in the midst of the writing, and the file that is left unended raises another error."""
+    try:
+        try:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+        finally:
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 826237 vs 826192")
+    except RuntimeError as error:
+        said = str(explained(error, Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")))
+    assert "a process that reads data died" in said and "(pid 7) is killed by signal" in said
 
 
 @pytest.mark.parametrize("rank", [0, 1])
