@@ -51,12 +51,12 @@ DATA = {
 }
 
 
-def write_rings(folder: Path) -> Path:
-    """96 rings with chords, as TUDataset files without features."""
+def write_rings(folder: Path, num_graphs: int = 96) -> Path:
+    """Rings with chords, as TUDataset files without features."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
     edges, indicator, first = [], [], 1
-    for g in range(96):
+    for g in range(num_graphs):
         n = int(generator.integers(5, 9))
         chord = int(generator.integers(2, n - 1))
         for a, b in [*((i, (i + 1) % n) for i in range(n)), (0, chord)]:

@@ -1,8 +1,8 @@
 """``contrastive pretrain`` on several processes and in micro-batches ends with one process's weights."""
 
-import numpy as np
 import pytest
 import torch
+from forked import write_rings
 
 SETTINGS = {
     "model.encoder.node_features": 65,
@@ -30,21 +30,7 @@ VARIANTS = {
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """32 rings with chords, as TUDataset files without features."""
-    folder = tmp_path_factory.mktemp("tu") / "RINGS"
-    folder.mkdir()
-    generator = np.random.default_rng(0)
-    edges, indicator, first = [], [], 1
-    for g in range(32):
-        n = int(generator.integers(5, 9))
-        chord = int(generator.integers(2, n - 1))
-        for a, b in [*((i, (i + 1) % n) for i in range(n)), (0, chord)]:
-            edges += [f"{first + a}, {first + b}", f"{first + b}, {first + a}"]
-        indicator += [str(g + 1)] * n
-        first += n
-    (folder / "RINGS_A.txt").write_text("\n".join(edges))
-    (folder / "RINGS_graph_indicator.txt").write_text("\n".join(indicator))
-    return folder
+    return write_rings(tmp_path_factory.mktemp("tu") / "RINGS", num_graphs=32)
 
 
 @pytest.mark.slow
