@@ -165,9 +165,12 @@ def untrained_like(encoder: FrozenEncoder, seed: int) -> FrozenEncoder:
 
 def in_channels(encoder: FrozenEncoder) -> int:
     """Channels of the images that an encoder takes: those of its first convolution, else of its data."""
-    convolutions = (layer for layer in encoder.encoder.modules() if isinstance(layer, nn.Conv2d))
-    first = next(convolutions, None)
-    return first.in_channels if first else encoder.data.get("channels") or 3
+    return first_channels(encoder.encoder) or encoder.data.get("channels") or 3
+
+
+def first_channels(network: nn.Module) -> int | None:
+    """Channels that a network's first convolution takes; None where it has none."""
+    return next((layer.in_channels for layer in network.modules() if isinstance(layer, nn.Conv2d)), None)
 
 
 def checkpoint_of(path: Path) -> Path:

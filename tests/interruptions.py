@@ -1,15 +1,46 @@
-"""Callbacks that the tests of resuming put into a run: one ends it at a step, one writes down its losses."""
+"""What the tests of resuming put into a run: callbacks that end it or write it down, and a method."""
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import multiprocessing
 import os
 import resource
 import signal
 from pathlib import Path
+from typing import Any
 
+import torch
 from pytorch_lightning import Callback
+from torch import nn
+from torch.nn import functional as F
+
+from contrastive.losses import queue_info_nce
+from contrastive.module import ContrastiveModule
+
+
+class Queued(ContrastiveModule):
+    """A user's own method, with what MoCo keeps (arXiv 1911.05722): an averaged encoder, a queue of keys."""
+
+    def __init__(self, encoder: nn.Module, views: list[nn.Module], **options: Any) -> None:
+        super().__init__(encoder, views, **options)
+        self.averaged = copy.deepcopy(nn.Sequential(self.encoder, self.projector)).requires_grad_(False)
+        self.register_buffer("queue", torch.eye(64))
+
+    def step(self, batch):
+        first, second = self.augment(batch)
+        h = self.encoder(first)
+        q = self.projector(h)
+        for slow, fast in zip(
+            self.averaged.parameters(), [*self.encoder.parameters(), *self.projector.parameters()]
+        ):
+            slow.lerp_(fast.detach(), 0.1)
+        with torch.no_grad():
+            k = self.averaged(second)
+        loss = queue_info_nce(q, k, self.queue)
+        self.queue = torch.cat([F.normalize(k), self.queue])[: len(self.queue)]
+        return {"loss": loss, "h": h.detach(), "z": q.detach()}
 
 
 class SignalAt(Callback):

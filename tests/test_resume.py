@@ -1,11 +1,15 @@
 """A run that ends at any step and is resumed goes on, to the bit, as if nothing had happened."""
 
+import io
 import os
 import shutil
+import tarfile
 
+import numpy as np
 import pytest
 import torch
 from forked import pretrain
+from PIL import Image
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +89,64 @@ def test_sigkill(data, workers, world_size, uninterrupted, folder):
     assert last(folder)["global_step"] == 9  # half of the second epoch's six steps
     resume(folder, data, workers=workers, world_size=world_size)
     assert_same_run(folder, uninterrupted(data, world_size), world_size)
+
+
+def test_a_method_of_ones_own_keeps_its_queue_and_its_averaged_encoder(uninterrupted, folder):
+    assert pretrain(folder, "queue", end=("SIGKILL", 10)).wait() == -9
+    saved = last(folder)["state_dict"]
+    assert not torch.equal(saved["queue"], torch.eye(64)) and any("averaged" in key for key in saved)
+    resume(folder, "queue")
+    assert_same_run(folder, uninterrupted("queue"))
+
+
+def write_stream(kind, folder):
+    """96 images of noise as four tar shards, or as chunks of litdata; returns the source."""
+    files = []
+    for i in range(96):
+        stream = io.BytesIO()
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (8, 8, 3), np.uint8)).save(stream, "PNG")
+        files.append(stream.getvalue())
+    if kind == "litdata":
+        from litdata.streaming.cache import Cache
+
+        cache = Cache(str(folder), chunk_size=4)
+        for i, file in enumerate(files):
+            cache[i] = {"image": file}
+        cache.done()
+        cache.merge()
+        return f"litdata:{folder}"
+    for i, file in enumerate(files):
+        with tarfile.open(folder / f"{i // 24}.tar", "a") as tar:
+            member = tarfile.TarInfo(f"{i:02}.png")
+            member.size = len(file)
+            tar.addfile(member, io.BytesIO(file))
+    return folder / "{0..3}.tar"
+
+
+@pytest.mark.parametrize(
+    ("kind", "workers", "world_size"), [("webdataset", 2, 1), ("litdata", 0, 1), ("litdata", 2, 2)]
+)
+def test_sigkill_amid_a_stream(kind, workers, world_size, folder, tmp_path):
+    pytest.importorskip(kind, reason=f"needs {kind}: pip install {kind}")
+    (tmp_path / "data").mkdir()
+    options = {"workers": workers, "world_size": world_size}
+    options |= {"data.init_args.source": write_stream(kind, tmp_path / "data")}
+    whole = pretrain(tmp_path / "whole", "stream", **options)
+    assert whole.wait() == 0, whole.printed
+    assert pretrain(folder, "stream", end=("SIGKILL", 10), **options).wait() == -9
+    assert last(folder)["global_step"] == 9
+    resume(folder, "stream", **options)
+    assert_same_run(folder, tmp_path / "whole", world_size)
+
+
+def test_another_number_of_workers_of_a_stream_is_refused(folder, tmp_path):
+    pytest.importorskip("webdataset", reason="needs webdataset: pip install webdataset")
+    (tmp_path / "data").mkdir()
+    source = {"data.init_args.source": write_stream("webdataset", tmp_path / "data")}
+    assert pretrain(folder, "stream", workers=2, end=("SIGKILL", 10), **source).wait() == -9
+    run = pretrain(folder, "stream", workers=1, ckpt_path="last", **source)
+    assert run.wait() == 1, run.printed
+    assert "data.init_args.num_workers was 2 on 1 process(es) and is 1 on 1" in run.printed
 
 
 @pytest.mark.parametrize(("name", "workers", "world_size"), [("SIGTERM", 2, 1), ("SIGINT", 0, 2)])

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
 
 from contrastive.data.epochs import EpochLoader
+from contrastive.data.image_channels import refuse_other_channels
 from contrastive.data.image_crops import Crop
 from contrastive.data.image_dataset import ImageDataset, Item
 from contrastive.data.image_litdata import LitdataDataset, litdata_images, open_litdata
@@ -71,8 +72,12 @@ class ImageStream(LightningDataModule):
         """Find the shards, or open the folder.
 
         Raises:
-            ContrastiveError: it is not there, fewer shards than workers, or an epoch below one batch.
+            ContrastiveError: it is not there, fewer shards than workers, an epoch below one batch, or the
+                model to be trained takes other channels.
         """
+        if self.trainer:
+            parts = self.trainer.lightning_module.named_children()
+            refuse_other_channels(parts, self.channels, self.source)
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         options: dict[str, Any] = dict(
             image_size=self.image_size,

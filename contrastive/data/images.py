@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
+from contrastive.data.image_channels import refuse_other_channels
 from contrastive.data.image_crops import Crop, CroppedViews, EpochSampler
 from contrastive.data.image_dataset import ImageDataset
 from contrastive.data.image_files import open_csv, read_npz
@@ -147,8 +148,16 @@ class ImageData(PretrainingData):
         return images.subset(draw_subset(len(images), images.labels, self.train_subset, self.seed))
 
     def read(self, split: Split) -> ImageDataset:
-        """Read a split with this module's settings, before any of it is set aside for validation."""
-        return _held(self.open(split), self.skip_corrupt, on_demand=self.crop is not None)
+        """Read a split with this module's settings, before any of it is set aside for validation.
+
+        Raises:
+            ContrastiveError: also where the model to be trained takes other channels.
+        """
+        images = self.open(split)
+        if self.trainer:
+            parts = self.trainer.lightning_module.named_children()
+            refuse_other_channels(parts, images.channels, self.source)
+        return _held(images, self.skip_corrupt, on_demand=self.crop is not None)
 
     def train_dataloader(self) -> DataLoader:
         """Full batches in an order that follows from (seed, epoch); of crops where ``crop`` says so."""
