@@ -11,10 +11,8 @@ from torch import Tensor
 
 from contrastive.data import Batch
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.classifiers import predict_knn
-from contrastive.evaluation.knn import knn_accuracy
+from contrastive.evaluation.knn import knn_accuracy, neighbour_vote
 from contrastive.evaluation.metrics import PRIMARY, kind_of, measure
-from contrastive.evaluation.protocol import Draw
 from contrastive.evaluation.quality import alignment, dimension_std, effective_rank, rankme, uniformity
 from contrastive.features import extract_features
 from contrastive.sharding import is_sharded
@@ -95,10 +93,8 @@ def neighbour_metric(
     """
     if labels.ndim == 1:
         return "knn_accuracy", knn_accuracy(bank, bank_labels, queries, labels, k=k)
-    y = torch.cat([bank_labels, labels]).numpy()
-    kind, place = kind_of(y), np.arange(len(y))
-    draw = Draw(place[: len(bank)], place[:0], place[len(bank) :])
-    score = predict_knn(torch.cat([bank, queries]).numpy(), y, draw, kind, k=k).score
+    kind = kind_of(torch.cat([bank_labels, labels]).numpy())
+    score = neighbour_vote(bank, bank_labels, queries, k=k).numpy()
     return f"knn_{PRIMARY[kind]}", measure(kind, labels.numpy(), score)[PRIMARY[kind]]
 
 

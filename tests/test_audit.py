@@ -1,4 +1,4 @@
-"""``scripts/audit`` fails on a vulnerability that is known, and on nothing else; a stand-in answers for PyPI."""
+"""``scripts/audit`` fails on a known vulnerability, and on nothing else; a stand-in answers for PyPI."""
 
 import subprocess
 from pathlib import Path
@@ -27,9 +27,7 @@ esac
 )
 def test_only_a_known_vulnerability_fails(answers, status, says, tmp_path):
     python = tmp_path / "python"
-    python.write_text(
-        STAND_IN.format(**{"installed": 0, "reached": 0, "said": "", "status": 0} | answers)
-    )
+    python.write_text(STAND_IN.format(**{"installed": 0, "reached": 0, "said": "", "status": 0} | answers))
     python.chmod(0o755)
     done = subprocess.run([AUDIT, python], capture_output=True, text=True)
     assert done.returncode == status and says in done.stdout

@@ -3,29 +3,18 @@
 import io
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from forked import pretrain
 from PIL import Image
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """The run folder of a run that nothing ended, made once for each kind of data and number of processes."""
-    folders = {}
-
-    def of(data, world_size=1):
-        if (data, world_size) not in folders:
-            folder = tmp_path_factory.mktemp("whole") / data
-            run = pretrain(folder, data, world_size=world_size)
-            assert run.wait() == 0, run.printed
-            folders[data, world_size] = folder
-        return folders[data, world_size]
-
-    return of
+from same_run import assert_same_run, last, steps
 
 
 @pytest.fixture
@@ -37,47 +26,6 @@ def resume(folder, data="digits", **settings):
     run = pretrain(folder, data, ckpt_path="last", **settings)
     assert run.wait() == 0, run.printed
     return run
-
-
-def last(folder):
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-
-
-def assert_same(a, b, where=""):
-    """Equal to the bit, through dictionaries and lists."""
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}/{key}")
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b)):
-            assert_same(x, y, f"{where}/{i}")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    else:
-        assert a == b, where
-
-
-def steps(folder, rank):
-    """The last line of each step: a step that was taken again after a resume has two, equal ones."""
-    lines = (folder / f"losses-{rank}").read_text().splitlines()
-    by_step = {}
-    for line in lines:
-        number = line.split()[0]
-        assert by_step.setdefault(number, line) == line, "a step taken again differs"
-    return [by_step[key] for key in sorted(by_step, key=int)]
-
-
-def assert_same_run(folder, whole, world_size=1):
-    for rank in range(world_size):
-        assert steps(folder, rank) == steps(whole, rank)
-    assert (folder / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
-    resumed, expected = last(folder), last(whole)
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
-        assert_same(resumed[part], expected[part], part)
-    assert resumed["global_step"] == 18
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
@@ -203,6 +151,26 @@ def test_slurm_requeues_after_sigusr1(folder, tmp_path):
     assert "SLURM job 17 was requeued" in run.printed
     assert (tmp_path / "asked").read_text() == "requeue 17\n"
     assert last(folder)["global_step"] == 8
+
+
+def test_the_slurm_scripts_start_what_they_should(tmp_path):
+    """With a stand-in for srun, which has the command print its configuration."""
+    one, many = (Path("scripts/slurm") / f"{name}.sbatch" for name in ("one_node", "many_nodes"))
+    commands = [script.read_text().partition("srun ")[2] for script in (one, many)]
+    assert commands[0] == commands[1] != ""
+    (tmp_path / "srun").write_text('#!/bin/sh\nexec "$@" --print_config\n')
+    (tmp_path / "srun").chmod(0o755)
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    slurm = {"SLURM_JOB_ID": "17", "SLURM_JOB_NUM_NODES": "3", "SLURM_NTASKS_PER_NODE": "2"}
+    arguments = ["--config", "configs/image/simclr_digits.yaml", "--model.warmup_epochs", "2"]
+    done = subprocess.run(
+        ["bash", many, *arguments], capture_output=True, text=True, env=os.environ | slurm | {"PATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+    config = yaml.safe_load(done.stdout)
+    assert (config["run_dir"], config["ckpt_path"]) == ("runs/slurm-17", "auto")
+    assert (config["trainer"]["num_nodes"], int(config["trainer"]["devices"])) == (3, 2)
+    assert config["model"]["init_args"]["warmup_epochs"] == 2
 
 
 def test_max_steps_within_an_epoch_does_not_end_it(folder, tmp_path):
