@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 from sklearn.datasets import load_digits, make_classification
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
 from contrastive.errors import ContrastiveError
@@ -15,7 +16,7 @@ from contrastive.evaluation.knn import knn_accuracy
 from contrastive.evaluation.linear import (
     REGULARISATIONS,
     Features,
-    SoftmaxRegression,
+    LargeLogisticRegression,
     linear_probe,
     select_classifier,
 )
@@ -46,17 +47,33 @@ def test_knn_is_scikit_learns_weighted_vote(digits, k):
 def test_softmax_regression_reaches_scikit_learns_optimum(c):
     h, y = make_classification(600, 30, n_informative=12, n_classes=4, random_state=0)
     theirs = LogisticRegression(C=c, tol=1e-8, max_iter=5000).fit(h, y)
-    weight, bias = SoftmaxRegression(Features(h.astype(np.float32), y)).fit(c)
+    weight, bias = LargeLogisticRegression(Features(h.astype(np.float32), y)).fit(c)
     np.testing.assert_allclose(weight, theirs.coef_, atol=2e-3)
     p = torch.from_numpy(h @ weight.T + bias).softmax(1)
     np.testing.assert_allclose(p, theirs.predict_proba(h), atol=2e-3)
 
 
-def test_large_and_small_sets_are_probed_alike(digits, monkeypatch):
+@pytest.mark.parametrize("limit", [0, 10**9])  # by our solver, and by scikit-learn's
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_one_against_the_rest_is_what_liblinear_fits(monkeypatch, limit, num_classes):
+    monkeypatch.setattr("contrastive.evaluation.linear._SKLEARN_LIMIT", limit)
+    h, y = make_classification(600, 30, n_informative=12, n_classes=num_classes, random_state=0)
+    # liblinear penalises the intercept too, less the larger its scale
+    solver = LogisticRegression(C=0.1, tol=1e-8, solver="liblinear", intercept_scaling=100, max_iter=5000)
+    theirs = OneVsRestClassifier(solver).fit(h, y)
+    fit, none = Features(h.astype(np.float32), y), Features(h[:0].astype(np.float32), y[:0])
+    classify, _ = select_classifier(fit, none, [0.1], objective="one_vs_rest")
+    np.testing.assert_allclose(classify(h), theirs.predict_proba(h), atol=5e-3)
+    assert (classify(h).argmax(1) == theirs.predict(h)).mean() >= 0.995
+
+
+@pytest.mark.parametrize("objective", ["softmax", "one_vs_rest"])
+def test_large_and_small_sets_are_probed_alike(digits, monkeypatch, objective):
     train, test = digits.take(np.arange(1000)), digits.take(np.arange(1000, 1797))
-    small = linear_probe(train, test, Protocol("digits"))["accuracy_mean"]
+    protocol = Protocol("digits", objective=objective)
+    small = linear_probe(train, test, protocol)["accuracy_mean"]
     monkeypatch.setattr("contrastive.evaluation.linear._SKLEARN_LIMIT", 0)
-    large = linear_probe(train, test, Protocol("digits"))["accuracy_mean"]
+    large = linear_probe(train, test, protocol)["accuracy_mean"]
     assert abs(small - large) <= 0.005
 
 

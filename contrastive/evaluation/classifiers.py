@@ -18,7 +18,7 @@ from contrastive.errors import ContrastiveError
 from contrastive.evaluation.knn import neighbour_vote
 from contrastive.evaluation.linear import Features, select_classifier
 from contrastive.evaluation.metrics import LOWER_IS_BETTER, PRIMARY, Kind, measure
-from contrastive.evaluation.protocol import Draw
+from contrastive.evaluation.protocol import Draw, Objective
 
 SVM_GRID = {"C": [0.1, 1.0, 10.0, 100.0, 1000.0]}
 
@@ -47,6 +47,7 @@ def predict_linear(
     *,
     regularisations: Sequence[float],
     unit_length: bool = False,
+    objective: Objective = "softmax",
 ) -> Prediction:
     """Logistic regression, one a label where there are several; ridge regression of values.
 
@@ -58,6 +59,7 @@ def predict_linear(
         regularisations: values of C, or of 1/α in ridge regression, from small to large.
         unit_length: divide rows by their lengths; else features are standardised by all items that are not
             tested on, without their labels. Sparse features, fingerprints, stay as they are.
+        objective: where items have one class each.
     """
     unit = 1.0
     if unit_length:
@@ -67,7 +69,10 @@ def predict_linear(
     strengths = {c * unit**2: c for c in regularisations}  # the same penalty in the units of h
     if kind == "classes":
         classify, c = select_classifier(
-            Features(h[draw.fit], y[draw.fit]), Features(h[draw.val], y[draw.val]), list(strengths)
+            Features(h[draw.fit], y[draw.fit]),
+            Features(h[draw.val], y[draw.val]),
+            list(strengths),
+            objective=objective,
         )
         score = _widened(classify(h[draw.test]), int(y.max()) + 1)
         val = _widened(classify(h[draw.val]), int(y.max()) + 1)

@@ -126,6 +126,7 @@ def _frozen(name: str, h: Any, task: Task, protocol: Protocol) -> Evaluation:
             options: dict[str, Any] = {
                 "regularisations": task.regularisations,
                 "unit_length": task.unit_length,
+                "objective": protocol.objective,
             }
             predictions.append(predict_linear(h, task.y, draw, task.kind, **options))
     return judged(name, h.shape[1], predictions, task, probabilities=protocol.method != "svm")

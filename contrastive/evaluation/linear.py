@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional as F
 
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.protocol import Protocol, labelled_draws
+from contrastive.evaluation.protocol import Objective, Protocol, labelled_draws
 from contrastive.evaluation.statistics import mean_interval, proportion_interval
 from contrastive.features import FrozenEncoder, accelerator, encode
 from contrastive.report import track
@@ -62,7 +63,7 @@ def linear_probe(
     train, test = (replace(part, h=scaler.transform(part.h)) for part in (train, test))
     accuracies, chosen = [], []
     for fit, val in track(list(labelled_draws(train.y, protocol)), progress):
-        classify, c = select_classifier(train.take(fit), train.take(val))
+        classify, c = select_classifier(train.take(fit), train.take(val), objective=protocol.objective)
         accuracies.append(float((classify(test.h).argmax(1) == test.y).mean()))
         chosen.append(c)
     mean, interval = mean_interval(accuracies)
@@ -77,7 +78,11 @@ def linear_probe(
 
 
 def select_classifier(
-    fit: Features, val: Features, regularisations: Sequence[float] = REGULARISATIONS
+    fit: Features,
+    val: Features,
+    regularisations: Sequence[float] = REGULARISATIONS,
+    *,
+    objective: Objective = "softmax",
 ) -> tuple[Classifier, float]:
     """Fit a classifier for each C; return the one with the best validation accuracy, and its C.
 
@@ -87,7 +92,7 @@ def select_classifier(
     """
     best: Classifier | None = None
     best_key, best_c = (-1.0, 0.0), 0.0
-    for c, classify in fit_path(fit, regularisations):
+    for c, classify in fit_path(fit, regularisations, objective):
         p = classify(val.h)
         truth = p[np.arange(len(p)), val.y] if len(p) else np.ones(1)
         key = (float((p.argmax(1) == val.y).mean()) if len(p) else 0.0, float(np.log(truth + 1e-12).mean()))
@@ -97,36 +102,49 @@ def select_classifier(
     return best, best_c
 
 
-def fit_path(fit: Features, regularisations: Sequence[float]) -> Iterator[tuple[float, Classifier]]:
+def fit_path(
+    fit: Features, regularisations: Sequence[float], objective: Objective = "softmax"
+) -> Iterator[tuple[float, Classifier]]:
     """Yield a fitted classifier for each C, the next one starting from the last.
 
-    The objective is scikit-learn's: the sum of the cross-entropies times C, plus ½‖W‖². Large sets are fitted
-    by `SoftmaxRegression`, on the accelerator where there is one.
+    The objective is scikit-learn's: the sum of the cross-entropies times C, plus ½‖W‖²; of the softmax over
+    the classes, or of each class against the rest. Large sets are fitted by `LargeLogisticRegression`, on the
+    accelerator where there is one.
     """
-    if len(np.unique(fit.y)) < 2:
+    classes = np.unique(fit.y)
+    if len(classes) < 2:
         raise ContrastiveError(
             f"the {len(fit.y)} labelled items to fit on are of one class; give more labels a class"
         )
-    if fit.h.size <= _SKLEARN_LIMIT:
-        model = LogisticRegression(max_iter=500, tol=1e-3, warm_start=True)
+    rest = objective == "one_vs_rest" or len(classes) == 2  # scikit-learn's function of two classes
+    if fit.h.size > _SKLEARN_LIMIT:
+        regression = LargeLogisticRegression(fit, one_vs_rest=rest)
         for c in regularisations:
-            model.set_params(C=c).fit(fit.h, fit.y)
-            yield c, _probabilities(model.coef_, model.intercept_, model.classes_)
+            weight, bias = regression.fit(c)
+            yield c, _probabilities(weight, bias, np.arange(len(weight)), one_vs_rest=rest)
         return
-    regression = SoftmaxRegression(fit)
+    model = LogisticRegression(max_iter=500, tol=1e-3, warm_start=True)
+    peer = OneVsRestClassifier(model) if rest and len(classes) > 2 else model
     for c in regularisations:
-        weight, bias = regression.fit(c)
-        yield c, _probabilities(weight, bias, np.arange(len(weight)))
+        model.set_params(C=c)
+        fitted = peer.fit(fit.h, fit.y)
+        parts = getattr(fitted, "estimators_", [fitted])
+        weight, bias = (np.concatenate([getattr(m, name) for m in parts]) for name in ("coef_", "intercept_"))
+        yield c, _probabilities(weight, bias, classes, one_vs_rest=rest)
 
 
-def _probabilities(weight: np.ndarray, bias: np.ndarray, classes: np.ndarray) -> Classifier:
+def _probabilities(
+    weight: np.ndarray, bias: np.ndarray, classes: np.ndarray, *, one_vs_rest: bool
+) -> Classifier:
     """The classifier of fitted weights; a class that was not fitted has the probability 0."""
     if len(weight) == 1:  # scikit-learn's binary case: the weights of the second class against the first
-        weight, bias = np.vstack([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        weight, bias = np.vstack([-weight, weight]), np.concatenate([-bias, bias])
     weight, bias = weight.copy(), bias.copy()
 
     def classify(h: np.ndarray) -> np.ndarray:
         logits = h @ weight.T.astype(h.dtype) + bias.astype(h.dtype)
+        if one_vs_rest:  # the sigmoids over their sum
+            logits = -np.logaddexp(0, -logits)
         p = np.exp(logits - logits.max(axis=1, keepdims=True))
         whole = np.zeros((len(h), int(classes.max()) + 1), dtype=p.dtype)
         whole[:, classes] = p / p.sum(axis=1, keepdims=True)
@@ -135,10 +153,11 @@ def _probabilities(weight: np.ndarray, bias: np.ndarray, classes: np.ndarray) ->
     return classify
 
 
-class SoftmaxRegression:
-    """Softmax regression by L-BFGS with a preconditioner, for many samples and many features.
+class LargeLogisticRegression:
+    """Logistic regression by L-BFGS with a preconditioner, for many samples and many features.
 
-    Minimises mean cross-entropy + ‖W‖² / (2 C N), scikit-learn's objective over C N. Features are turned into
+    Minimises mean cross-entropy + ‖W‖² / (2 C N), scikit-learn's objective over C N: of the softmax, or the
+    sum over the classes, each against the rest, all solved together. Features are turned into
     their principal axes, which leaves the penalty as it is and the curvature nearly diagonal: it is at most
     ½ s_d² / N + 1 / (C N) along axis d, s_d² the sum of its squares (Böhning 1992). Weights in units of the
     square root of that take a few dozen steps where plain ones take hundreds.
@@ -146,9 +165,10 @@ class SoftmaxRegression:
     Args:
         fit: standardised features ``(N, D)`` and classes ``0 … K-1``; the work is in float32, on the
             accelerator where there is one.
+        one_vs_rest: each class against the rest, instead of the softmax.
     """
 
-    def __init__(self, fit: Features) -> None:
+    def __init__(self, fit: Features, *, one_vs_rest: bool = False) -> None:
         device = accelerator()
         h = torch.from_numpy(fit.h).float().to(device)
         self.y = torch.from_numpy(fit.y).to(device)
@@ -156,6 +176,7 @@ class SoftmaxRegression:
         self.h = h @ self.axes
         self.weight = torch.zeros(int(self.y.max()) + 1, h.shape[1], device=device)
         self.bias = torch.zeros(len(self.weight), device=device)
+        self.one_hot = F.one_hot(self.y).float() if one_vs_rest else None
 
     def fit(self, c: float) -> tuple[np.ndarray, np.ndarray]:
         """The weights ``(K, D)`` and biases ``(K,)`` at ``c``, starting from the ones fitted before."""
@@ -175,7 +196,7 @@ class SoftmaxRegression:
         def closure() -> Tensor:
             optimizer.zero_grad()
             weight = scaled * unit
-            loss = F.cross_entropy(F.linear(self.h, weight, bias), self.y)
+            loss = self._cross_entropy(F.linear(self.h, weight, bias))
             loss = loss + weight.square().sum() / (2 * c * n)
             loss.backward()
             return loss
@@ -183,3 +204,8 @@ class SoftmaxRegression:
         optimizer.step(closure)  # type: ignore[arg-type]
         self.weight, self.bias = (scaled * unit).detach(), bias.detach()
         return (self.weight @ self.axes.T).cpu().numpy(), self.bias.cpu().numpy()
+
+    def _cross_entropy(self, logits: Tensor) -> Tensor:
+        if self.one_hot is None:
+            return F.cross_entropy(logits, self.y)
+        return F.binary_cross_entropy_with_logits(logits, self.one_hot, reduction="sum") / len(logits)

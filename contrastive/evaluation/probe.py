@@ -20,7 +20,14 @@ from contrastive.evaluation.evaluate import (
     results_folder,
 )
 from contrastive.evaluation.leaks import report_leaks
-from contrastive.evaluation.protocol import Finetuning, Method, Protocol, SplitRule, parse_targets
+from contrastive.evaluation.protocol import (
+    Finetuning,
+    Method,
+    Objective,
+    Protocol,
+    SplitRule,
+    parse_targets,
+)
 from contrastive.evaluation.tasks import read_task
 from contrastive.items import source_of
 from contrastive.report import write_json
@@ -38,6 +45,7 @@ def probe(
     fraction: float | None = None,
     repeats: int | None = None,
     k: int = 20,
+    objective: Objective = "softmax",
     finetuning: Finetuning | None = None,
     untrained: bool = True,
     raw: bool | None = None,
@@ -69,6 +77,7 @@ def probe(
         repeats: draws of the labelled set (default: 10 where labels are drawn, else 1), random splits of
             nodes (default: 20), or deals of the graphs into folds (default: 1).
         k: neighbours, of knn.
+        objective: of linear, for one class an item: softmax, or one_vs_rest as liblinear does.
         finetuning: of finetune and scratch.
         untrained: also evaluate the same encoder before training.
         raw: also evaluate what needs no encoder (pixels, Morgan fingerprints; default: of graphs and nodes).
@@ -93,7 +102,8 @@ def probe(
     else:
         protocol = Protocol(
             source_of(first, data), method or "linear", parse_targets(targets), smiles_column, split,
-            labels_per_class, fraction, repeats, k=k, seed=seed, finetuning=finetuning or Finetuning(),
+            labels_per_class, fraction, repeats, k=k, objective=objective, seed=seed,
+            finetuning=finetuning or Finetuning(),
         )  # fmt: skip
     task = read_task(first, protocol, download=download, skip_corrupt=skip_corrupt)
     if not recorded:

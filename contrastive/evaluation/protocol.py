@@ -13,6 +13,7 @@ from sklearn.model_selection import train_test_split
 from contrastive.errors import ContrastiveError
 
 Method = Literal["linear", "knn", "svm", "finetune", "scratch"]
+Objective = Literal["softmax", "one_vs_rest"]
 SplitRule = Literal["auto", "scaffold", "random", "stratified"]
 NUM_DRAWS = 10  # of some of the labels
 
@@ -73,6 +74,8 @@ class Protocol:
         repeats: draws of the labelled items, splits, or deals into folds; None takes what is usual.
         val_fraction: share of the training split that is set aside to choose by, where no split is published.
         k: neighbours, of ``knn``.
+        objective: of ``linear`` where items have one class each: the cross-entropy of the softmax, or each
+            class against the rest, as liblinear fits them and the authors of GRACE and GCA judge nodes.
         seed: of splits, draws and training.
         finetuning: of ``finetune`` and ``scratch``.
         selection: what is chosen, and by what.
@@ -88,6 +91,7 @@ class Protocol:
     repeats: int | None = None
     val_fraction: float = 0.1
     k: int = 20
+    objective: Objective = "softmax"
     seed: int = 0
     finetuning: Finetuning = field(default_factory=Finetuning)
     selection: str = (

@@ -1,13 +1,13 @@
-"""The linear probe on many samples and features, beside scikit-learn's liblinear and L-BFGS.
+"""The linear probe on many samples and features, beside scikit-learn's L-BFGS and liblinear.
 
     python scripts/benchmarks/probe.py
 
 50,000 samples of 2,048 non-negative, correlated features, as an encoder with ReLU gives them, of ten classes
 with a tenth of the labels wrong; a tenth of the samples choose the strength. Ours is the whole probe: seven
-strengths and the choice. liblinear (one class against the rest) and L-BFGS are fitted at the chosen strength
-alone, as scikit-learn runs them. Accuracies are of 10,000 further samples. liblinear takes 3 GB of memory and
-many minutes for all samples; ``--samples 12000`` compares all three on fewer. ``--data FILE.npz`` takes the
-features that ``contrastive embed`` wrote, three tenths of them to test on.
+strengths and the choice, of the softmax and of each class against the rest. L-BFGS minimises the first,
+liblinear the second, at the chosen strength alone, as scikit-learn runs them. Accuracies are of 10,000
+further samples. liblinear takes 3 GB of memory and minutes for all samples, ``--samples 12000`` less.
+``--data FILE.npz`` takes the features that ``contrastive embed`` wrote, three tenths of them to test on.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +27,18 @@ from sklearn.multiclass import OneVsRestClassifier
 sys.path.pop(0)  # this file's folder, in which names of packages could be files
 
 from contrastive.evaluation.linear import Features, select_classifier
+from contrastive.evaluation.protocol import Objective
+from contrastive.evaluation.statistics import mcnemar
+
+Predict = Callable[[np.ndarray], np.ndarray]  # features → classes
+PAIRS: list[tuple[Objective, str, Callable[[float], Any]]] = [
+    ("softmax", "scikit-learn, L-BFGS", lambda c: LogisticRegression(C=c, max_iter=1000)),
+    (
+        "one_vs_rest",
+        "scikit-learn, liblinear",
+        lambda c: OneVsRestClassifier(LogisticRegression(C=c, solver="liblinear")),
+    ),
+]
 
 
 def synthetic(num_samples: int, num_features: int, *, num_classes: int = 10, rank: int = 256) -> Features:
@@ -48,13 +62,14 @@ def embedded(file: str) -> Features:
     return Features((h[order] - h.mean(0)) / np.maximum(h.std(0), 1e-6), y[order])
 
 
-def timed(name: str, fit: Callable[[], Callable[[np.ndarray], np.ndarray]], test: Features) -> None:
+def timed(name: str, fit: Callable[[], Predict], test: Features) -> np.ndarray:
     """Fit, and print the seconds, by the clock and of the processor, and the accuracy."""
     start, processor = time.perf_counter(), time.process_time()
     predict = fit()
     seconds, processor = time.perf_counter() - start, time.process_time() - processor
-    accuracy = 100 * (predict(test.h) == test.y).mean()
-    print(f"| {name} | {seconds:.1f} | {processor:.1f} | {accuracy:.2f} |", flush=True)
+    right = predict(test.h) == test.y
+    print(f"| {name} | {seconds:.1f} | {processor:.1f} | {100 * right.mean():.2f} |", flush=True)
+    return right
 
 
 def main() -> None:
@@ -79,21 +94,20 @@ def main() -> None:
     val, fit = data.take(np.arange(samples // 10)), data.take(np.arange(samples // 10, samples))
     print(f"{samples} samples of {data.h.shape[1]} features, {torch.get_num_threads()} thread(s)")
     print("| probe | seconds | of the processor | test accuracy, % |\n|---|---|---|---|", flush=True)
-    chosen: list[float] = []
+    for objective, name, peer in PAIRS:
+        chosen: list[float] = []
 
-    def ours() -> Callable[[np.ndarray], np.ndarray]:
-        classify, c = select_classifier(fit, val)
-        chosen.append(c)
-        return lambda h: classify(h).argmax(1)
+        def ours(objective: Objective = objective, chosen: list[float] = chosen) -> Predict:
+            classify, c = select_classifier(fit, val, objective=objective)
+            chosen.append(c)
+            return lambda h: classify(h).argmax(1)
 
-    timed("ours, 7 strengths", ours, test)
-    print(f"the strength that was chosen: C = {chosen[0]:g}", flush=True)
-    if options.no_peers:
-        return
-    model = LogisticRegression(C=chosen[0], max_iter=1000)
-    timed("scikit-learn, L-BFGS, one strength", lambda: model.fit(fit.h, fit.y).predict, test)
-    rest = OneVsRestClassifier(LogisticRegression(C=chosen[0], solver="liblinear"))
-    timed("scikit-learn, liblinear, one strength", lambda: rest.fit(fit.h, fit.y).predict, test)
+        right = timed(f"ours, {objective}, 7 strengths", ours, test)
+        if not options.no_peers:
+            fitting = partial(peer(chosen[0]).fit, fit.h, fit.y)
+            theirs = timed(f"{name}, C = {chosen[0]:g}", lambda fit=fitting: fit().predict, test)
+            apart = f"right: only ours {(right & ~theirs).sum()}, only theirs {(theirs & ~right).sum()}"
+            print(f"{apart}, p = {mcnemar(right, theirs):.2g} (McNemar)", flush=True)
 
 
 if __name__ == "__main__":
