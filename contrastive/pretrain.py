@@ -259,5 +259,6 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # ours is: `EpochLoader`
+    warnings.filterwarnings("ignore", ".*`IterableDataset` has `__len__`.*")  # each worker reads its share
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")
