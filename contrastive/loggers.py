@@ -124,7 +124,7 @@ def wandb_logger(run_dir: Path, mode: Wandb) -> WandbLogger:
     id_file = run_dir / "wandb_id"
     if is_first_process() and not id_file.exists():
         id_file.write_text(secrets.token_hex(4))
-    return PatientWandb(
+    logger = PatientWandb(
         project=os.environ.get("WANDB_PROJECT", "contrastive"),
         name=f"{run_dir.parent.name}/{run_dir.name}",
         save_dir=run_dir,
@@ -133,6 +133,8 @@ def wandb_logger(run_dir: Path, mode: Wandb) -> WandbLogger:
         offline=mode == "offline",
         settings=wandb.Settings(init_timeout=_WANDB_PATIENCE),
     )
+    logger._wandb_init.pop("anonymous", None)  # wandb warns of it, though it is not set
+    return logger
 
 
 def _go_offline() -> None:

@@ -146,7 +146,7 @@ class PretrainCLI(LightningCLI):
         if trainer_config["logger"] is not False or theirs is None:
             own.append(LearningRateMonitor(logging_interval="step"))
         if trainer_config.get("enable_progress_bar") is not False:
-            own.append(RichProgressBar(leave=False))
+            own.append(Progress())
         trainer_config["callbacks"] = own + _as_list(trainer_config.get("callbacks"))
         trainer = super().instantiate_trainer(**kwargs)
         step = self._resumed_step(config, trainer.world_size) if self.checkpoint else None
@@ -179,6 +179,16 @@ CLI = TypeVar("CLI", bound=PretrainCLI)
 def load_config(cli: PretrainCLI) -> dict[str, Any]:
     """The parsed configuration as plain data, with every default in it."""
     return yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
+
+
+class Progress(RichProgressBar):
+    """A bar an epoch, with the loss and without the number of a version, which a run here does not have."""
+
+    def get_metrics(self, *args: Any) -> dict[str, Any]:
+        """What stands beside the bar."""
+        metrics = super().get_metrics(*args)
+        metrics.pop("v_num", None)
+        return metrics
 
 
 class RecordConfig(Callback):
@@ -255,7 +265,8 @@ def _found(arg: str) -> str:
 
 def _quieten() -> None:
     """Hide what a user of this program can do nothing about."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning", "lightning_fabric"):  # the second one says which seed was set
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # ours is: `EpochLoader`
