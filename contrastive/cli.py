@@ -6,6 +6,7 @@ import importlib
 import inspect
 import itertools
 import json
+import re
 import sys
 from collections.abc import Callable
 
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
             )
     except ArgumentError as error:
         print(
-            f"contrastive {name}: error: {error}\n(contrastive {name} --help lists the options)",
+            f"contrastive {name}: error: {_said(error)}\n(contrastive {name} --help lists the options)",
             file=sys.stderr,
         )
         return 2
@@ -69,6 +70,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"contrastive {name}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _said(error: Exception) -> str:
+    """What jsonargparse says; of an option that a class does not have, no more than that."""
+    found = re.search(r"class_path '([\w.]+)':\s+Option '([\w.]+)' is not accepted", str(error))
+    return f"{found[1]} has no option {found[2]}" if found else str(error)
 
 
 def _usage(name: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,22 +39,21 @@ def percent(row: dict[str, Any]) -> str:
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> None:
-    """Print a table, its first column to the left and the others to the right."""
-    table = Table(
-        title=title,
-        caption=caption,
-        title_justify="left",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    """Print a table under its title, columns of numbers to the right and of words to the left."""
+    lines = [list(row) for row in rows]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for i, column in enumerate(header):
-        table.add_column(column, justify="right" if i else "left")
-    for row in rows:
-        table.add_row(*row)
+        numbers = i > 0 and all(re.match(r"[-+\[.\d]|$", line[i]) for line in lines)
+        table.add_column(column, justify="right" if numbers else "left")
+    for line in lines:
+        table.add_row(*line)
     narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
-    Console(width=None if narrow else _WIDTH).print(table)
+    console = Console(width=None if narrow else _WIDTH, highlight=False)
+    if title:
+        console.print(title, style="bold", markup=False)
+    console.print(table)
+    if caption:
+        console.print(caption, style="dim", markup=False)
 
 
 def cache_home() -> Path:
