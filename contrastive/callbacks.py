@@ -11,12 +11,9 @@ from torch import Tensor
 
 from contrastive.data import Batch
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.classifiers import predict_knn
-from contrastive.evaluation.knn import knn_accuracy
+from contrastive.evaluation.knn import knn_accuracy, neighbour_vote
 from contrastive.evaluation.metrics import PRIMARY, kind_of, measure
-from contrastive.evaluation.protocol import Draw
 from contrastive.evaluation.quality import alignment, dimension_std, effective_rank, rankme, uniformity
-from contrastive.features import extract_features
 from contrastive.sharding import is_sharded
 
 
@@ -62,16 +59,8 @@ class OnlineKNN(Callback):
         known = _labelled(data.train)
         bank = data.train.subset(known[:: max(1, len(known) // self.max_bank)])
         val = data.val.subset(_labelled(data.val))
-        encoder: Any = pl_module.encoder
-        preprocess: Any = pl_module.preprocess
-        was_training = encoder.training
-        encoder.eval()
-        h = {
-            name: extract_features(encoder, preprocess, part, device=pl_module.device)
-            for name, part in (("bank", bank), ("val", val))
-        }
-        encoder.train(was_training)
-        name, value = neighbour_metric(h["bank"], bank.labels, h["val"], val.labels, k=self.k)
+        h, held_out = (_encoded(pl_module, part) for part in (bank, val))
+        name, value = neighbour_metric(h, bank.labels, held_out, val.labels, k=self.k)
         if not trainer.is_global_zero:
             return
         trainer.callback_metrics[name] = torch.tensor(value)
@@ -79,6 +68,18 @@ class OnlineKNN(Callback):
         step = max(0, trainer.global_step - 1)  # steps count from 0: that of the last batch
         for logger in trainer.loggers:
             logger.log_metrics({name: value, "epoch": trainer.current_epoch}, step)
+
+
+def _encoded(module: Any, dataset: Any, batch_size: int = 512) -> Tensor:
+    """Features of a data set by the encoder under training, ``(N, num_features)`` on the CPU."""
+    was_training = module.encoder.training
+    module.encoder.eval()
+    h = []
+    for part in torch.arange(len(dataset)).split(batch_size):
+        inputs = dataset.__getitems__(part.tolist()).input.to(module.device)
+        h.append(module.encoder(module.preprocess(inputs)).float().cpu())
+    module.encoder.train(was_training)
+    return torch.cat(h)
 
 
 def neighbour_metric(
@@ -95,10 +96,8 @@ def neighbour_metric(
     """
     if labels.ndim == 1:
         return "knn_accuracy", knn_accuracy(bank, bank_labels, queries, labels, k=k)
-    y = torch.cat([bank_labels, labels]).numpy()
-    kind, place = kind_of(y), np.arange(len(y))
-    draw = Draw(place[: len(bank)], place[:0], place[len(bank) :])
-    score = predict_knn(torch.cat([bank, queries]).numpy(), y, draw, kind, k=k).score
+    kind = kind_of(torch.cat([bank_labels, labels]).numpy())
+    score = neighbour_vote(bank, bank_labels, queries, k=k).numpy()
     return f"knn_{PRIMARY[kind]}", measure(kind, labels.numpy(), score)[PRIMARY[kind]]
 
 

@@ -14,12 +14,10 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from augmentations.colour import Normalize
 from contrastive.building import build_module
 from contrastive.errors import ContrastiveError, reading
-from contrastive.report import track
 
 HUB = "hf://"
 CONFIG, LAST = "config.yaml", Path("checkpoints") / "last.ckpt"  # in a run folder
@@ -165,9 +163,12 @@ def untrained_like(encoder: FrozenEncoder, seed: int) -> FrozenEncoder:
 
 def in_channels(encoder: FrozenEncoder) -> int:
     """Channels of the images that an encoder takes: those of its first convolution, else of its data."""
-    convolutions = (layer for layer in encoder.encoder.modules() if isinstance(layer, nn.Conv2d))
-    first = next(convolutions, None)
-    return first.in_channels if first else encoder.data.get("channels") or 3
+    return first_channels(encoder.encoder) or encoder.data.get("channels") or 3
+
+
+def first_channels(network: nn.Module) -> int | None:
+    """Channels that a network's first convolution takes; None where it has none."""
+    return next((layer.in_channels for layer in network.modules() if isinstance(layer, nn.Conv2d)), None)
 
 
 def checkpoint_of(path: Path) -> Path:
@@ -287,43 +288,3 @@ def run_config(path: Path) -> dict[str, Any]:
 def accelerator() -> str:
     """The device that frozen features are computed and probed on: CUDA where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def encode(
-    encoder: FrozenEncoder, dataset: Dataset, *, batch_size: int = 512, progress: str | None = None
-) -> Tensor:
-    """`extract_features` with a frozen encoder, on the accelerator where there is one."""
-    device = accelerator()
-    encoder.to(device)
-    return extract_features(
-        encoder.encoder, encoder.preprocess, dataset, batch_size=batch_size, device=device, progress=progress
-    )
-
-
-def extract_features(
-    encoder: nn.Module,
-    preprocess: nn.Module,
-    dataset: Dataset,
-    *,
-    batch_size: int = 512,
-    device: torch.device | str = "cpu",
-    num_workers: int = 0,
-    progress: str | None = None,
-) -> Tensor:
-    """Encode a data set, in its order, as float32 ``(N, num_features)`` on the CPU.
-
-    Args:
-        encoder: in eval mode and on ``device``.
-        preprocess: applied to each batch first.
-        dataset: yields a ``Batch`` for a list of indices.
-        batch_size: samples at a time.
-        device: where the encoder is.
-        num_workers: processes that read.
-        progress: what the progress bar says; None shows no bar.
-    """
-    loader = DataLoader(
-        dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=lambda batch: batch
-    )
-    with torch.inference_mode():
-        h = [encoder(preprocess(batch.input.to(device))) for batch in track(loader, progress)]
-        return torch.cat(h).float().cpu()

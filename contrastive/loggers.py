@@ -116,6 +116,7 @@ def wandb_logger(run_dir: Path, mode: Wandb) -> WandbLogger:
     if mode == "auto":
         mode = "online" if _has_wandb_key() else "offline"
     os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else its own faults are sent to a third party
     if mode == "offline":
         _go_offline()
     import wandb

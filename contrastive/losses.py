@@ -324,7 +324,6 @@ class InfoNCE(nn.Module):
     def __init__(self, *, temperature: float = 0.5) -> None:
         super().__init__()
         self.temperature = temperature
-        self.metrics: dict[str, Tensor] = {}
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
         """Mean loss ``()`` of two views, ``(B, D)`` each."""
@@ -393,30 +392,10 @@ class DecoupledInfoNCE(nn.Module):
     def __init__(self, *, temperature: float = 0.1) -> None:
         super().__init__()
         self.temperature = temperature
-        self.metrics: dict[str, Tensor] = {}
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
         """Mean loss ``()`` of two views, ``(B, D)`` each."""
         return decoupled_info_nce(z0, z1, temperature=self.temperature)
-
-
-class SupervisedInfoNCE(nn.Module):
-    """`supervised_info_nce` as a module.
-
-    Args:
-        temperature: t > 0.
-        positives: "all" rows of the class, or only those "across", in the other view.
-    """
-
-    def __init__(self, *, temperature: float = 0.1, positives: Literal["all", "across"] = "all") -> None:
-        super().__init__()
-        self.temperature = temperature
-        self.positives = positives
-        self.metrics: dict[str, Tensor] = {}
-
-    def forward(self, z0: Tensor, z1: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss ``()`` of two views, ``(B, D)`` each, with integer ``labels``, ``(B,)``."""
-        return supervised_info_nce(z0, z1, labels, temperature=self.temperature, positives=self.positives)
 
 
 class CrossModalInfoNCE(nn.Module):

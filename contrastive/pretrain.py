@@ -113,7 +113,7 @@ class PretrainCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the folder first, so that a folder that cannot be written costs no work."""
         recipe = Path(self.config.config[0].relative).stem if self.config.get("config") else "pretrain"
-        self.run_dir = run_folder(self.config.run_dir, recipe, self.config.ckpt_path)
+        self.run_dir = settle_folder(self.config.run_dir, recipe, self.config.ckpt_path)
         if is_first_process():
             make_folder(self.run_dir / LAST.parent)
             self._lock = lock(self.run_dir)
@@ -194,7 +194,7 @@ class RecordConfig(Callback):
         checkpoint["config"] = self.config
 
 
-def run_folder(given: str | None, recipe: str, asked: str | None) -> Path:
+def settle_folder(given: str | None, recipe: str, asked: str | None) -> Path:
     """The run's folder, one for all processes.
 
     Raises:
@@ -259,5 +259,6 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # ours is: `EpochLoader`
+    warnings.filterwarnings("ignore", ".*`IterableDataset` has `__len__`.*")  # each worker reads its share
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")

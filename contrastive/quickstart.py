@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
 
-from contrastive.building import build_module
 from contrastive.data.image_dataset import ImageDataset
 from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.finetune import train_classifier
+from contrastive.evaluation.evaluate import pretraining_view
+from contrastive.evaluation.finetune import finetune
 from contrastive.evaluation.linear import Features, features_of, linear_probe
-from contrastive.evaluation.protocol import Protocol, labelled_draws
+from contrastive.evaluation.protocol import Finetuning, Protocol
 from contrastive.evaluation.statistics import mean_interval
-from contrastive.features import (
-    LAST,
-    build_encoder,
-    load_encoder,
-    model_args,
-    run_config,
-    untrained_like,
-)
+from contrastive.evaluation.tasks import Task, read_task
+from contrastive.features import LAST, FrozenEncoder, load_encoder, untrained_like
 from contrastive.pretrain import make_folder, pretrain
 from contrastive.report import (
     percent,
@@ -40,12 +36,12 @@ RECIPE = "configs/image/simclr_digits.yaml"
 LABELS_PER_CLASS = (1, 5, 20)
 DESCRIPTIONS = {
     "raw": "raw pixels + probe",
-    "untrained": "untrained encoder + probe",
+    "untrained": "untrained + probe",
     "scratch": "trained from scratch",
-    "pretrained": "pretrained encoder + probe",
+    "pretrained": "pretrained + probe",
 }
-ORDER = list(DESCRIPTIONS)
-NUM_DRAWS, NUM_DRAWS_SCRATCH = 20, 5
+NUM_DRAWS, NUM_DRAWS_TRAINED = 20, 5
+TRAINING = Finetuning(num_epochs=1, min_steps=60, lr=3e-3)  # one epoch: nothing is selected
 
 
 def quickstart(*, graphs: bool = False, output: str | None = None, seed: int = 0) -> None:
@@ -67,24 +63,40 @@ def quickstart(*, graphs: bool = False, output: str | None = None, seed: int = 0
 
         return quickstart_graphs(output=output, seed=seed)
     start = time.perf_counter()
-    # A second thread gains so small a network little, and waiting for it on a busy machine costs minutes. One
-    # thread also sums in one order, so that the numbers do not depend on how many cores there are.
+    folder = begin(output or f"runs/quickstart/{time.strftime('%Y-%m-%d_%H-%M-%S')}")
+    pretrain(["--config", RECIPE, "--run_dir", str(folder), "--seed_everything", str(seed), "--wandb", "off"])
+    print("2/3  probing raw pixels, the untrained and the pretrained encoder")
+    train, test = read_images("digits", "train"), read_images("digits", "test")
+    protocol = Protocol("digits", repeats=NUM_DRAWS, seed=seed)
+    features = represent(folder, (_pixels(train), _pixels(test)), train, test, seed)
+    rows = probe_rows(features, LABELS_PER_CLASS, protocol)
+    print("3/3  training the same network from scratch on those labels")
+    encoder = load_encoder(folder)
+    starts = {"scratch": partial(untrained_like, encoder)}
+    task = read_task(encoder, protocol)
+    rows += trained_rows(starts, task, LABELS_PER_CLASS, replace(protocol, finetuning=TRAINING))
+    title = "Test accuracy on 540 digits, % [95 % interval of the mean over draws]"
+    report(folder, title, DESCRIPTIONS, rows, features, test.classes, protocol.to_json())
+    print(f"{time.perf_counter() - start:.0f} s in all. Next:\n{next_commands(folder)}")
+
+
+def begin(output: str) -> Path:
+    """Make the run folder, and settle on one thread.
+
+    A second thread gains such small networks little, and waiting for it on a busy machine costs minutes. One
+    thread also sums in one order, so that the numbers do not depend on how many cores there are.
+
+    Raises:
+        ContrastiveError: the folder holds a run, or cannot be written to.
+    """
     torch.set_num_threads(1)
     threadpool_limits(1)
-    folder = Path(output) if output else Path("runs") / "quickstart" / time.strftime("%Y-%m-%d_%H-%M-%S")
+    folder = Path(output)
     if (folder / LAST).exists():
         raise ContrastiveError(f"{folder} already holds a run; give another --output")
     make_folder(folder / "plots")
     print("1/3  pretraining without labels")
-    pretrain(["--config", RECIPE, "--run_dir", str(folder), "--seed_everything", str(seed), "--wandb", "off"])
-    print("2/3  probing raw pixels, the untrained and the pretrained encoder")
-    train, test = read_images("digits", "train"), read_images("digits", "test")
-    features = represent(folder, (_pixels(train), _pixels(test)), train, test, seed)
-    rows = [row for name, (h, held_out) in features.items() for row in probe_rows(name, h, held_out, seed)]
-    print("3/3  training the same network from scratch on those labels")
-    rows += scratch_rows(folder, train, test, seed)
-    report(folder, rows, features, test, seed)
-    print(f"{time.perf_counter() - start:.0f} s in all. Next:\n{next_commands(folder)}")
+    return folder
 
 
 def represent(
@@ -94,8 +106,7 @@ def represent(
     pretrained = load_encoder(folder)
     features = {"raw": raw}
     for name, encoder in (("untrained", untrained_like(pretrained, seed)), ("pretrained", pretrained)):
-        h, held_out = (features_of(encoder, part, batch_size=512, progress=None) for part in (train, test))
-        features[name] = (h, held_out)
+        features[name] = (features_of(encoder, train), features_of(encoder, test))
     return features
 
 
@@ -104,82 +115,90 @@ def _pixels(dataset: ImageDataset) -> Features:
     return Features(dataset.images.flatten(1).float().numpy() / 255, dataset.labels.numpy())
 
 
-def probe_rows(name: str, train: Features, test: Features, seed: int) -> list[dict[str, Any]]:
-    """Linear probes with 1, 5 and 20 labels a class."""
-    rows = []
-    for k in LABELS_PER_CLASS:
-        result = linear_probe(
-            train, test, _protocol(k, NUM_DRAWS, seed), progress=f"{name}, {k} labels a class"
+def probe_rows(
+    features: dict[str, tuple[Features, Features]], numbers: Sequence[int], protocol: Protocol
+) -> list[dict[str, Any]]:
+    """Linear probes of each representation, with each number of labels a class."""
+    return [
+        {"representation": name, "labels_per_class": k}
+        | linear_probe(
+            train, test, replace(protocol, labels_per_class=k), progress=f"{name}, {k} labels a class"
         )
-        rows.append(_row(name, k, result["accuracy_mean"], result["accuracy_ci95"], NUM_DRAWS))
-    return rows
-
-
-def scratch_rows(folder: Path, train: ImageDataset, test: ImageDataset, seed: int) -> list[dict[str, Any]]:
-    """The network of the run, trained on the first draws of the labels that the probes are trained on."""
-    config = run_config(folder)
-    assert train.labels is not None
-    view = build_module(model_args(config)["views"][0])
-    accuracies: dict[int, list[float]] = {k: [] for k in LABELS_PER_CLASS}
-    draws = [
-        (k, fit)
-        for k in LABELS_PER_CLASS
-        for fit, _ in labelled_draws(train.labels.numpy(), _protocol(k, NUM_DRAWS_SCRATCH, seed))
+        for name, (train, test) in features.items()
+        for k in numbers
     ]
-    for i, (k, fit) in enumerate(track(draws, "from scratch")):
-        torch.manual_seed(seed + i)
-        encoder, preprocess = build_encoder(config)
-        batch = train.__getitems__(fit.tolist())
-        assert batch.label is not None
-        model = train_classifier(encoder, view, batch.input, batch.label, num_classes=10, seed=seed + i)
-        with torch.inference_mode():
-            predicted = model(preprocess(test.images)).argmax(1)
-        accuracies[k].append(float((predicted == test.labels).float().mean()))
-    return [_row("scratch", k, *mean_interval(accuracies[k]), NUM_DRAWS_SCRATCH) for k in LABELS_PER_CLASS]
 
 
-def _protocol(labels_per_class: int, repeats: int, seed: int) -> Protocol:
-    return Protocol("digits", labels_per_class=labels_per_class, repeats=repeats, seed=seed)
+def trained_rows(
+    starts: Mapping[str, Callable[[int], FrozenEncoder]],
+    task: Task,
+    numbers: Sequence[int],
+    protocol: Protocol,
+) -> list[dict[str, Any]]:
+    """Networks trained on the first draws of the labels that the probes are trained on.
 
-
-def _row(
-    name: str, labels_per_class: int, mean: float, interval: Sequence[float], num_draws: int
-) -> dict[str, Any]:
-    return {
-        "representation": name,
-        "labels_per_class": labels_per_class,
-        "accuracy_mean": mean,
-        "accuracy_ci95": list(interval),
-        "num_draws": num_draws,
-    }
+    Args:
+        starts: by name, where training starts; called with a seed.
+        task: the labelled items.
+        numbers: of labels a class.
+        protocol: says how they are trained, and the seed.
+    """
+    protocol = replace(protocol, repeats=NUM_DRAWS_TRAINED)
+    draws = [
+        (k, i, draw)
+        for k in numbers
+        for i, draw in enumerate(task.with_draws(replace(protocol, labels_per_class=k)).draws)
+    ]
+    accuracies: dict[tuple[str, int], list[float]] = {}
+    for k, i, draw in track(draws, "training"):
+        for name, start in starts.items():
+            encoder, seed = start(protocol.seed + i), protocol.seed + i
+            view = pretraining_view(encoder)
+            score = finetune(encoder, task, draw, protocol.finetuning, view=view, seed=seed).score
+            accuracy = float((score.argmax(1) == task.y[draw.test]).mean())
+            accuracies.setdefault((name, k), []).append(accuracy)
+    rows = []
+    for (name, k), values in accuracies.items():
+        mean, interval = mean_interval(values)
+        row = {"accuracy_mean": mean, "accuracy_ci95": list(interval), "num_draws": len(values)}
+        rows.append({"representation": name, "labels_per_class": k} | row)
+    return rows
 
 
 def report(
     folder: Path,
+    title: str,
+    descriptions: dict[str, str],
     rows: list[dict[str, Any]],
     features: dict[str, tuple[Features, Features]],
-    test: ImageDataset,
-    seed: int,
+    classes: Sequence[str],
+    protocol: dict[str, Any],
 ) -> None:
-    """Print the table; write results/quickstart.json, its protocol, and the two pictures."""
-    rows.sort(key=lambda row: (ORDER.index(row["representation"]), row["labels_per_class"]))
-    by_name = {name: [percent(row) for row in rows if row["representation"] == name] for name in ORDER}
+    """Print the table; write results/quickstart.json, its protocol, and the two pictures.
+
+    Args:
+        folder: of the run.
+        title: of the table.
+        descriptions: of the representations, by name, in the table's order.
+        rows: of `probe_rows` and `trained_rows`.
+        features: what was probed; the test items are drawn.
+        classes: their names.
+        protocol: what is written beside the rows.
+    """
+    order, numbers = list(descriptions), sorted({row["labels_per_class"] for row in rows})
+    rows.sort(key=lambda row: (order.index(row["representation"]), row["labels_per_class"]))
+    by_name = {name: [percent(row) for row in rows if row["representation"] == name] for name in order}
     print_table(
-        "Test accuracy on 540 digits, % [95 % interval of the mean over draws]",
-        ("representation", *(f"{k} label{'s' if k > 1 else ''} a class" for k in LABELS_PER_CLASS)),
-        [(DESCRIPTIONS[name], *cells) for name, cells in by_name.items()],
-        caption=f"{NUM_DRAWS} draws of the labelled digits; {NUM_DRAWS_SCRATCH} for training from scratch",
+        title,
+        ("representation", *(f"{k} label{'s' if k > 1 else ''} a class" for k in numbers)),
+        [(descriptions[name], *cells) for name, cells in by_name.items()],
+        caption=f"{NUM_DRAWS} draws of the labelled items; {NUM_DRAWS_TRAINED} where the network is trained",
     )
     write_json(folder / "results" / "quickstart.json", rows)
-    write_json(
-        folder / "results" / "protocol.json",
-        Protocol("digits", repeats=NUM_DRAWS, seed=seed).to_json() | {"labels_per_class": LABELS_PER_CLASS},
-    )
-    panels = {
-        DESCRIPTIONS[name].removesuffix(" + probe"): held_out.h for name, (_, held_out) in features.items()
-    }
-    plot_embedding(panels, features["raw"][1].y, test.classes, folder / "plots" / "embedding.png")
-    plot_label_efficiency(rows, 1 / len(test.classes), folder / "plots" / "label_efficiency.png")
+    write_json(folder / "results" / "protocol.json", protocol | {"labels_per_class": numbers})
+    panels = {descriptions[name].removesuffix(" + probe"): test.h for name, (_, test) in features.items()}
+    plot_embedding(panels, features["raw"][1].y, classes, folder / "plots" / "embedding.png")
+    plot_label_efficiency(rows, 1 / len(classes), folder / "plots" / "label_efficiency.png")
     for file in ("results/quickstart.json", "plots/embedding.png", "plots/label_efficiency.png"):
         print(f"  {folder / file}")
 

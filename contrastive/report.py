@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track as rich_track
 from rich.table import Table
@@ -20,6 +21,7 @@ from safetensors import SafetensorError
 from contrastive.errors import ContrastiveError
 
 T = TypeVar("T")
+_WIDTH = 120  # characters of a table that goes into a file
 
 
 def track(items: Iterable[T], description: str | None, total: float | None = None) -> Iterable[T]:
@@ -32,17 +34,26 @@ def track(items: Iterable[T], description: str | None, total: float | None = Non
 def percent(row: dict[str, Any]) -> str:
     """An accuracy in percent, with its interval."""
     low, high = row["accuracy_ci95"]
-    return f"{100 * row['accuracy_mean']:.1f}  [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * row['accuracy_mean']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> None:
     """Print a table, its first column to the left and the others to the right."""
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    table = Table(
+        title=title,
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for i, column in enumerate(header):
         table.add_column(column, justify="right" if i else "left")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
+    Console(width=None if narrow else _WIDTH).print(table)
 
 
 def cache_home() -> Path:

@@ -17,6 +17,7 @@ from augmentations.batch import to_float
 from augmentations.colour import Normalize
 from augmentations.random import SampleRandom
 from contrastive.building import build_module
+from contrastive.data.image_channels import refuse_other_channels
 from contrastive.data.image_crops import CroppedViews
 from contrastive.errors import ContrastiveError
 from contrastive.features import model_args
@@ -68,6 +69,8 @@ class ViewsCLI(PretrainCLI):
         self.seed = int(config["seed_everything"])
         self.views = [build_module(spec, own=True) for spec in model_args(config)["views"]]
         self.images, self.crops = _examples(self.config, self.config.num, self.seed)
+        source = config["data"]["init_args"]["source"]
+        refuse_other_channels([("views", view) for view in self.views], self.images.shape[1], source)
 
 
 def _examples(config: Namespace, num_images: int, seed: int) -> tuple[Tensor, CroppedViews | None]:

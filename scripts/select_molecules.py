@@ -27,7 +27,8 @@ from contrastive.data.splits import scaffold, scaffold_split
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.evaluate import run_names
 from contrastive.evaluation.roc_auc import mean_roc_auc
-from contrastive.features import encode, load_encoder, untrained_like
+from contrastive.features import load_encoder, untrained_like
+from contrastive.items import encode_items
 
 STRENGTHS = tuple(10.0**k for k in range(6))  # ridge penalties of standardised features
 
@@ -61,7 +62,8 @@ def select(
         }
         for title, one in {name: encoder, **encoders}.items():
             scores = {
-                key: cross_validated(encode(one, part), y, fold) for key, (part, y, fold) in sets.items()
+                key: cross_validated(torch.from_numpy(encode_items(one, part)), y, fold)
+                for key, (part, y, fold) in sets.items()
             }
             print(row(title, scores), flush=True)
 

@@ -37,7 +37,8 @@ from contrastive.evaluation.link_report import open_links
 from contrastive.evaluation.links import summary
 from contrastive.evaluation.molecules import morgan_fingerprints
 from contrastive.evaluation.statistics import mean_interval
-from contrastive.features import encode, load_encoder, untrained_like
+from contrastive.features import load_encoder, untrained_like
+from contrastive.items import encode_items
 from contrastive.methods.links import LinkPrediction, evaluate_held_out
 from contrastive.report import print_table, write_json
 from encoders.decoders import DistMult
@@ -54,7 +55,7 @@ def features_of(kind: str, seed: int, molecules: Any, run: str | None) -> np.nda
         return np.random.default_rng(seed).normal(size=(len(molecules.smiles), 16)).astype(np.float32)
     assert run is not None
     encoder = load_encoder(run)
-    return encode(encoder if kind == "pretrained" else untrained_like(encoder, seed), molecules).numpy()
+    return encode_items(encoder if kind == "pretrained" else untrained_like(encoder, seed), molecules)
 
 
 def vectors_of(run: str) -> tuple[np.ndarray, list[str]]:

@@ -44,6 +44,22 @@ def digits_run(command, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory):
+    """The run folder of a run that nothing ended, made once for each kind of data and number of processes."""
+    folders = {}
+
+    def of(data, world_size=1):
+        if (data, world_size) not in folders:
+            folder = tmp_path_factory.mktemp("whole") / data
+            run = forked.pretrain(folder, data, world_size=world_size)
+            assert run.wait() == 0, run.printed
+            folders[data, world_size] = folder
+        return folders[data, world_size]
+
+    return of
+
+
 @pytest.fixture(params=["dgl", "torch"])
 def kernels(request, monkeypatch):
     """Run with DGL's kernels and, as if DGL were not installed, with torch's."""

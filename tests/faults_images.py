@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from contrastive.data.image_dataset import ImageDataset, read_image
 from contrastive.data.image_shards import decode, shard_samples
 from contrastive.data.images import read_images
+from contrastive.pretrain import pretrain
 
 REPAIR = "; repair or remove it, or pass skip_corrupt=true"
 
@@ -164,6 +165,21 @@ def strip(folder):
     return "read: the middle, 32 by 32 pixels"
 
 
+def recipe(name, source=None):
+    """A recipe that is given images of other channels than it takes."""
+
+    def meet(folder):
+        (folder / "pets").mkdir()
+        for i in range(20):
+            noise().save(folder / "pets" / f"{i}.png")
+        options = {"data.init_args.source": source or folder / "pets", "data.init_args.batch_size": 8}
+        options |= {"run_dir": folder / "run", "wandb": "off", "model.encoder.init_args.width": 8}
+        options |= {"trainer.accelerator": "cpu", "trainer.enable_progress_bar": "false"}
+        pretrain(["--config", f"configs/image/{name}.yaml", *(f"--{k}={v}" for k, v in options.items())])
+
+    return meet
+
+
 BAD = "…/train/bad.png is not a readable image"
 NONE_OF = "it is none of JPEG, PNG, TIFF, WEBP, BMP, GIF, PPM, JPEG2000, or its head is damaged"
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
@@ -194,5 +210,7 @@ FAULTS = [
     Fault("a CSV list in Latin-1", listed("path,label\na.png,caf\xe9\n".encode("latin-1")), "…/list.csv is not UTF-8 (byte 20); save it as UTF-8"),
     Fault("a CSV list with NaN as a label", listed(b"path,label\na.png,nan\n"), "…/list.csv, line 2: label is nan; leave it empty where the class is not known"),
     Fault("a CSV list of an image that is not there", listed(b"path\nb.png\n"), "…/list.csv, line 2: there is no image …/b.png"),
+    Fault("the recipe of digits, which are grey, on a folder of colour images", recipe("simclr_digits"), "the images of …/pets are read with 3 channel(s), but the model takes 1 (encoder, views, preprocess): pass --data.init_args.channels 1 to convert them, or set in_channels of the encoder, and mean and std of the views and of preprocess, for 3"),
+    Fault("a recipe of colour images on grey ones", recipe("simclr_cifar10", "digits"), "the images of digits are read with 1 channel(s), but the model takes 3 (encoder, views, preprocess): pass --data.init_args.channels 3 to convert them, or set in_channels of the encoder, and mean and std of the views and of preprocess, for 1"),
     Fault("an .npz with a label that is no class", numbered([0, 10**12]), "…/i.npz: the label in row 1 is 1000000000000; number classes from 0"),
 ]  # fmt: skip

@@ -49,6 +49,16 @@ DATA = {
         "data.init_args.batch_size": 16,
     },
 }
+DATA["queue"] = {"config": "", "model": "interruptions.Queued"} | DATA["digits"]
+DATA["stream"] = {
+    "config": "configs/image/simclr_cifar10.yaml",
+    "data": "contrastive.data.image_streams.ImageStream",
+    "data.init_args.image_size": 8,
+    "data.init_args.epoch_size": 96,
+    "data.init_args.batch_size": 16,
+    "model.encoder.init_args.width": 4,
+    "model.views.init_args.size": 8,
+}
 
 
 def write_rings(folder: Path, num_graphs: int = 96) -> Path:

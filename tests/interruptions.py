@@ -1,15 +1,48 @@
-"""Callbacks that the tests of resuming put into a run: one ends it at a step, one writes down its losses."""
+"""What the tests of resuming put into a run: callbacks that end it or write it down, and a method."""
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import multiprocessing
 import os
 import resource
 import signal
+import socket
+import sys
 from pathlib import Path
+from typing import Any
 
+import torch
 from pytorch_lightning import Callback
+from torch import nn
+from torch.nn import functional as F
+
+from contrastive.losses import queue_info_nce
+from contrastive.module import ContrastiveModule
+
+
+class Queued(ContrastiveModule):
+    """A user's own method, with what MoCo keeps (arXiv 1911.05722): an averaged encoder, a queue of keys."""
+
+    def __init__(self, encoder: nn.Module, views: list[nn.Module], **options: Any) -> None:
+        super().__init__(encoder, views, **options)
+        self.averaged = copy.deepcopy(nn.Sequential(self.encoder, self.projector)).requires_grad_(False)
+        self.register_buffer("queue", torch.eye(64))
+
+    def step(self, batch):
+        first, second = self.augment(batch)
+        h = self.encoder(first)
+        q = self.projector(h)
+        for slow, fast in zip(
+            self.averaged.parameters(), [*self.encoder.parameters(), *self.projector.parameters()]
+        ):
+            slow.lerp_(fast.detach(), 0.1)
+        with torch.no_grad():
+            k = self.averaged(second)
+        loss = queue_info_nce(q, k, self.queue)
+        self.queue = torch.cat([F.normalize(k), self.queue])[: len(self.queue)]
+        return {"loss": loss, "h": h.detach(), "z": q.detach()}
 
 
 class SignalAt(Callback):
@@ -27,6 +60,48 @@ class SignalAt(Callback):
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         if trainer.global_step == self.step and self.rank in (None, trainer.global_rank):
             os.kill(os.getpid(), getattr(signal, self.name))
+
+
+class RaiseAt(Callback):
+    """Raise an error of the user's own in one process.
+
+    Args:
+        step: optimizer steps that are done by then.
+        rank: the process.
+    """
+
+    def __init__(self, step: int, rank: int) -> None:
+        self.step, self.rank = step, rank
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if trainer.global_step == self.step and self.rank == trainer.global_rank:
+            raise ArithmeticError("a fault of the user's own")
+
+
+class Connections(Callback):
+    """Write down every address that this process asks for, but for those of this machine.
+
+    Args:
+        file: a line an address.
+    """
+
+    def __init__(self, file: str) -> None:
+        Path(file).touch()
+
+        def note(event, args):
+            if event in ("socket.connect", "socket.getaddrinfo"):
+                address = args[1] if event == "socket.connect" else args
+                host = address[0] if isinstance(address, tuple) else "localhost"  # a path is a socket here
+                if host not in ("localhost", "127.0.0.1", "::1", None):
+                    with Path(file).open("a") as stream:
+                        stream.write(f"{host} {os.environ.get('WANDB_ERROR_REPORTING')}\n")
+
+        sys.addaudithook(note)
+
+    def on_train_end(self, trainer, pl_module):
+        socket.getaddrinfo(
+            "192.0.2.1", 1, flags=socket.AI_NUMERICHOST
+        )  # asks nobody, and shows that all is seen
 
 
 class Losses(Callback):

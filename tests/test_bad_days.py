@@ -1,7 +1,6 @@
 """What ends or could spoil a run, with real limits, full disks and dead processes, and what is said then."""
 
 import contextlib
-import csv
 import os
 import socket
 import subprocess
@@ -11,6 +10,7 @@ import time
 import pytest
 from forked import pretrain, start
 from pytorch_lightning import Trainer
+from same_run import assert_same_run
 
 from contrastive.errors import ContrastiveError
 from contrastive.faults import explained
@@ -36,7 +36,7 @@ def small_disk(path, size):
         subprocess.run(["umount", "-l", path], check=True)
 
 
-def test_a_full_disk_keeps_the_checkpoint_before(tmp_path):
+def test_a_full_disk_keeps_the_checkpoint_before(uninterrupted, tmp_path):
     with small_disk(tmp_path / "disk", "400k") as disk:
         run = pretrain(disk / "run", "graphs", **{"checkpoints.keep_last": 100})
         assert run.wait() == 1, run.printed
@@ -46,9 +46,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path):
         subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
         run = pretrain(disk / "run", "graphs", ckpt_path="last", **{"checkpoints.keep_last": 100})
         assert run.wait() == 0, run.printed
-        with (disk / "run" / "metrics.csv").open() as file:
-            steps = [int(row["step"]) for row in csv.DictReader(file) if row["loss"]]
-        assert steps == list(range(18))
+        assert_same_run(disk / "run", uninterrupted("graphs"))
 
 
 def test_output_that_cannot_be_written(tmp_path):
@@ -113,7 +111,7 @@ def test_out_of_memory_says_what_to_lower(folder):
     assert "is whole; go on from it with --ckpt_path last" in run.printed
 
 
-def test_a_data_worker_that_dies(folder):
+def test_a_data_worker_that_dies(uninterrupted, folder):
     callbacks = ("--trainer.callbacks+=interruptions.KillWorker", "--trainer.callbacks.step", 8)
     run = pretrain(folder, workers=2, callbacks=callbacks)
     assert run.wait() == 1, run.printed
@@ -122,6 +120,7 @@ def test_a_data_worker_that_dies(folder):
     )
     run = pretrain(folder, workers=2, ckpt_path="last")
     assert run.wait() == 0, run.printed
+    assert_same_run(folder, uninterrupted("digits"))
 
 
 def test_a_data_worker_that_dies_while_a_checkpoint_is_written():
@@ -148,6 +147,30 @@ def test_a_process_that_dies_ends_the_others(rank, folder):
     assert time.monotonic() - died < 60
     assert f"process {1 - rank} lost another one at step" in run.printed
     assert "step-9.ckpt is whole; go on from it with --ckpt_path last" in run.printed
+
+
+def test_a_process_that_fails_ends_the_others_and_its_error_is_shown(folder):
+    fault = ("--trainer.callbacks+=interruptions.RaiseAt", "--trainer.callbacks.step", 10)
+    run = pretrain(folder, world_size=2, callbacks=(*fault, "--trainer.callbacks.rank", 1))
+    run.processes[1].join(300)
+    failed = time.monotonic()
+    run.processes[0].join(60)
+    assert time.monotonic() - failed < 60 and run.processes[0].exitcode == 1, run.printed
+    assert "ArithmeticError: a fault of the user's own" in run.printed
+    assert "process 0 lost another one at step" in run.printed
+
+
+def test_a_run_asks_nobody_outside_and_keeps_its_id_at_weights_and_biases(folder, tmp_path):
+    """Offline, as for a user without a key, with a process that ends and is resumed."""
+    env = {"WANDB_API_KEY": "", "HOME": str(tmp_path)}
+    hook = ("--trainer.callbacks+=interruptions.Connections", "--trainer.callbacks.file", tmp_path / "asked")
+    assert pretrain(folder, "graphs", env=env, callbacks=hook, wandb="auto", end=("SIGKILL", 10)).wait() == -9
+    assert (tmp_path / "asked").read_text() == ""
+    run = pretrain(folder, "graphs", env=env, callbacks=hook, wandb="auto", ckpt_path="last")
+    assert run.wait() == 0, run.printed
+    assert (tmp_path / "asked").read_text() == "192.0.2.1 false\n"  # the callback's own, at the end
+    ids = {path.name.rpartition("-")[2] for path in (folder / "wandb").glob("offline-run-*")}
+    assert ids == {(folder / "wandb_id").read_text()}
 
 
 def test_weights_and_biases_that_cannot_be_reached(folder):

@@ -20,7 +20,9 @@ def at(epoch, done):
     """A trainer of one process that stands so many batches into an epoch."""
     progress = SimpleNamespace(current=SimpleNamespace(ready=done))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-    return SimpleNamespace(fit_loop=loop, current_epoch=epoch, world_size=1, global_rank=0)
+    return SimpleNamespace(
+        fit_loop=loop, current_epoch=epoch, world_size=1, global_rank=0, lightning_module=torch.nn.Module()
+    )
 
 
 def shards(folder):
@@ -76,6 +78,16 @@ def test_from_the_kth_batch_on(source, workers, tmp_path):
     assert len(whole) == 7
     for done in (1, 2, 3, 6):
         assert batches(done) == whole[done:]
+
+
+def test_processes_share_an_epoch_without_repeats():
+    read = []
+    for rank in (0, 1):
+        loader = images(SimpleNamespace(**vars(at(2, 0)) | {"world_size": 2, "global_rank": rank}), 0, None)
+        loader.sampler.set_epoch(2)
+        read.append(torch.cat([batch.index for batch in loader]).tolist())
+    assert len(read[0]) == len(read[1]) == 450  # three batches of 150 on each
+    assert len({*read[0], *read[1]}) == 900
 
 
 def _content(input):

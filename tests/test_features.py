@@ -7,7 +7,7 @@ import torch
 import contrastive
 from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
-from contrastive.features import extract_features
+from contrastive.items import encode_items
 from encoders.image import SmallCNN
 
 
@@ -41,9 +41,8 @@ def test_weights_are_the_trained_ones(digits_run):
 
 def test_features_do_not_depend_on_the_batch(digits_run):
     data, encoder = read_images("digits", "test"), load(digits_run)
-    whole = extract_features(encoder.encoder, encoder.preprocess, data, batch_size=540)
-    parts = extract_features(encoder.encoder, encoder.preprocess, data, batch_size=77)
-    torch.testing.assert_close(whole, parts)
+    whole = torch.from_numpy(encode_items(encoder, data, batch_size=540))
+    torch.testing.assert_close(whole, torch.from_numpy(encode_items(encoder, data, batch_size=77)))
     torch.testing.assert_close(whole, encoder(data.images))
 
 

@@ -7,11 +7,15 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 
+from augmentations.colour import Normalize
+from augmentations.image import simclr
 from contrastive.data import Batch, split_batch
+from contrastive.data.image_channels import refuse_other_channels
 from contrastive.data.image_dataset import read_image
 from contrastive.data.images import ImageData, read_images
 from contrastive.data.loading import split_indices
 from contrastive.errors import ContrastiveError
+from encoders.image import SmallCNN
 
 
 def save(path, size=(12, 10), mode="RGB", seed=0):
@@ -176,3 +180,23 @@ def test_a_batch_splits_without_loss():
     assert [len(part.input) for part in parts] == [4, 3, 3]
     with pytest.raises(ValueError, match="10 samples cannot be split in 11"):
         split_batch(batch, 11)
+
+
+class Gray(torch.nn.Module):
+    """A user's own encoder, which makes what it needs of the images."""
+
+    num_features = 1
+
+    def forward(self, x):
+        return x.mean((1, 2, 3))[:, None]
+
+
+def test_channels_are_compared_with_our_parts_alone():
+    parts = {"encoder": SmallCNN(in_channels=1), "views": simclr(size=8)}
+    with pytest.raises(ContrastiveError, match=r"takes 1 \(encoder\) and 3 \(views\): set in_channels"):
+        refuse_other_channels(parts.items(), 1, "x")
+    own = {"encoder": Gray(), "views": torch.nn.Sequential(Gray(), Normalize()), "loss": torch.nn.Identity()}
+    refuse_other_channels(own.items(), 1, "x")
+    refuse_other_channels(
+        [("encoder", SmallCNN(in_channels=1)), ("projector", torch.nn.Linear(2, 2))], 1, "x"
+    )

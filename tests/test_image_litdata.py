@@ -12,6 +12,7 @@ from contrastive.cli import main
 from contrastive.data.image_crops import Crop
 from contrastive.data.image_litdata import LitdataDataset
 from contrastive.data.image_streams import ImageStream
+from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
 
 litdata = pytest.importorskip("litdata", reason="needs litdata: pip install litdata")
@@ -177,3 +178,11 @@ def test_pretraining_and_a_sheet_of_views(folder, tmp_path):
     assert main(["views", *args, "--num", "3", "--output", str(tmp_path / "v.png")]) == 0
     with Image.open(tmp_path / "v.png") as sheet:
         assert sheet.size == (5 * 100 + 4, 16 + 3 * 100)
+
+
+def test_a_folder_is_read_by_number_where_that_is_asked_for(folder):
+    data = read_images(f"litdata:{folder}", "train")
+    for i, image in enumerate(data.images):
+        top = (len(pixels(i)) - 8) // 2
+        np.testing.assert_array_equal(image.permute(1, 2, 0), pixels(i)[top : top + 8])
+    assert len(data) == NUM and data.labels.tolist() == [i % 3 for i in range(NUM)]

@@ -1,6 +1,7 @@
 """Shards are real tar files, read by real worker processes."""
 
 import io
+import json
 import tarfile
 
 import numpy as np
@@ -13,7 +14,9 @@ from contrastive.cli import main
 from contrastive.data.image_crops import Crop
 from contrastive.data.image_shards import ShardDataset, find_shards, sample_index
 from contrastive.data.image_streams import ImageStream
+from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
+from contrastive.features import load_encoder
 
 pytest.importorskip("webdataset", reason="tar shards need webdataset: pip install webdataset")
 
@@ -153,6 +156,7 @@ def test_a_damaged_shard_is_named(damage, message, shards, tmp_path):
         ({"a.txt": b"x"}, "a of .* has no image; its files are txt"),
         ({"a.png": b"x"}, "a of .* is not a readable image"),
         ({"a.png": png(0)[0], "a.cls": b"cat"}, "a of .*: its class is no number"),
+        ({"a.png": png(0)[0], "a.cls": b"9" * 40}, "a of .*: its class is 9+; number classes from 0"),
     ],
 )
 def test_a_bad_sample_is_named(files, message, tmp_path):
@@ -166,3 +170,55 @@ def test_a_bad_sample_is_named(files, message, tmp_path):
 def test_a_sheet_of_views_takes_the_first_images(shards):
     images = ImageStream(shards, image_size=8, epoch_size=40).examples(3).__getitems__([0, 1, 2]).input
     np.testing.assert_array_equal(images.permute(0, 2, 3, 1), np.stack([png(i)[1] for i in range(3)]))
+
+
+def test_shards_are_read_by_number_where_that_is_asked_for(shards, tmp_path):
+    data = read_images(shards, "train")
+    np.testing.assert_array_equal(
+        data.images.permute(0, 2, 3, 1), np.stack([png(i)[1] for i in range(NUM_SHARDS * PER_SHARD)])
+    )
+    assert data.labels.tolist() == [i % 3 for i in range(40)] and data.classes == ["0", "1", "2"]
+    assert str(data.paths[11]) == str(tmp_path / "train-001.tar" / "00011.png")
+    with pytest.raises(ContrastiveError, match="has no test split: give the shards"):
+        read_images(shards, "test")
+    (tmp_path / "train-002.tar").write_bytes((tmp_path / "train-002.tar").read_bytes()[:700])
+    with pytest.raises(ContrastiveError, match="train-002.tar cannot be read as a tar: it is cut short"):
+        read_images(shards, "train")
+
+
+def test_a_damaged_image_of_a_shard_is_named(tmp_path):
+    with tarfile.open(tmp_path / "bad.tar", "w") as tar:
+        add(tar, "a.png", png(0)[0])
+        add(tar, "b.png", png(1)[0][:60])
+    with pytest.raises(ContrastiveError, match="image 1 of .*bad.tar is not a readable image"):
+        read_images(str(tmp_path / "bad.tar"), "train")
+
+
+def test_an_encoder_embeds_shards(digits_run, shards, tmp_path):
+    out = tmp_path / "f.npz"
+    assert main(["embed", str(digits_run), "--data", shards, "--out", str(out), "--batch-size", "16"]) == 0
+    arrays = np.load(out)
+    grey = np.stack([np.asarray(Image.fromarray(png(i)[1]).convert("L")) for i in range(40)])
+    expected = load_encoder(digits_run)(torch.from_numpy(grey)[:, None])
+    np.testing.assert_allclose(arrays["h"], expected, rtol=1e-4, atol=1e-5)
+    assert arrays["y"].tolist() == [i % 3 for i in range(40)]
+    assert arrays["item"][39].endswith("train-003.tar/00039.png")
+
+
+def test_a_run_on_shards_is_probed_and_inspected(shards, tmp_path):
+    """What it was pretrained on is looked up for leaks and for views."""
+    run = str(tmp_path / "run")
+    args = ["pretrain", "--config", "configs/image/simclr_cifar10.yaml", "--wandb", "off", "--run_dir", run]
+    args += ["--data", "contrastive.data.image_streams.ImageStream", "--data.source", shards]
+    args += ["--data.image_size", "8", "--data.epoch_size", "40", "--data.batch_size", "8"]
+    args += ["--model.encoder.init_args.width", "4", "--model.views.init_args.size", "8"]
+    args += ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+    assert main([*args, "--trainer.accelerator", "cpu"]) == 0
+    assert main(["inspect", run, "--num-items", "16"]) == 0
+    for i in range(60):
+        folder = tmp_path / "pets" / str(i % 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i:02}.png").write_bytes(png(i)[0])
+    assert main(["probe", run, "--data", str(tmp_path / "pets")]) == 0
+    leaks = json.loads((tmp_path / "run" / "results" / "probe.json").read_text())["leaks"]
+    assert leaks["num_pretraining"] == 40 and 0 < leaks["in_pretraining"] < leaks["num_test"] == 18

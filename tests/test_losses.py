@@ -17,7 +17,6 @@ from contrastive.losses import (
     DecoupledInfoNCE,
     HardNegativeInfoNCE,
     InfoNCE,
-    SupervisedInfoNCE,
     cross_modal_info_nce,
     debiased_info_nce,
     decoupled_info_nce,
@@ -391,12 +390,6 @@ def test_learned_temperature_stops_at_clips_bound():
 )
 def test_modules_are_their_functions(module, function):
     torch.testing.assert_close(module(*views(7)), function(*views(7)), rtol=1e-6, atol=0)
-
-
-def test_supervised_module():
-    labels = torch.tensor([0, 1, 1])
-    loss = SupervisedInfoNCE(positives="across")(*views(3), labels)
-    torch.testing.assert_close(loss, supervised_info_nce(*views(3), labels, positives="across"))
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,9 @@ def test_guide(guide, digits_run, tmp_path, monkeypatch):
             assert all(main(line.split()[1:]) == 0 for line in block.splitlines())
 
 
-def test_every_number_has_a_command_and_every_picture_exists():
-    for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
-        assert (Path(__file__).parent.parent / picture).is_file(), picture
+@pytest.mark.parametrize("document", ["README.md", *sorted(f"docs/{p.name}" for p in GUIDES.glob("*.md"))])
+def test_every_link_and_picture_is_there(document):
+    file = GUIDES.parent / document
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", file.read_text())
+    local = [link for link in links if "://" not in link]
+    assert not [link for link in local if not (file.parent / link).exists()]

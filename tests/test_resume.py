@@ -1,27 +1,20 @@
 """A run that ends at any step and is resumed goes on, to the bit, as if nothing had happened."""
 
+import io
 import os
 import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from forked import pretrain
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """The run folder of a run that nothing ended, made once for each kind of data and number of processes."""
-    folders = {}
-
-    def of(data, world_size=1):
-        if (data, world_size) not in folders:
-            folder = tmp_path_factory.mktemp("whole") / data
-            run = pretrain(folder, data, world_size=world_size)
-            assert run.wait() == 0, run.printed
-            folders[data, world_size] = folder
-        return folders[data, world_size]
-
-    return of
+from PIL import Image
+from same_run import assert_same_run, last, steps
 
 
 @pytest.fixture
@@ -35,47 +28,6 @@ def resume(folder, data="digits", **settings):
     return run
 
 
-def last(folder):
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-
-
-def assert_same(a, b, where=""):
-    """Equal to the bit, through dictionaries and lists."""
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}/{key}")
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b)):
-            assert_same(x, y, f"{where}/{i}")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    else:
-        assert a == b, where
-
-
-def steps(folder, rank):
-    """The last line of each step: a step that was taken again after a resume has two, equal ones."""
-    lines = (folder / f"losses-{rank}").read_text().splitlines()
-    by_step = {}
-    for line in lines:
-        number = line.split()[0]
-        assert by_step.setdefault(number, line) == line, "a step taken again differs"
-    return [by_step[key] for key in sorted(by_step, key=int)]
-
-
-def assert_same_run(folder, whole, world_size=1):
-    for rank in range(world_size):
-        assert steps(folder, rank) == steps(whole, rank)
-    assert (folder / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
-    resumed, expected = last(folder), last(whole)
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
-        assert_same(resumed[part], expected[part], part)
-    assert resumed["global_step"] == 18
-
-
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("data", ["digits", "graphs"])
@@ -85,6 +37,64 @@ def test_sigkill(data, workers, world_size, uninterrupted, folder):
     assert last(folder)["global_step"] == 9  # half of the second epoch's six steps
     resume(folder, data, workers=workers, world_size=world_size)
     assert_same_run(folder, uninterrupted(data, world_size), world_size)
+
+
+def test_a_method_of_ones_own_keeps_its_queue_and_its_averaged_encoder(uninterrupted, folder):
+    assert pretrain(folder, "queue", end=("SIGKILL", 10)).wait() == -9
+    saved = last(folder)["state_dict"]
+    assert not torch.equal(saved["queue"], torch.eye(64)) and any("averaged" in key for key in saved)
+    resume(folder, "queue")
+    assert_same_run(folder, uninterrupted("queue"))
+
+
+def write_stream(kind, folder):
+    """96 images of noise as four tar shards, or as chunks of litdata; returns the source."""
+    files = []
+    for i in range(96):
+        stream = io.BytesIO()
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (8, 8, 3), np.uint8)).save(stream, "PNG")
+        files.append(stream.getvalue())
+    if kind == "litdata":
+        from litdata.streaming.cache import Cache
+
+        cache = Cache(str(folder), chunk_size=4)
+        for i, file in enumerate(files):
+            cache[i] = {"image": file}
+        cache.done()
+        cache.merge()
+        return f"litdata:{folder}"
+    for i, file in enumerate(files):
+        with tarfile.open(folder / f"{i // 24}.tar", "a") as tar:
+            member = tarfile.TarInfo(f"{i:02}.png")
+            member.size = len(file)
+            tar.addfile(member, io.BytesIO(file))
+    return folder / "{0..3}.tar"
+
+
+@pytest.mark.parametrize(
+    ("kind", "workers", "world_size"), [("webdataset", 2, 1), ("litdata", 0, 1), ("litdata", 2, 2)]
+)
+def test_sigkill_amid_a_stream(kind, workers, world_size, folder, tmp_path):
+    pytest.importorskip(kind, reason=f"needs {kind}: pip install {kind}")
+    (tmp_path / "data").mkdir()
+    options = {"workers": workers, "world_size": world_size}
+    options |= {"data.init_args.source": write_stream(kind, tmp_path / "data")}
+    whole = pretrain(tmp_path / "whole", "stream", **options)
+    assert whole.wait() == 0, whole.printed
+    assert pretrain(folder, "stream", end=("SIGKILL", 10), **options).wait() == -9
+    assert last(folder)["global_step"] == 9
+    resume(folder, "stream", **options)
+    assert_same_run(folder, tmp_path / "whole", world_size)
+
+
+def test_another_number_of_workers_of_a_stream_is_refused(folder, tmp_path):
+    pytest.importorskip("webdataset", reason="needs webdataset: pip install webdataset")
+    (tmp_path / "data").mkdir()
+    source = {"data.init_args.source": write_stream("webdataset", tmp_path / "data")}
+    assert pretrain(folder, "stream", workers=2, end=("SIGKILL", 10), **source).wait() == -9
+    run = pretrain(folder, "stream", workers=1, ckpt_path="last", **source)
+    assert run.wait() == 1, run.printed
+    assert "data.init_args.num_workers was 2 on 1 process(es) and is 1 on 1" in run.printed
 
 
 @pytest.mark.parametrize(("name", "workers", "world_size"), [("SIGTERM", 2, 1), ("SIGINT", 0, 2)])
@@ -141,6 +151,26 @@ def test_slurm_requeues_after_sigusr1(folder, tmp_path):
     assert "SLURM job 17 was requeued" in run.printed
     assert (tmp_path / "asked").read_text() == "requeue 17\n"
     assert last(folder)["global_step"] == 8
+
+
+def test_the_slurm_scripts_start_what_they_should(tmp_path):
+    """With a stand-in for srun, which has the command print its configuration."""
+    one, many = (Path("scripts/slurm") / f"{name}.sbatch" for name in ("one_node", "many_nodes"))
+    commands = [script.read_text().partition("srun ")[2] for script in (one, many)]
+    assert commands[0] == commands[1] != ""
+    (tmp_path / "srun").write_text('#!/bin/sh\nexec "$@" --print_config\n')
+    (tmp_path / "srun").chmod(0o755)
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    slurm = {"SLURM_JOB_ID": "17", "SLURM_JOB_NUM_NODES": "3", "SLURM_NTASKS_PER_NODE": "2"}
+    arguments = ["--config", "configs/image/simclr_digits.yaml", "--model.warmup_epochs", "2"]
+    done = subprocess.run(
+        ["bash", many, *arguments], capture_output=True, text=True, env=os.environ | slurm | {"PATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+    config = yaml.safe_load(done.stdout)
+    assert (config["run_dir"], config["ckpt_path"]) == ("runs/slurm-17", "auto")
+    assert (config["trainer"]["num_nodes"], int(config["trainer"]["devices"])) == (3, 2)
+    assert config["model"]["init_args"]["warmup_epochs"] == 2
 
 
 def test_max_steps_within_an_epoch_does_not_end_it(folder, tmp_path):

@@ -29,6 +29,11 @@ def weights(folder):
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
+def files(folder):
+    """What a run wrote, but for the tests' own note of each process."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if "losses-" not in path.name}
+
+
 def losses(folder):
     with (folder / "metrics.csv").open() as file:
         return {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file) if row["loss"]}
@@ -52,6 +57,8 @@ def test_batch_norm_over_two_processes_is_one_process_s(tmp_path):
         assert run.wait() == 0, run.printed
     assert any("running_var" in key for key in weights(one))
     assert_close(two, one)
+    assert files(two) == files(one)
+    assert runs[1].printed.count("run folder: ") == 2  # at the start and at the end, from one process
 
 
 def test_weights_shared_out_over_two_processes(tmp_path):

@@ -76,3 +76,10 @@ def test_command_draws_grey_images(tmp_path):
 def test_command_says_what_is_wrong(options, message, capsys):
     assert main(["views", "--config", DIGITS, *options]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_images_of_other_channels_are_refused(tmp_path, capsys):
+    options = ["--config", DIGITS, "--data.init_args.channels", "3", "--output", str(tmp_path / "v.png")]
+    assert main(["views", *options]) == 1
+    assert "pass --data.init_args.channels 1 to convert them" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -22,11 +22,12 @@ from contrastive.report import track
 
 log = logging.getLogger("contrastive")
 
+MAX_CLASSES = 2**20  # larger numbers stand for something else
 _MAX_ASPECT = 64  # of a longer strip the middle alone is resized: a line of pixels would fill the memory
 
 
 class Item(NamedTuple):
-    """An image that another library's data set decodes: ``images[place]`` is a PIL image.
+    """An image that is no file: ``images[place]`` is a PIL image of another library's, or encoded bytes.
 
     ``images.source``, where it has one, is what messages call the data set.
     """
@@ -52,10 +53,10 @@ class ImageDataset(Dataset):
         channels: 1 or 3; an image is converted.
         skip_corrupt: read the next image that decodes instead of one that does not, and log it, so that a
             batch keeps its size.
-        paths: of images that were files and are held as a tensor.
+        paths: what images are called that are no files, or are held as a tensor.
 
     Attributes:
-        paths: of the images' files, or None where they are no files.
+        paths: of the images' files, or within their shards; None where they have no names.
     """
 
     def __init__(
@@ -178,7 +179,7 @@ def read_image(item: Path | Item, image_size: int | None, channels: int) -> Tens
         raise ContrastiveError(f"{error}; repair or remove it, or pass skip_corrupt=true") from error
 
 
-def _picture(item: Item) -> Image.Image:
+def _picture(item: Item) -> Image.Image | bytes:
     try:
         return item.images[item.place]
     except Exception as error:  # another library's decoder can fail in any way

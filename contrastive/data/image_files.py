@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from contrastive.data.image_dataset import ImageDataset, fit
+from contrastive.data.image_dataset import MAX_CLASSES, ImageDataset, fit
 from contrastive.data.image_sources import held_out_split, shorter_side
 from contrastive.data.loading import Split
 from contrastive.errors import ContrastiveError
 
-_MAX_CLASSES = 2**20  # more are numbers that stand for something else
 _SPLITS = {"train": ("train",), "test": ("test", "val")}  # where there is no test split, val serves
 
 
@@ -197,7 +196,7 @@ def _labels(labels: np.ndarray | None, num_images: int, file: Path) -> Tensor | 
     labels = labels.reshape(num_images, -1)
     if labels.shape[1] != 1 or labels.dtype.kind == "f":
         return torch.from_numpy(labels.astype(np.float32))
-    outside = (labels < 0) | (labels >= _MAX_CLASSES)
+    outside = (labels < 0) | (labels >= MAX_CLASSES)
     if outside.any():
         row = int(outside.argmax())
         raise ContrastiveError(f"{file}: the label in row {row} is {labels[row, 0]}; number classes from 0")

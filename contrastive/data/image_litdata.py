@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from contrastive.data.image_decode import decode, to_tensor
-from contrastive.data.image_stream_dataset import Sample, StreamDataset
+from contrastive.data.image_stream_dataset import Sample, StreamDataset, class_number
 from contrastive.errors import ContrastiveError, reading
 
 _LABELS = ("label", "class", "cls")
@@ -55,7 +55,7 @@ class LitdataDataset(StreamDataset):
         """An item, decoded."""
         number, item = sample
         name = f"item {number} of {self.source}"
-        image, label = _image_and_label(item, name)
+        image, label = image_and_label(item, name)
         return Sample(_decoded(image, self.channels, name), label, number)
 
 
@@ -105,10 +105,11 @@ def litdata_images(source: str, num_images: int, channels: int) -> list[Tensor]:
     with reading(source):
         items = [stream[i] for i in range(min(num_images, len(stream)))]
     names = ((f"item {number} of {source}", item) for number, item in items)
-    return [_decoded(_image_and_label(item, name)[0], channels, name) for name, item in names]
+    return [_decoded(image_and_label(item, name)[0], channels, name) for name, item in names]
 
 
-def _image_and_label(item: Any, name: str) -> tuple[Any, int]:
+def image_and_label(item: Any, name: str) -> tuple[Any, int]:
+    """The image of an item, as it is held, and its class or -1."""
     label: Any = -1
     if isinstance(item, dict):
         if "image" not in item:
@@ -117,10 +118,7 @@ def _image_and_label(item: Any, name: str) -> tuple[Any, int]:
         item = item["image"]
     elif isinstance(item, tuple | list):
         item, label = item
-    try:
-        return item, int(label)
-    except (TypeError, ValueError) as error:
-        raise ContrastiveError(f"{name}: its class is no number") from error
+    return item, class_number(label, name)
 
 
 def _decoded(image: Any, channels: int, name: str) -> Tensor:

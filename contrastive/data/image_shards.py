@@ -13,11 +13,11 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from contrastive.data.image_decode import decode as decode_image
-from contrastive.data.image_stream_dataset import Sample, StreamDataset
+from contrastive.data.image_stream_dataset import Sample, StreamDataset, class_number
 from contrastive.errors import ContrastiveError
 
 _END = 1024  # bytes
-_IMAGES = {extension.removeprefix(".") for extension in IMG_EXTENSIONS}
+IMAGES = {extension.removeprefix(".") for extension in IMG_EXTENSIONS}
 
 
 class ShardDataset(StreamDataset):
@@ -58,7 +58,8 @@ class ShardDataset(StreamDataset):
 
     def read(self, sample: dict[str, Any]) -> Sample:
         """A sample, decoded; its place follows from its key."""
-        return Sample(decode(sample, self.channels), _label(sample), sample_index(sample["__key__"]))
+        label = class_number(sample.get("cls", b"-1"), _called(sample))
+        return Sample(decode(sample, self.channels), label, sample_index(sample["__key__"]))
 
 
 def sample_index(key: str) -> int:
@@ -72,7 +73,7 @@ def find_shards(source: str) -> list[str]:
     Raises:
         ContrastiveError: none, or a local one that is not there; or webdataset is missing.
     """
-    webdataset = _webdataset()
+    webdataset = import_webdataset()
     if "*" in source:
         shards = sorted(glob.glob(str(Path(source).expanduser())))
     else:
@@ -85,7 +86,12 @@ def find_shards(source: str) -> list[str]:
     return shards
 
 
-def _webdataset() -> Any:
+def import_webdataset() -> Any:
+    """The package webdataset.
+
+    Raises:
+        ContrastiveError: it is not installed.
+    """
     try:
         import webdataset
     except ImportError as error:
@@ -97,9 +103,9 @@ def shard_samples(shards: list[str]) -> Iterator[dict[str, Any]]:
     """The samples of shards, one shard after the other; each a dictionary of its files' bytes."""
     for shard in shards:
         found = False
-        _check_end(shard)
+        check_end(shard)
         try:
-            for sample in _webdataset().tariterators.tarfile_samples(iter([{"url": shard}])):
+            for sample in import_webdataset().tariterators.tarfile_samples(iter([{"url": shard}])):
                 found = True
                 yield sample
         except Exception as error:  # tarfile and webdataset can fail in any way on damaged bytes
@@ -109,8 +115,12 @@ def shard_samples(shards: list[str]) -> Iterator[dict[str, Any]]:
             raise ContrastiveError(f"{shard} holds no sample")
 
 
-def _check_end(shard: str) -> None:
-    """A tar that was cut between two files reads as a shorter one; its end of two empty blocks is missing."""
+def check_end(shard: str) -> None:
+    """See that a tar ends as one: cut between two files it reads as a shorter one, without two empty blocks.
+
+    Raises:
+        ContrastiveError: it does not.
+    """
     if not shard.endswith(".tar") or not Path(shard).is_file():
         return  # compressed, or not here
     with Path(shard).open("rb") as stream:
@@ -125,19 +135,13 @@ def _check_end(shard: str) -> None:
 
 def decode(sample: dict[str, Any], channels: int) -> Tensor:
     """The image of a sample, uint8 ``(channels, H, W)``."""
-    name = f"{sample['__key__']} of {sample['__url__']}"
-    content = next((value for key, value in sample.items() if key.lower() in _IMAGES), None)
+    name = _called(sample)
+    content = next((value for key, value in sample.items() if key.lower() in IMAGES), None)
     if content is None:
         found = ", ".join(key for key in sample if not key.startswith("__"))
         raise ContrastiveError(f"{name} has no image; its files are {found}")
     return decode_image(content, channels, name)
 
 
-def _label(sample: dict[str, Any]) -> int:
-    content = sample.get("cls", b"-1")
-    try:
-        return int(content)
-    except ValueError as error:
-        raise ContrastiveError(
-            f"{sample['__key__']} of {sample['__url__']}: its class is no number"
-        ) from error
+def _called(sample: dict[str, Any]) -> str:
+    return f"{sample['__key__']} of {sample['__url__']}"

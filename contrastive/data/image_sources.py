@@ -119,16 +119,11 @@ def open_torchvision(
         raise ContrastiveError(
             f"{source!r} is neither a folder in {Path.cwd()}, nor 'digits', nor in torchvision.datasets"
         )
-    parameters = inspect.signature(cls).parameters
-    chosen: dict[str, Any] = {"train": split == "train"} if "train" in parameters else {"split": split}
-    if unlabelled and name != "STL10":
-        raise ContrastiveError(f"unlabelled=true is for STL10, which has such a split; {source} has none")
-    if unlabelled and split == "train":
-        chosen = {"split": "train+unlabeled"}
-    if "download" in parameters:
-        chosen["download"] = download
     if name in _UNPICKLES:
         raise ContrastiveError(f"{source}: torchvision's {name} unpickles, which can run code; give a folder")
+    if unlabelled and name != "STL10":
+        raise ContrastiveError(f"unlabelled=true is for STL10, which has such a split; {source} has none")
+    chosen = _torchvision_split(cls, split, download=download, unlabelled=unlabelled)
     try:
         dataset: Any = cls(root or "data", **chosen)  # type: ignore[call-arg]
     except RuntimeError as error:
@@ -146,6 +141,16 @@ def open_torchvision(
         image_size=image_size or _shorter_side(images),
         channels=channels,
     )
+
+
+def _torchvision_split(cls: Any, split: Split, *, download: bool, unlabelled: bool) -> dict[str, Any]:
+    """The arguments by which a class of torchvision's chooses a split: they are named in two ways."""
+    parameters = inspect.signature(cls).parameters
+    if unlabelled and split == "train":
+        chosen: dict[str, Any] = {"split": "train+unlabeled"}
+    else:
+        chosen = {"train": split == "train"} if "train" in parameters else {"split": split}
+    return chosen | ({"download": download} if "download" in parameters else {})
 
 
 def _shorter_side(images: _FirstOfPair) -> int:

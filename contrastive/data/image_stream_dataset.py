@@ -13,7 +13,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from contrastive.data import Batch
 from contrastive.data.image_crops import Crop
-from contrastive.data.image_dataset import fit
+from contrastive.data.image_dataset import MAX_CLASSES, fit
+from contrastive.errors import ContrastiveError
 
 
 class Sample(NamedTuple):
@@ -22,6 +23,21 @@ class Sample(NamedTuple):
     image: Tensor
     label: int
     place: int
+
+
+def class_number(value: Any, name: str) -> int:
+    """A class as a number from 0; -1 says that it is not known.
+
+    Raises:
+        ContrastiveError: no number, or none that numbers a class; ``name`` says of what.
+    """
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ContrastiveError(f"{name}: its class is no number") from error
+    if not -1 <= number < MAX_CLASSES:
+        raise ContrastiveError(f"{name}: its class is {number}; number classes from 0")
+    return number
 
 
 class StreamDataset(IterableDataset):

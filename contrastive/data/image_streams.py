@@ -10,11 +10,14 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
 
 from contrastive.data.epochs import EpochLoader
+from contrastive.data.image_channels import refuse_other_channels
 from contrastive.data.image_crops import Crop
 from contrastive.data.image_dataset import ImageDataset, Item
 from contrastive.data.image_litdata import LitdataDataset, litdata_images, open_litdata
+from contrastive.data.image_shard_index import LITDATA, open_stream
 from contrastive.data.image_shards import ShardDataset, decode, find_shards, shard_samples
 from contrastive.data.image_stream_dataset import StreamDataset
+from contrastive.data.loading import Split
 from contrastive.errors import ContrastiveError
 
 
@@ -71,8 +74,12 @@ class ImageStream(LightningDataModule):
         """Find the shards, or open the folder.
 
         Raises:
-            ContrastiveError: it is not there, fewer shards than workers, or an epoch below one batch.
+            ContrastiveError: it is not there, fewer shards than workers, an epoch below one batch, or the
+                model to be trained takes other channels.
         """
+        if self.trainer:
+            parts = self.trainer.lightning_module.named_children()
+            refuse_other_channels(parts, self.channels, self.source)
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         options: dict[str, Any] = dict(
             image_size=self.image_size,
@@ -105,7 +112,7 @@ class ImageStream(LightningDataModule):
     @property
     def _folder(self) -> str:
         """The folder of litdata that the source names; empty where it names shards."""
-        return self.source.removeprefix("litdata:") if self.source.startswith("litdata:") else ""
+        return self.source.removeprefix(LITDATA) if self.source.startswith(LITDATA) else ""
 
     def _num_batches(self, epoch_size: int, world_size: int) -> int:
         num_batches = epoch_size // (self.batch_size * world_size)
@@ -120,6 +127,10 @@ class ImageStream(LightningDataModule):
         """Whole batches, as many on each process."""
         assert self.train is not None and self.trainer is not None
         return EpochLoader(self.train, self.trainer, batch_size=None, num_workers=self.num_workers)
+
+    def read(self, split: Split) -> ImageDataset:
+        """All images by their number, for what is encoded once; see ``open_stream``."""
+        return open_stream(self.source, split, self.image_size, self.channels)
 
     def examples(self, num_images: int) -> ImageDataset:
         """Read the first images of the first shards or chunks."""

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
+from contrastive.data.image_channels import refuse_other_channels
 from contrastive.data.image_crops import Crop, CroppedViews, EpochSampler
 from contrastive.data.image_dataset import ImageDataset
 from contrastive.data.image_files import open_csv, read_npz
 from contrastive.data.image_huggingface import is_saved_dataset, open_huggingface
+from contrastive.data.image_shard_index import is_stream, open_stream
 from contrastive.data.image_sources import held_out_split, open_digits, open_folder, open_torchvision
 from contrastive.data.loading import PretrainingData, Split, draw_subset
 from contrastive.errors import ContrastiveError
@@ -63,6 +65,8 @@ def open_images(
             - a ``.npz`` file of MedMNIST's keys, ``train_images``, ``train_labels``, …;
             - a ``.csv`` file with a column ``path``, from the file's folder, and optionally ``label`` and
               ``split``;
+            - tar shards, ``train-{000..146}.tar``, or a folder of litdata, ``litdata:FOLDER``, which are all
+              of the training split (see ``contrastive.data.image_shard_index``);
             - ``hf:NAME``, or ``hf:NAME:CONFIGURATION``, of a data set on Hugging Face's hub;
             - a class of ``torchvision.datasets``, ``CIFAR10``, optionally with its root: ``CIFAR10:/data``.
 
@@ -82,6 +86,8 @@ def open_images(
         return open_csv(path, split, *shape, targets=targets)
     if targets:
         raise ContrastiveError(f"{source} has no columns {', '.join(targets)}; targets need a .csv file")
+    if is_stream(source):
+        return open_stream(source, split, *shape)
     if source == "digits":
         return held_out_split(open_digits(channels or 1), split)
     if source.startswith("hf:") or is_saved_dataset(path):
@@ -147,8 +153,16 @@ class ImageData(PretrainingData):
         return images.subset(draw_subset(len(images), images.labels, self.train_subset, self.seed))
 
     def read(self, split: Split) -> ImageDataset:
-        """Read a split with this module's settings, before any of it is set aside for validation."""
-        return _held(self.open(split), self.skip_corrupt, on_demand=self.crop is not None)
+        """Read a split with this module's settings, before any of it is set aside for validation.
+
+        Raises:
+            ContrastiveError: also where the model to be trained takes other channels.
+        """
+        images = self.open(split)
+        if self.trainer:
+            parts = self.trainer.lightning_module.named_children()
+            refuse_other_channels(parts, images.channels, self.source)
+        return _held(images, self.skip_corrupt, on_demand=self.crop is not None)
 
     def train_dataloader(self) -> DataLoader:
         """Full batches in an order that follows from (seed, epoch); of crops where ``crop`` says so."""

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.svm import SVC
 
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.knn import nearest_votes
+from contrastive.evaluation.knn import neighbour_vote
 from contrastive.evaluation.linear import Features, select_classifier
 from contrastive.evaluation.metrics import LOWER_IS_BETTER, PRIMARY, Kind, measure
 from contrastive.evaluation.protocol import Draw, Objective
@@ -88,16 +88,11 @@ def predict_linear(
 def predict_knn(h: Any, y: np.ndarray, draw: Draw, kind: Kind, *, k: int) -> Prediction:
     """The weighted vote of the k nearest fitted items (arXiv 1805.01978); blanks have no vote."""
     dense: Any = h.toarray() if issparse(h) else h  # type: ignore[attr-defined]
-    bank, queries = (torch.from_numpy(dense[part]).float() for part in (draw.fit, draw.test))
+    bank, queries = (torch.from_numpy(dense[part]) for part in (draw.fit, draw.test))
+    score = neighbour_vote(bank, torch.from_numpy(y[draw.fit]), queries, k=k).numpy()
     if kind == "classes":
-        votes = np.eye(int(y.max()) + 1)[y[draw.fit]]
-        known = np.ones_like(votes)
-    else:
-        votes, known = np.nan_to_num(y[draw.fit]), (~np.isnan(y[draw.fit])).astype(float)
-    votes, known = votes.astype(np.float32), known.astype(np.float32)
-    both = nearest_votes(bank, torch.from_numpy(np.hstack([votes, known])), queries, k=k).numpy()
-    total, weight = np.split(both, 2, axis=1)
-    return Prediction(total / np.maximum(weight, 1e-30), float("nan"), {"k": k})
+        score = _widened(score, int(y.max()) + 1)
+    return Prediction(score, float("nan"), {"k": k})
 
 
 def predict_svm(h: Any, y: np.ndarray, draw: Draw, kind: Kind) -> Prediction:

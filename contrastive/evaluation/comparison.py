@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from contrastive.data.images import ImageDataset
+from contrastive.data.image_dataset import ImageDataset
 from contrastive.evaluation.knn import knn_accuracy
 from contrastive.evaluation.linear import features_of, linear_probe
 from contrastive.evaluation.protocol import Protocol
@@ -76,7 +76,7 @@ def untrained_row(
 
 def accuracies(encoder: FrozenEncoder, train: ImageDataset, test: ImageDataset, seed: int) -> dict[str, Any]:
     """kNN (k = 20) and linear accuracy of a frozen encoder on a test split, with the probe's protocol."""
-    h, held_out = (features_of(encoder, split, 512, None) for split in (train, test))
+    h, held_out = (features_of(encoder, split) for split in (train, test))
     tensors = [torch.from_numpy(array) for array in (h.h, h.y, held_out.h, held_out.y)]
     protocol = Protocol(f"{len(train)} training and {len(test)} test images", seed=seed)
     return {

@@ -7,19 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def knn_accuracy(
-    bank: Tensor,
-    bank_labels: Tensor,
-    queries: Tensor,
-    labels: Tensor,
-    *,
-    k: int = 20,
-    temperature: float = 0.07,
-) -> float:
-    """Share of queries that the weighted vote of their k nearest neighbours classifies right.
-
-    Similarity is the cosine, a neighbour's weight exp(similarity / temperature), as in Wu et al. 2018
-    (arXiv 1805.01978), which takes k = 200 of ImageNet; small sets want fewer.
+def knn_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, *, k: int = 20) -> float:
+    """Share of queries that `neighbour_vote` classifies right.
 
     Args:
         bank: ``(M, D)`` float features with known labels.
@@ -27,33 +16,40 @@ def knn_accuracy(
         queries: ``(N, D)`` float.
         labels: ``(N,)`` int64, the truth.
         k: neighbours, at most M.
-        temperature: of the weights.
     """
-    one_hot = F.one_hot(bank_labels, int(max(bank_labels.max(), labels.max())) + 1).float()
-    votes = nearest_votes(bank, one_hot, queries, k=k, temperature=temperature)
-    return float((votes.argmax(1) == labels).float().mean())
+    return float((neighbour_vote(bank, bank_labels, queries, k=k).argmax(1) == labels).float().mean())
 
 
-def nearest_votes(
-    bank: Tensor, values: Tensor, queries: Tensor, *, k: int, temperature: float = 0.07, chunk: int = 1024
+def neighbour_vote(
+    bank: Tensor, targets: Tensor, queries: Tensor, *, k: int, temperature: float = 0.07, chunk: int = 1024
 ) -> Tensor:
-    """The sum of the values of each query's k nearest neighbours, weighted by exp(cosine / temperature).
+    """What the k nearest neighbours of each query say: the shares of the classes, or the mean of the targets.
+
+    Similarity is the cosine, a neighbour's weight exp(cosine / temperature), as in Wu et al. 2018 (arXiv
+    1805.01978), which takes k = 200 of ImageNet; small sets want fewer.
 
     Args:
         bank: ``(M, D)`` float features.
-        values: ``(M, V)`` float.
+        targets: ``(M,)`` int64 classes, or ``(M, T)`` float with NaN where unknown, which has no vote.
         queries: ``(N, D)`` float features.
         k: neighbours, at most M.
-        temperature: of the weights, which are divided by exp(1 / temperature) to keep them at most 1.
-        chunk: queries at a time, which bounds the memory to ``chunk × max(M, k V)``.
+        temperature: of the weights.
+        chunk: queries at a time, which bounds the memory to ``chunk × max(M, k T)``.
 
     Returns:
-        ``(N, V)`` float.
+        ``(N, largest class + 1)`` or ``(N, T)`` float32; 0 where no neighbour is known.
     """
     bank, queries = F.normalize(bank.float(), dim=1), F.normalize(queries.float(), dim=1)
-    sums = []
+    votes = []
     for part in queries.split(chunk):
-        similarity, neighbour = (part @ bank.T).topk(min(k, len(bank)), dim=1)
-        weight = ((similarity - 1) / temperature).exp()
-        sums.append(torch.einsum("qk,qkv->qv", weight, values[neighbour]))
-    return torch.cat(sums)
+        cosine, neighbour = (part @ bank.T).topk(min(k, len(bank)), dim=1)
+        weight = ((cosine - 1) / temperature).exp()  # at most 1
+        if targets.ndim == 1:
+            shares = weight / weight.sum(1, keepdim=True)
+            counts = shares.new_zeros(len(part), int(targets.max()) + 1)
+            votes.append(counts.scatter_add_(1, targets[neighbour], shares))
+        else:
+            near = targets[neighbour].float()
+            weight = weight[:, :, None] * ~near.isnan()
+            votes.append((weight * near.nan_to_num()).sum(1) / weight.sum(1).clamp_min(1e-30))
+    return torch.cat(votes)

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.protocol import Objective, Protocol, labelled_draws
 from contrastive.evaluation.statistics import mean_interval, proportion_interval
-from contrastive.features import FrozenEncoder, accelerator, encode
+from contrastive.features import FrozenEncoder, accelerator
+from contrastive.items import encode_items
 from contrastive.report import track
 
 REGULARISATIONS = tuple(10.0**k for k in range(-4, 3))
@@ -38,10 +39,9 @@ class Features:
         return Features(self.h[index], self.y[index])
 
 
-def features_of(encoder: FrozenEncoder, dataset: Any, batch_size: int, progress: str | None) -> Features:
+def features_of(encoder: FrozenEncoder, dataset: Any) -> Features:
     """Encode a labelled data set, of images or of graphs."""
-    h = encode(encoder, dataset, batch_size=batch_size, progress=progress)
-    return Features(h.numpy(), dataset.labels.numpy())
+    return Features(encode_items(encoder, dataset), dataset.labels.numpy())
 
 
 def linear_probe(

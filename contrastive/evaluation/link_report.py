@@ -15,12 +15,13 @@ from jsonargparse import ArgumentParser
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
+from contrastive.building import build_module
 from contrastive.data.link_splits import LinkSplit, contains
 from contrastive.data.links import LinkData
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.links import filtered_ranks, ranking
 from contrastive.evaluation.statistics import percentile_interval
-from contrastive.features import CONFIG, build_module, checkpoint_of, run_config
+from contrastive.features import CONFIG, checkpoint_of, run_config
 from contrastive.methods.links import LinkPrediction, evaluate_held_out, score_triples
 from contrastive.report import print_table, track, write_json, write_whole
 

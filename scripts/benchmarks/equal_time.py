@@ -43,7 +43,8 @@ from contrastive.data.image_dataset import ImageDataset
 from contrastive.data.images import ImageData
 from contrastive.evaluation.knn import knn_accuracy
 from contrastive.evaluation.statistics import mean_interval
-from contrastive.features import FrozenEncoder, default_preprocess, encode
+from contrastive.features import FrozenEncoder, default_preprocess
+from contrastive.items import encode_items
 from contrastive.losses import InfoNCE
 from contrastive.module import ContrastiveModule
 from contrastive.optimizers import decay_groups
@@ -135,7 +136,7 @@ def run(who: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     start = our_run if who == "ours" else lightly_run
     number = train(*start(encoder, bank, options.batch_size), options.seconds)
     frozen = FrozenEncoder(encoder, default_preprocess(encoder))
-    h, held_out = encode(frozen, bank), encode(frozen, test)
+    h, held_out = (torch.from_numpy(encode_items(frozen, part)) for part in (bank, test))
     accuracy = knn_accuracy(h, bank.labels, held_out, test.labels, k=20)
     row = {"who": who, "seed": seed, "steps": number, "knn_accuracy": accuracy}
     write_json(file, row)

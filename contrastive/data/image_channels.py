@@ -1,0 +1,51 @@
+"""Whether a model takes images of as many channels as the data gives, known before any is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from augmentations.colour import Normalize
+from contrastive.errors import ContrastiveError
+from contrastive.features import first_channels
+
+
+def refuse_other_channels(parts: Iterable[tuple[str, nn.Module]], channels: int, source: str) -> None:
+    """Check that the parts of a model take images of ``channels``.
+
+    What is the user's own is passed over, for it may convert the images itself.
+
+    Args:
+        parts: of the model, by their names: its encoder, its views, its preprocessing.
+        channels: of the images.
+        source: of the images, for the message.
+
+    Raises:
+        ContrastiveError: a part takes another number; the message says what to set.
+    """
+    taken: dict[int, list[str]] = {}
+    for name, part in parts:
+        for number in _channels_taken(part):
+            taken.setdefault(number, []).append(name)
+    if not taken.keys() - {channels}:
+        return
+    said = " and ".join(f"{number} ({', '.join(dict.fromkeys(names))})" for number, names in taken.items())
+    convert = f"pass --data.init_args.channels {min(taken)} to convert them, or " if len(taken) == 1 else ""
+    raise ContrastiveError(
+        f"the images of {source} are read with {channels} channel(s), but the model takes {said}: {convert}"
+        f"set in_channels of the encoder, and mean and std of the views and of preprocess, for {channels}"
+    )
+
+
+def _channels_taken(part: nn.Module) -> Iterable[int]:
+    """Channels of an encoder's first convolution, or of each Normalize in a recipe."""
+    if _package(part) == "encoders":
+        return filter(None, [first_channels(part)])
+    if not {_package(module) for module in part.modules()} <= {"augmentations", "torch"}:
+        return []
+    return (len(module.mean) for module in part.modules() if isinstance(module, Normalize))
+
+
+def _package(module: nn.Module) -> str:
+    return type(module).__module__.partition(".")[0]
