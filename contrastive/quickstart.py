@@ -187,18 +187,23 @@ def report(
     """
     order, numbers = list(descriptions), sorted({row["labels_per_class"] for row in rows})
     rows.sort(key=lambda row: (order.index(row["representation"]), row["labels_per_class"]))
-    by_name = {name: [percent(row) for row in rows if row["representation"] == name] for name in order}
+    by_name = {descriptions[name]: [row for row in rows if row["representation"] == name] for name in order}
     print_table(
         title,
         ("representation", *(f"{k} label{'s' if k > 1 else ''} a class" for k in numbers)),
-        [(descriptions[name], *cells) for name, cells in by_name.items()],
+        [(name, *map(percent, own)) for name, own in by_name.items()],
         caption=f"{NUM_DRAWS} draws of the labelled items; {NUM_DRAWS_TRAINED} where the network is trained",
     )
     write_json(folder / "results" / "quickstart.json", rows)
     write_json(folder / "results" / "protocol.json", protocol | {"labels_per_class": numbers})
     panels = {descriptions[name].removesuffix(" + probe"): test.h for name, (_, test) in features.items()}
     plot_embedding(panels, features["raw"][1].y, classes, folder / "plots" / "embedding.png")
-    plot_label_efficiency(rows, 1 / len(classes), folder / "plots" / "label_efficiency.png")
+    lines = {
+        name: [(row["labels_per_class"], row["accuracy_mean"], *row["accuracy_ci95"]) for row in own]
+        for name, own in by_name.items()
+    }
+    ticks = {float(number): str(number) for number in numbers}
+    plot_label_efficiency(lines, ticks, folder / "plots" / "label_efficiency.png", chance=1 / len(classes))
     for file in ("results/quickstart.json", "plots/embedding.png", "plots/label_efficiency.png"):
         print(f"  {folder / file}")
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -142,30 +142,42 @@ def plot_embedding(panels: dict[str, np.ndarray], y: np.ndarray, classes: Sequen
     plt.close(figure)
 
 
-def plot_label_efficiency(rows: Sequence[dict[str, Any]], chance: float, file: Path) -> None:
-    """Draw accuracy over labels a class with its 95 % interval, a line a representation.
+def plot_label_efficiency(
+    lines: Mapping[str, Sequence[tuple[float, float, float, float]]],
+    ticks: dict[float, str],
+    file: Path,
+    *,
+    ylabel: str = "test accuracy, %",
+    chance: float | None = None,
+) -> None:
+    """Draw a metric over labels a class with its 95 % interval, a line a representation.
 
     Args:
-        rows: the rows of ``results/quickstart.json``.
-        chance: accuracy of guessing.
+        lines: by name, points of labels a class, the mean in [0, 1] and the ends of its interval.
+        ticks: what stands at numbers of labels.
         file: the picture to write.
+        ylabel: what the metric is.
+        chance: what guessing gives, in [0, 1]; None draws no line there.
     """
     plt = _pyplot()
-    figure, axis = plt.subplots(figsize=(6, 4.5))
-    for name in dict.fromkeys(row["representation"] for row in rows):
-        own = [row for row in rows if row["representation"] == name]
-        x = [row["labels_per_class"] for row in own]
-        mean = np.array([100 * row["accuracy_mean"] for row in own])
-        low, high = (100 * np.array([row["accuracy_ci95"] for row in own])).T
-        axis.errorbar(x, mean, yerr=(mean - low, high - mean), marker="o", capsize=3, label=name)
-    axis.axhline(100 * chance, color="grey", linestyle=":", label="chance")
-    axis.set(xscale="log", xlabel="labels per class", ylabel="test accuracy, %", ylim=(0, 100))
-    axis.set_xticks(sorted({row["labels_per_class"] for row in rows}))
-    axis.xaxis.set_major_formatter("{x:g}")
+    figure, axis = plt.subplots(figsize=(6.5, 4.5))
+    for i, (name, points) in enumerate(lines.items()):
+        x, (mean, low, high) = np.array(points)[:, 0], 100 * np.array(points)[:, 1:].T
+        beside = x * 1.03 ** (i - (len(lines) - 1) / 2)  # so that intervals do not hide one another
+        axis.errorbar(
+            beside, mean, yerr=(mean - low, high - mean), marker="o", markersize=4, capsize=2, label=name
+        )
+    if chance is not None:
+        axis.axhline(100 * chance, color="grey", linestyle=":", label="chance")
+    axis.set(xscale="log", xlabel="labels a class", ylabel=ylabel)
+    axis.set_xticks(list(ticks), list(ticks.values()))
+    bottom, top = axis.get_ylim()
+    axis.set_ylim(max(bottom, -2), min(top, 102))  # intervals of a few draws reach beyond
     axis.minorticks_off()
     axis.grid(alpha=0.3)
-    axis.legend()
-    figure.savefig(file, dpi=150, bbox_inches="tight")
+    axis.legend(framealpha=0.9, edgecolor="none")
+    figure.tight_layout()
+    figure.savefig(file, dpi=150, format="png")
     plt.close(figure)
 
 

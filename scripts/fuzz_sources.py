@@ -286,6 +286,9 @@ READERS: dict[str, Reader] = {
     "image .csv": Reader(_image_csv, lambda f: read_images(str(f / "list.csv"), "train")),
     "image .npz": Reader(_image_npz, lambda f: read_images(str(f / "images.npz"), "train")),
     "tar shards": Reader(_shards, _read_shards, "webdataset"),
+    "tar shards by number": Reader(
+        _shards, lambda f: read_images(str(f / "train-000.tar"), "train"), "webdataset"
+    ),
     "Hugging Face folder": Reader(_hugging_face, lambda f: read_images(str(f / "hf"), "train"), "datasets"),
     "litdata folder": Reader(_litdata_folder, _read_litdata, "litdata"),
     "nodes .npz, plain arrays": Reader(_nodes_npz, lambda f: read_nodes(str(f / "g.npz"))),

@@ -3,6 +3,7 @@
 
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import torch
@@ -40,6 +41,17 @@ def tu(**changed):
         return f"read: graphs of {nodes} nodes and {edges} edges"
 
     return meet
+
+
+def escaping_zip(folder):
+    """Members that would lie outside of the folder, were the zip unpacked."""
+    with zipfile.ZipFile(folder / "TOY.zip", "w") as file:
+        for kind, text in GRAPHS.items():
+            file.writestr(f"../../TOY_{kind}.txt", text)
+    graphs = read_graphs(str(folder / "TOY.zip")).graphs
+    assert [path.name for path in folder.iterdir()] == ["TOY.zip"]
+    assert not list(folder.parent.glob("TOY_*")) and not list(folder.parent.parent.glob("TOY_*"))
+    return f"read: {len(graphs)} graphs, in memory; nothing is unpacked"
 
 
 def constant_graphs(folder):
@@ -105,6 +117,7 @@ FAULTS = [
     Fault("an edge from one graph to another", tu(A="1, 3\n"), "…/TOY: TOY_A.txt: edge 0 = (0, 2) joins graphs 0 and 1: number the nodes through the batch, and give their offsets as ptr"),
     Fault("an attribute that is NaN", tu(node_attributes="1\nnan\n3\n4\n"), "…/TOY: TOY_A.txt: x has in row 1 (1 such rows) NaN or an infinity; replace it first"),
     Fault("a file of labels that is too short", tu(graph_labels="0\n"), "…/TOY: TOY_graph_labels.txt has 1 lines; the others ask for 2"),
+    Fault("a zip whose files are named ../../TOY_A.txt, …", escaping_zip, "read: 2 graphs, in memory; nothing is unpacked"),
     Fault("graphs that are all of one class", constant_graphs, "…/TOY has one class only (1); a probe needs two or more"),
     Fault("labels for another number of graphs", lambda f: GraphDataset(GraphBatch.from_edges([(0, 1)]), torch.tensor([0, 1])), "there are 2 labels for 1 graphs; give one each"),
     Fault("one graph, an edge to a node that is not there", npz(edges=np.array([[0, 1], [1, 3]])), "…/g.npz: edge 1 = (1, 3) names a node outside 0 … 2 (1 such edges; nodes are numbered from 0)"),

@@ -20,9 +20,9 @@ from contrastive.losses import (
     DecoupledInfoNCE,
     HardNegativeInfoNCE,
     InfoNCE,
-    SupervisedInfoNCE,
     hard_negative_info_nce,
     info_nce,
+    supervised_info_nce,
 )
 
 NUM_STEPS, BATCH_SIZE, WIDTH = 4, 12, 6
@@ -31,6 +31,15 @@ NUM_STEPS, BATCH_SIZE, WIDTH = 4, 12, 6
 class QueueInfoNCE(nn.Module):
     def forward(self, z0, z1):
         return hard_negative_info_nce(z0, z1, negatives=torch.eye(WIDTH).to(z0)[:3])
+
+
+class SupervisedInfoNCE(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.options = options
+
+    def forward(self, z0, z1, labels):
+        return supervised_info_nce(z0, z1, labels, temperature=0.2, **self.options)
 
 
 LOSSES = {
@@ -42,8 +51,8 @@ LOSSES = {
         temperature=0.05, tau_plus=0.01, beta=2.0
     ),
     "decoupled": lambda: DecoupledInfoNCE(temperature=0.2),
-    "supervised": lambda: SupervisedInfoNCE(temperature=0.2),
-    "supervised across": lambda: SupervisedInfoNCE(temperature=0.2, positives="across"),
+    "supervised": SupervisedInfoNCE,
+    "supervised across": lambda: SupervisedInfoNCE(positives="across"),
     "cross_modal": lambda: CrossModalInfoNCE(temperature=0.2),
     "further negatives": QueueInfoNCE,
 }

@@ -3,6 +3,7 @@
 ``python tests/test_faults.py`` prints the tables for the document.
 """
 
+import ast
 import importlib.util
 import inspect
 import json
@@ -19,7 +20,8 @@ import pytest
 
 from contrastive.errors import ContrastiveError
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "faults.md"
+ROOT = Path(__file__).parent.parent
+DOCUMENT = ROOT / "docs" / "faults.md"
 SECTIONS = {
     "Images": faults_images.FAULTS,
     "Molecules": faults_tables.FAULTS,
@@ -93,6 +95,31 @@ def test_the_command_prints_one_message_and_nothing_else(command, tmp_path):
     assert done.returncode == 1
     (message,) = [line for line in done.stderr.splitlines() if "Seed set" not in line]
     assert message.startswith("contrastive pretrain: error: ") and message.endswith(faults_images.REPAIR)
+
+
+def loads(file):
+    """The calls of torch.load and numpy.load in a file, with their options."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load", "numpy.load"):
+            yield (
+                ast.unparse(node.func),
+                {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords},
+            )
+
+
+def test_files_are_loaded_as_numbers_alone():
+    """What else would run a stranger's code, the linter refuses (rules S in pyproject.toml)."""
+    files = [
+        file
+        for part in ("contrastive", "encoders", "augmentations", "scripts")
+        for file in (ROOT / part).rglob("*.py")
+    ]
+    found = [(file.name, *call) for file in files for call in loads(file)]
+    assert {name for _, name, _ in found} == {"torch.load", "np.load"}
+    assert all(options.get("weights_only") == "True" for _, name, options in found if name == "torch.load")
+    assert all(
+        options.get("allow_pickle", "False") == "False" for _, name, options in found if name == "np.load"
+    )
 
 
 def row(fault):

@@ -22,7 +22,6 @@ from contrastive.report import track
 
 log = logging.getLogger("contrastive")
 
-MAX_CLASSES = 2**20  # larger numbers stand for something else
 _MAX_ASPECT = 64  # of a longer strip the middle alone is resized: a line of pixels would fill the memory
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from contrastive.data.image_dataset import MAX_CLASSES, ImageDataset, fit
+from contrastive.data.image_dataset import ImageDataset, fit
 from contrastive.data.image_sources import held_out_split, shorter_side
-from contrastive.data.loading import Split
+from contrastive.data.loading import MAX_CLASSES, Split
 from contrastive.errors import ContrastiveError
 
 _SPLITS = {"train": ("train",), "test": ("test", "val")}  # where there is no test split, val serves

@@ -13,7 +13,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from contrastive.data import Batch
 from contrastive.data.image_crops import Crop
-from contrastive.data.image_dataset import MAX_CLASSES, fit
+from contrastive.data.image_dataset import fit
+from contrastive.data.loading import MAX_CLASSES
 from contrastive.errors import ContrastiveError
 
 

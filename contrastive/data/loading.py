@@ -14,6 +14,7 @@ from contrastive.data.epochs import EpochLoader, EpochOrder
 from contrastive.errors import ContrastiveError
 
 Split = Literal["train", "test"]
+MAX_CLASSES = 2**20  # larger numbers are no classes and stand for something else
 
 
 class PretrainingData(LightningDataModule):

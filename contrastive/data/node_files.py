@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contrastive.data.dgl_source import read_dgl_items
+from contrastive.data.loading import MAX_CLASSES
 from contrastive.data.ogb_files import read_ogb
 from contrastive.data.pickled_arrays import checked_csr, unpickle
 from contrastive.errors import ContrastiveError, reading
@@ -22,7 +23,6 @@ from encoders.graph_batch import GraphBatch
 from encoders.sparse_features import SparseFeatures
 
 _CSR = ("data", "indices", "indptr", "shape")
-_MAX_CLASSES = 2**20  # more are numbers that stand for something else
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def targets_of(y: np.ndarray, name: str = "y") -> Tensor:
     """
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     if y.ndim == 1 and (y.dtype.kind in "iub" or bool((np.isfinite(y) & (y == np.round(y))).all())):
-        wrong = ((y < 0) | (y >= _MAX_CLASSES)).nonzero()[0]
+        wrong = ((y < 0) | (y >= MAX_CLASSES)).nonzero()[0]
         if len(wrong):
             raise ContrastiveError(
                 f"{name} is {y[wrong[0]]} in row {wrong[0]} ({len(wrong)} such rows); number classes from 0"

@@ -17,7 +17,7 @@ from contrastive.evaluation.protocol import NUM_DRAWS, Finetuning, Method, Proto
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.features import FrozenEncoder
 from contrastive.items import source_of
-from contrastive.report import print_table, write_json, write_whole
+from contrastive.report import plot_label_efficiency, print_table, write_json, write_whole
 
 TRAINED: tuple[Method, ...] = ("scratch", "finetune")
 
@@ -158,32 +158,13 @@ def _print(rows: Sequence[dict[str, Any]], names: Sequence[str], task: Task) -> 
 
 def _plot(rows: Sequence[dict[str, Any]], names: Sequence[str], task: Task, file: Path) -> None:
     """Draw a line a representation; ``all`` stands at the number of labels a class that there are."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    primary = PRIMARY[task.kind]
-    everything = len(task.splits[0].fit) / len(np.unique(task.y))
-    figure, axis = pyplot.subplots(figsize=(6.5, 4.5))
-    for i, name in enumerate(names):
-        own = [row for row in rows if row["representation"] == name]
-        x = np.array([row["labels_per_class"] or everything for row in own]) * 1.02 ** (i - len(names) / 2)
-        mean = np.array([100 * row[f"{primary}_mean"] for row in own])
-        ends = 100 * np.array([_interval(row, primary) for row in own])
-        axis.errorbar(x, mean, yerr=np.abs(ends.T - mean), marker="o", markersize=4, capsize=2, label=name)
-    if primary == "accuracy":
-        axis.axhline(100 / len(np.unique(task.y)), color="grey", linestyle=":", label="chance")
-    axis.set(xscale="log", xlabel="labels a class", ylabel=f"test {TITLES[primary]}, %")
-    numbers = list(dict.fromkeys(row["labels_per_class"] for row in rows))
-    axis.set_xticks(
-        [number or everything for number in numbers], [str(number or "all") for number in numbers]
-    )
-    bottom, top = axis.get_ylim()
-    axis.set_ylim(max(bottom, -2), min(top, 102))  # intervals of a few draws reach beyond
-    axis.minorticks_off()
-    axis.grid(alpha=0.3)
-    axis.legend(frameon=False)
-    figure.tight_layout()
-    figure.savefig(file, dpi=150, format="png")
-    pyplot.close(figure)
+    primary, num_classes = PRIMARY[task.kind], len(np.unique(task.y))
+    everything = len(task.splits[0].fit) / num_classes
+    lines: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in names}
+    ticks = {}
+    for row in rows:
+        x = row["labels_per_class"] or everything
+        ticks[x] = str(row["labels_per_class"] or "all")
+        lines[row["representation"]].append((x, row[f"{primary}_mean"], *_interval(row, primary)))
+    chance = 1 / num_classes if primary == "accuracy" else None
+    plot_label_efficiency(lines, ticks, file, ylabel=f"test {TITLES[primary]}, %", chance=chance)
