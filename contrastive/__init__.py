@@ -1,16 +1,20 @@
 """Contrastive pretraining of images and graphs, and transfer to small target sets."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from contrastive.features import FrozenEncoder, load_encoder
+if TYPE_CHECKING:
+    from contrastive.extractor import FeatureExtractor
+    from contrastive.features import FrozenEncoder, load_encoder
 
 __all__ = ["FeatureExtractor", "FrozenEncoder", "load_encoder"]
 
 
 def __getattr__(name: str) -> Any:
-    """``FeatureExtractor`` when it is asked for: it brings the readers of data with it."""
-    if name != "FeatureExtractor":
+    """What is public, when it is asked for: torch takes seconds to import, a mistyped command none."""
+    if name not in __all__:
         raise AttributeError(f"module 'contrastive' has no attribute {name!r}")
-    from contrastive.extractor import FeatureExtractor
-
-    return FeatureExtractor
+    if name == "FeatureExtractor":  # it brings the readers of data with it
+        from contrastive import extractor as module
+    else:
+        from contrastive import features as module  # type: ignore[no-redef]
+    return getattr(module, name)
