@@ -66,25 +66,41 @@ def load_encoder(path: str | Path, *, encoder: nn.Module | None = None) -> Froze
     Raises:
         ContrastiveError: nothing there, not a checkpoint, or keys that do not fit; the message lists them.
     """
+    path = _fetched(path)
+    with reading(path):
+        config, weights = _read(path)
+        if encoder is None:
+            encoder = build_module(_without_weights(_encoder_spec(config, path)))
+        fill(encoder, weights, str(path))
+        return FrozenEncoder(encoder, _preprocess(config, encoder), config)
+
+
+def start_from(encoder: nn.Module, path: str | Path) -> None:
+    """Give an encoder that is to be trained the weights of a pretrained one.
+
+    Args:
+        encoder: of the same architecture.
+        path: as of `load_encoder`.
+
+    Raises:
+        ContrastiveError: as of `load_encoder`.
+    """
+    path = _fetched(path)
+    with reading(path):
+        fill(encoder, _read(path)[1], str(path))
+
+
+def _fetched(path: str | Path) -> Path:
     if str(path).startswith(HUB):
         from contrastive.hub import download
 
         path = download(str(path))
-    path = Path(path).expanduser()
-    with reading(path):
-        return _open(path, encoder)
+    return Path(path).expanduser()
 
 
-def _open(path: Path, encoder: nn.Module | None) -> FrozenEncoder:
-    config: dict[str, Any] | None
-    if (path / EXPORT_CONFIG).exists():
-        config, weights = _read_export(path)
-    else:
-        config, weights = _read_checkpoint(checkpoint_of(path))
-    if encoder is None:
-        encoder = build_module(_without_weights(_encoder_spec(config, path)))
-    fill(encoder, weights, str(path))
-    return FrozenEncoder(encoder, _preprocess(config, encoder), config)
+def _read(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+    """The configuration, where one is known, and the encoder's weights."""
+    return _read_export(path) if (path / EXPORT_CONFIG).exists() else _read_checkpoint(checkpoint_of(path))
 
 
 def _encoder_spec(config: dict[str, Any] | None, path: Path) -> dict[str, Any]:

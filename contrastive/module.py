@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from augmentations.random import SampleRandom, hash64
 from contrastive.data import Batch, concatenate, split_batch
-from contrastive.features import default_preprocess
+from contrastive.features import default_preprocess, start_from
 from contrastive.gradient_cache import cached_backward
 from contrastive.losses import InfoNCE
 from contrastive.optimizers import decay_groups, scheduled
@@ -76,6 +76,10 @@ class ContrastiveModule(LightningModule):
         if compile:
             self.encoder.compile()
             self.projector.compile()
+
+    def start_from(self, path: str) -> None:
+        """Give the encoder the weights of a pretrained one, see `contrastive.features.load_encoder`."""
+        start_from(self.encoder, path)
 
     def configure_model(self) -> None:
         """Shard the networks where the strategy shards (``ModelParallelStrategy``, FSDP2)."""

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 
 from contrastive.data.image_dataset import ImageDataset
+from contrastive.data.link_table import Links
 from contrastive.data.loading import Split
 from contrastive.data.molecules import MoleculeDataset
 from contrastive.data.node_files import NodeDataset
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.evaluate import results_folder
-from contrastive.evaluation.link_report import is_link_run, open_links
-from contrastive.evaluation.links import most_similar_nodes
 from contrastive.feature_cache import cached_features
 from contrastive.features import FrozenEncoder, accelerator, load_encoder
 from contrastive.inputs import graph_batch, image_batch
 from contrastive.items import image_size_of, num_items, read_items, source_of, unit_of
+from contrastive.methods.links import is_link_run, open_links
 from contrastive.neighbours_page import Picture, Row, picture_of, write_page, write_sheet
 from contrastive.report import print_table, write_json, write_whole
 
@@ -83,7 +83,7 @@ def neighbours(
     if k < 1:
         raise ContrastiveError(f"--k is {k}; expected 1 or more")
     if is_link_run(run):
-        neighbours_of_nodes(run, parse_names(query), k, source=data, output=output)
+        neighbours_of_nodes(run, parse_names(query), k, index=index, source=data, output=output)
         return
     encoder = load_encoder(run)
     source = source_of(encoder, data)
@@ -107,7 +107,13 @@ def neighbours(
 
 
 def neighbours_of_nodes(
-    run: str, names: Sequence[str], k: int, *, source: str | None = None, output: str | None = None
+    run: str,
+    names: Sequence[str],
+    k: int,
+    *,
+    index: Index = "sklearn",
+    source: str | None = None,
+    output: str | None = None,
 ) -> None:
     """Print and write the nodes most similar to some, of the same type, by the features of a link model.
 
@@ -115,6 +121,7 @@ def neighbours_of_nodes(
         run: a run folder of link prediction.
         names: of the nodes asked about.
         k: neighbours.
+        index: what searches.
         source: the links, where they are no longer where the run read them.
         output: the folder of neighbours.json (default: plots/neighbours in the run folder).
 
@@ -124,26 +131,30 @@ def neighbours_of_nodes(
     module, opened = open_links(run, source=source)
     assert opened.split is not None and module.model is not None
     links = opened.split.links
-    unknown = [name for name in names if name not in links.nodes]
-    if unknown:
-        raise ContrastiveError(
-            f"{opened.source} has no node {unknown[0]!r}; its {links.num_nodes} nodes are called like "
-            f"{', '.join(links.nodes[:3])}"
-        )
     with torch.inference_mode():
-        h = module.model.nodes()
+        h = module.model.nodes().numpy()
     found = []
-    for place in map(links.nodes.index, names):
-        same = (links.node_type == links.node_type[place]).nonzero()[:, 0]
-        nearest_places, cosines = most_similar_nodes(h[same], (same == place).nonzero()[:, 0], k)
-        near = [(links.nodes[i], c) for i, c in zip(same[nearest_places[0]].tolist(), cosines[0].tolist())]
-        kind = links.node_types[int(links.node_type[place])]
-        heading = f"nearest to {links.nodes[place]}, of {len(same)} of type {kind}"
-        print_table("", [heading, "cosine"], [[name, f"{cosine:.4f}"] for name, cosine in near])
-        found.append({"query": links.nodes[place], "neighbours": [{"node": n, "cosine": c} for n, c in near]})
+    for name, node in [(name, _node(name, links, opened.source)) for name in names]:
+        same = np.flatnonzero(links.node_type == links.node_type[node])
+        own = Query(name, place=int(np.searchsorted(same, node)))
+        ((places, cosines),) = nearest(None, h[same], [own], k=k, index=index)
+        near = [(links.nodes[i], float(cosine)) for i, cosine in zip(same[places], cosines)]
+        kind = links.node_types[int(links.node_type[node])]
+        heading = f"nearest to {name}, of {len(same)} of type {kind}"
+        print_table("", [heading, "cosine"], [[other, f"{cosine:.4f}"] for other, cosine in near])
+        found.append({"query": name, "neighbours": [{"node": n, "cosine": c} for n, c in near]})
     folder = Path(output) if output else Path(run) / "plots" / "neighbours"
     write_json(folder / "neighbours.json", {"run": run, "source": opened.source, "queries": found})
     print(f"result: {folder / 'neighbours.json'}")
+
+
+def _node(name: str, links: Links, source: Any) -> int:
+    if name not in links.nodes:
+        raise ContrastiveError(
+            f"{source} has no node {name!r}; its {links.num_nodes} nodes are called like "
+            f"{', '.join(links.nodes[:3])}"
+        )
+    return links.nodes.index(name)
 
 
 def parse_names(text: str) -> list[str]:
@@ -181,12 +192,17 @@ def parse_query(name: str, encoder: FrozenEncoder, dataset: Any, source: str) ->
 
 
 def nearest(
-    encoder: FrozenEncoder, h: np.ndarray, queries: Sequence[Query], *, k: int, index: Index = "sklearn"
+    encoder: FrozenEncoder | None,
+    h: np.ndarray,
+    queries: Sequence[Query],
+    *,
+    k: int,
+    index: Index = "sklearn",
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The k items nearest to each query by the cosine of their features, exactly; a query is not its own.
 
     Args:
-        encoder: encodes the queries that are not of the data.
+        encoder: encodes the queries that are not of the data; None where all are.
         h: ``(N, D)`` float32 features of the data.
         queries: at least one.
         k: neighbours; all where there are fewer.
@@ -211,7 +227,8 @@ def _unit(h: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def _encoded(encoder: FrozenEncoder, query: Query) -> np.ndarray:
+def _encoded(encoder: FrozenEncoder | None, query: Query) -> np.ndarray:
+    assert encoder is not None
     device = accelerator()
     return _unit(encoder.to(device)(query.item.to(device)).float().cpu().numpy())[0]
 

@@ -92,6 +92,12 @@ class PretrainCLI(LightningCLI):
             help="Checkpoint to resume; 'last' is the run's newest, 'auto' too, where it has one.",
         )
         parser.add_argument(
+            "--init_from",
+            type=str | None,
+            default=None,
+            help="A run folder, a checkpoint or an export whose encoder's weights training starts from.",
+        )
+        parser.add_argument(
             "--allow_changes",
             type=bool,
             default=False,
@@ -129,6 +135,8 @@ class PretrainCLI(LightningCLI):
             raise ContrastiveError(f"the configuration cannot be built: {error}") from error
         if getattr(self.datamodule, "crop", None) is not None:
             refuse_second_crop(self.model)
+        if self.config.init_from and not self.checkpoint:  # a resumed run goes on from its own weights
+            _start_from(self.model, self.config.init_from)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add loggers, checkpoints and callbacks to the user's own, and write ``config.yaml``."""
@@ -174,6 +182,14 @@ class PretrainCLI(LightningCLI):
 
 
 CLI = TypeVar("CLI", bound=PretrainCLI)
+
+
+def _start_from(model: Any, path: str) -> None:
+    if not hasattr(model, "start_from"):
+        raise ContrastiveError(
+            f"{type(model).__name__} has no method start_from(path), which --init_from calls"
+        )
+    model.start_from(path)
 
 
 def load_config(cli: PretrainCLI) -> dict[str, Any]:

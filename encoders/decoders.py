@@ -62,7 +62,6 @@ class Bilinear(Decoder):
 
     def query(self, head: Tensor, relation: Tensor) -> Tensor:
         """hᵀ M_r, a relation at a time: no (Q, D, D) tensor is made."""
-        out = torch.empty_like(head)
         order = relation.argsort()
         found, counts = relation[order].unique_consecutive(return_counts=True)
         parts = []
@@ -70,7 +69,7 @@ class Bilinear(Decoder):
             matrix = self.weight[r]
             matrix = (matrix + matrix.T) / 2 if self.symmetric else matrix
             parts.append(head[rows] @ matrix)
-        return out.index_copy(0, order, torch.cat(parts)) if parts else out
+        return torch.cat(parts)[order.argsort()] if parts else head
 
 
 class DistMult(Decoder):
@@ -112,7 +111,19 @@ class DEDICOM(Decoder):
         return ((head * diagonal) @ weight) * diagonal
 
 
-class SimplE(Decoder):
+class _OfHalves(Decoder):
+    """A decoder that takes features as two halves, with one weight for both where it is symmetric."""
+
+    def __init__(self, num_features: int, num_relations: int, *, symmetric: bool = False) -> None:
+        super().__init__()
+        if num_features % 2:
+            raise ValueError(f"{type(self).__name__} needs an even number of features, got {num_features}")
+        width = num_features // 2 if symmetric else num_features
+        self.weight = nn.Parameter(torch.randn(num_relations, width) * num_features**-0.5)
+        self.symmetric = symmetric
+
+
+class SimplE(_OfHalves):
     """(h_H · r · t_T + t_H · r′ · h_T)/2 (Kazemi and Poole 2018, arXiv 1802.04868).
 
     A node's features are two halves, what it is as a head (H) and as a tail (T); r′ is the inverse of r.
@@ -124,13 +135,6 @@ class SimplE(Decoder):
         symmetric: whether score(h, r, t) = score(t, r, h).
     """
 
-    def __init__(self, num_features: int, num_relations: int, *, symmetric: bool = False) -> None:
-        super().__init__()
-        _need_even("SimplE", num_features)
-        width = num_features // 2 * (1 if symmetric else 2)
-        self.weight = nn.Parameter(torch.randn(num_relations, width) * num_features**-0.5)
-        self.symmetric = symmetric
-
     def query(self, head: Tensor, relation: Tensor) -> Tensor:
         """[r′ ∘ h_T, r ∘ h_H]/2, whose partner is [t_H, t_T]."""
         weight = self.weight[relation] / 2
@@ -139,7 +143,7 @@ class SimplE(Decoder):
         return torch.cat([inverse * as_tail, forward * as_head], dim=1)
 
 
-class ComplEx(Decoder):
+class ComplEx(_OfHalves):
     """Re Σ_k h_k r_k conj(t_k) of complex vectors (Trouillon et al. 2016, arXiv 1606.06357).
 
     A node's features are real parts, then imaginary ones. ``symmetric`` takes real r, with which it is a
@@ -150,13 +154,6 @@ class ComplEx(Decoder):
         num_relations: R.
         symmetric: whether score(h, r, t) = score(t, r, h).
     """
-
-    def __init__(self, num_features: int, num_relations: int, *, symmetric: bool = False) -> None:
-        super().__init__()
-        _need_even("ComplEx", num_features)
-        width = num_features // 2 if symmetric else num_features
-        self.weight = nn.Parameter(torch.randn(num_relations, width) * num_features**-0.5)
-        self.symmetric = symmetric
 
     def query(self, head: Tensor, relation: Tensor) -> Tensor:
         """Real and imaginary part of h r."""
@@ -201,8 +198,3 @@ class MLPDecoder(nn.Module):
             every = (len(h), len(tail), tail.shape[1])
             parts.append(self(h.unsqueeze(1).expand(every), r.unsqueeze(1), tail.expand(every)))
         return torch.cat(parts)
-
-
-def _need_even(name: str, num_features: int) -> None:
-    if num_features % 2:
-        raise ValueError(f"{name} needs an even number of features, got {num_features}")

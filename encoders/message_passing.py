@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -88,7 +87,6 @@ class Adjacency:
         self.src, self.dst = src, dst
         self.num_src, self.num_dst = num_src, num_dst
         self.weight, self.attr, self.type = weight, attr, type
-        self._parallel: dict[int, Parallel] = {}
 
     @property
     def num_edges(self) -> int:
@@ -162,12 +160,6 @@ class Adjacency:
             parts[relation] = nodes, Adjacency(self.src[edges], dst, self.num_src, len(nodes), weight=weight)
         return parts
 
-    def parallel(self, num_bases: int) -> Parallel:
-        """The edges parted by whether their type is worth laying together, see `Parallel`; kept."""
-        if num_bases not in self._parallel:
-            self._parallel[num_bases] = _part_parallel(self, num_bases)
-        return self._parallel[num_bases]
-
     @cached_property
     def edges_of_same_type(self) -> Tensor:
         """``(E,)`` int64: for edge u →_r v, how many edges of type r go into v."""
@@ -176,51 +168,6 @@ class Adjacency:
         key = self.dst * (self.type.max() + 1 if self.num_edges else 1) + self.type
         _, place, counts = key.unique(return_inverse=True, return_counts=True)
         return counts[place]
-
-
-@dataclass(frozen=True)
-class Parallel:
-    """Edges parted in two: types whose edges mostly lie beside others', and the rest.
-
-    Attributes:
-        merged: one edge for every u → v that has edges of the first kind.
-        types: edges from types to edges of ``merged``, one for each edge of the first kind.
-        order: those edges' numbers, in the order of ``types``.
-        mean: 1 over `Adjacency.edges_of_same_type`, in that order, float32.
-        rest: the other edges.
-    """
-
-    merged: Adjacency
-    types: Adjacency
-    order: Tensor
-    mean: Tensor
-    rest: Adjacency
-
-
-def _part_parallel(adjacency: Adjacency, num_bases: int) -> Parallel:
-    """A type's edges are laid together with others' where these are more than the bases, on average."""
-    if adjacency.type is None:
-        raise ValueError("the edges have no type")
-    key = adjacency.dst * adjacency.num_src + adjacency.src
-    _, place, counts = key.unique(return_inverse=True, return_counts=True)
-    num_types = int(adjacency.type.max()) + 1 if adjacency.num_edges else 0
-    beside = adjacency.type.bincount(counts[place].double(), minlength=num_types)
-    together = (beside > num_bases * adjacency.type.bincount(minlength=num_types))[adjacency.type]
-    edges = together.nonzero()[:, 0]
-    order = edges[key[edges].argsort(stable=True)]
-    found, place = key[order].unique_consecutive(return_inverse=True)
-    sizes = adjacency.num_src, adjacency.num_dst
-    merged = Adjacency(found % sizes[0], found // sizes[0], *sizes)
-    others = (~together).nonzero()[:, 0]
-    rest = Adjacency(
-        adjacency.src[others],
-        adjacency.dst[others],
-        *sizes,
-        weight=None if adjacency.weight is None else adjacency.weight[others],
-        type=adjacency.type[others],
-    )
-    mean = adjacency.edges_of_same_type[order].float().reciprocal()
-    return Parallel(merged, Adjacency(adjacency.type[order], place, num_types, len(found)), order, mean, rest)
 
 
 def _offsets(index: Tensor, size: int) -> Tensor:

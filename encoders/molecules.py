@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from encoders.graph_batch import GraphBatch
 
@@ -61,6 +62,39 @@ def from_smiles(smiles: str | Sequence[str]) -> GraphBatch:
     src, dst = torch.from_numpy(ends).unbind(1)
     empty = GraphBatch(src=src[:0], dst=dst[:0], x=x, ptr=torch.from_numpy(ptr))
     return empty.with_edges(src, dst, edge_attr=edge_attr)
+
+
+class KeepProperties(nn.Module):
+    """Write category 0 over all properties of atoms and bonds but some, so that a network must infer them.
+
+    Hu et al. 2020 (arXiv 1905.12265) and those who compare with them give a network the atoms' numbers and
+    chirality and the bonds' types. Takes a batch of `from_smiles`; as preprocessing, and as a view.
+
+    Args:
+        atoms: the names in `ATOM_FEATURES` that are kept.
+        bonds: the names in `BOND_FEATURES` that are kept.
+
+    Raises:
+        ValueError: there is no such property.
+    """
+
+    def __init__(
+        self, *, atoms: Sequence[str] = ("atomic_number", "chirality"), bonds: Sequence[str] = ("bond_type",)
+    ) -> None:
+        super().__init__()
+        for name, kept, known in (("atoms", atoms, ATOM_FEATURES), ("bonds", bonds, BOND_FEATURES)):
+            if unknown := set(kept) - set(known):
+                raise ValueError(f"{name} has no {', '.join(sorted(unknown))}; it has {', '.join(known)}")
+            hidden = torch.tensor([column not in kept for column in known])
+            self.register_buffer(f"hidden_{name}", hidden, persistent=False)
+
+    def forward(self, batch: GraphBatch, random: Any = None) -> GraphBatch:
+        """Blank the other properties; nothing is drawn."""
+        assert isinstance(self.hidden_atoms, torch.Tensor) and isinstance(self.hidden_bonds, torch.Tensor)
+        x = batch.x.masked_fill(self.hidden_atoms, 0)
+        if batch.edge_attr is None:
+            return batch.with_features(x=x)
+        return batch.with_features(x=x, edge_attr=batch.edge_attr.masked_fill(self.hidden_bonds, 0))
 
 
 def _rdkit() -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
 import torch
 from torch import Tensor, nn
 
@@ -69,7 +72,7 @@ class RGCN(nn.Module):
 
     def _by_basis(self, adjacency: Adjacency, source: Tensor) -> Tensor:
         assert self.coefficients is not None
-        part = adjacency.parallel(len(self.weight))
+        part = parallel(adjacency, len(self.weight))
         matrices = {
             r: torch.einsum("b,bio->io", self.coefficients[r], self.weight) for r in part.rest.relations
         }
@@ -93,3 +96,59 @@ class RGCN(nn.Module):
             messages = aggregate(edges, source, self.reduce, edges.weight)
             out = out.index_add(0, nodes, messages @ matrices[relation])
         return out
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Edges parted in two: types whose edges mostly lie beside others', and the rest.
+
+    Attributes:
+        merged: one edge for every u → v that has edges of the first kind.
+        types: edges from types to edges of ``merged``, one for each edge of the first kind.
+        order: those edges' numbers, in the order of ``types``.
+        mean: 1 over `Adjacency.edges_of_same_type`, in that order, float32.
+        rest: the other edges.
+    """
+
+    merged: Adjacency
+    types: Adjacency
+    order: Tensor
+    mean: Tensor
+    rest: Adjacency
+
+
+_PARTED: WeakKeyDictionary[Adjacency, dict[int, Parallel]] = WeakKeyDictionary()
+
+
+def parallel(adjacency: Adjacency, num_bases: int) -> Parallel:
+    """The edges parted by whether their type is worth laying together, kept as long as they are."""
+    kept = _PARTED.setdefault(adjacency, {})
+    if num_bases not in kept:
+        kept[num_bases] = _part_parallel(adjacency, num_bases)
+    return kept[num_bases]
+
+
+def _part_parallel(adjacency: Adjacency, num_bases: int) -> Parallel:
+    """A type's edges are laid together with others' where these are more than the bases, on average."""
+    if adjacency.type is None:
+        raise ValueError("the edges have no type")
+    key = adjacency.dst * adjacency.num_src + adjacency.src
+    _, place, counts = key.unique(return_inverse=True, return_counts=True)
+    num_types = int(adjacency.type.max()) + 1 if adjacency.num_edges else 0
+    beside = adjacency.type.bincount(counts[place].double(), minlength=num_types)
+    together = (beside > num_bases * adjacency.type.bincount(minlength=num_types))[adjacency.type]
+    edges = together.nonzero()[:, 0]
+    order = edges[key[edges].argsort(stable=True)]
+    found, place = key[order].unique_consecutive(return_inverse=True)
+    sizes = adjacency.num_src, adjacency.num_dst
+    merged = Adjacency(found % sizes[0], found // sizes[0], *sizes)
+    others = (~together).nonzero()[:, 0]
+    rest = Adjacency(
+        adjacency.src[others],
+        adjacency.dst[others],
+        *sizes,
+        weight=None if adjacency.weight is None else adjacency.weight[others],
+        type=adjacency.type[others],
+    )
+    mean = adjacency.edges_of_same_type[order].float().reciprocal()
+    return Parallel(merged, Adjacency(adjacency.type[order], place, num_types, len(found)), order, mean, rest)

@@ -3,8 +3,9 @@
     python scripts/evaluate_molecules.py RUN --data FOLDER
 
 FOLDER holds bbbp.csv, bace.csv, clintox.csv, sider.csv and tox21.csv; those not there are left out. Each set
-is split by scaffold. Every fit is one of `contrastive probe`, with the fine-tuning of Hu et al. 2020 (arXiv
-1905.12265): a constant rate, no early end, the last epoch's number too.
+is split by scaffold. Every fit is one of `contrastive probe`. A network that is not pretrained has the same
+fine-tuning, with the same number of steps; nothing ends early, and the last epoch's number is given too, as
+Hu et al. 2020 (arXiv 1905.12265) do.
 Every finished fit is kept in RUN/results/molecules/, and a run that was cut off continues with the next.
 """
 
@@ -65,10 +66,11 @@ def evaluate(
     data: str,
     sets: list[str] | None = None,
     num_seeds: int = 3,
-    num_epochs: int = 30,
+    num_steps: int = 1000,
     batch_size: int = 32,
     lr: float = 1e-3,
-    dropout: float = 0.5,
+    encoder_lr: float = 3e-4,
+    dropout: float = 0.0,
     num_threads: int | None = None,
     cache_dir: str | None = None,
 ) -> None:
@@ -79,9 +81,10 @@ def evaluate(
         data: the folder of the CSV files.
         sets: some of bbbp, bace, clintox, sider and tox21 (default: those in the folder).
         num_seeds: of fine-tuning and of the untrained encoders.
-        num_epochs: of fine-tuning.
+        num_steps: of fine-tuning, of every set; to the nearest whole epoch.
         batch_size: of fine-tuning.
-        lr: of fine-tuning.
+        lr: of fine-tuning, of the last layer.
+        encoder_lr: of fine-tuning, of the encoder, pretrained or not.
         dropout: of fine-tuning.
         num_threads: of torch.
         cache_dir: where features of molecules are kept (default: ~/.cache/contrastive).
@@ -94,19 +97,17 @@ def evaluate(
     names = sets or [name for name in TARGETS if (Path(data) / f"{name}.csv").exists()]
     if not names:
         raise ContrastiveError(f"{data} holds none of {', '.join(f'{name}.csv' for name in TARGETS)}")
-    settings = dict(num_epochs=num_epochs, batch_size=batch_size, lr=lr, dropout=dropout)
-    finetuning = Finetuning(
-        **settings, min_steps=1, patience=num_epochs, weight_decay=0.0, schedule="constant", last_epoch=True
-    )  # type: ignore[arg-type]
+    settings = dict(batch_size=batch_size, lr=lr, encoder_lr=encoder_lr, dropout=dropout)
+    finetuning = Finetuning(**settings, last_epoch=True, min_steps=1)  # type: ignore[arg-type]
+    settings |= dict(num_steps=num_steps, num_seeds=num_seeds)
     results = {}
     for name in names:
         file = Path(data) / f"{name}.csv"
         targets = TARGETS[name] or columns(file)
         protocol = Protocol(str(file), targets=targets, split="scaffold", finetuning=finetuning)
         output = folder / f"{name}.json"
-        results[name] = evaluate_set(encoder, protocol, num_seeds, output, cache_dir)
+        results[name] = evaluate_set(encoder, protocol, num_steps, num_seeds, output, cache_dir)
         print(f"{name}: done", flush=True)
-    settings["num_seeds"] = num_seeds
     summary = {"run": run, "settings": settings, "sets": {n: r["rows"] for n, r in results.items()}}
     summary["difference"] = differences(results)
     write_json(folder / "summary.json", summary)
@@ -122,7 +123,12 @@ def columns(file: Path) -> tuple[str, ...]:
 
 
 def evaluate_set(
-    encoder: FrozenEncoder, protocol: Protocol, num_seeds: int, output: Path, cache_dir: str | None
+    encoder: FrozenEncoder,
+    protocol: Protocol,
+    num_steps: int,
+    num_seeds: int,
+    output: Path,
+    cache_dir: str | None,
 ) -> dict[str, Any]:
     """Every kind of fit on one set, those with a seed several times; written to ``output`` one by one.
 
@@ -138,6 +144,9 @@ def evaluate_set(
     if task.kind != "labels":
         raise ContrastiveError(f"{protocol.data}: {', '.join(task.names)} hold other numbers than 0 and 1")
     parts = dict(zip(("train", "val", "test"), map(len, task.draws[0])))
+    num_epochs = max(1, round(num_steps / max(1, parts["train"] // protocol.finetuning.batch_size)))
+    finetuning = replace(protocol.finetuning, num_epochs=num_epochs, patience=num_epochs)
+    protocol = replace(protocol, finetuning=finetuning)
     result = {"protocol": protocol.to_json(), "encoder": fingerprint_of(encoder), "parts": parts}
     cells = _earlier(output, result)
     todo = [("morgan", 0), ("frozen", 0)]

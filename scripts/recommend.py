@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("source")
     parser.add_argument("--columns", help="head=userId,tail=movieId,value=rating")
     parser.add_argument("--min-value", type=float)
+    parser.add_argument("--batch-size", type=int, default=64, help="users a step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("recommend.json"))
     args = parser.parse_args()
@@ -108,7 +109,7 @@ def main() -> None:
     columns = dict(part.split("=") for part in args.columns.split(",")) if args.columns else None
     data = LinkData(
         args.source, columns=columns, types=["user", "item"] if columns else None, min_value=args.min_value,
-        batch_size=64, seed=args.seed,
+        batch_size=args.batch_size, seed=args.seed,
     )  # fmt: skip
     data.setup()
     options: dict[str, list[Callable[[], Scores]]] = {

@@ -1,12 +1,14 @@
 """Side effects of drugs that training has no link of: a pretrained encoder's features beside others.
 
-    python scripts/unseen_drugs.py FOLDER_OF_DECAGON --encoder RUN --out unseen.json
+    python scripts/unseen_drugs.py FOLDER_OF_DECAGON --encoder RUN --further RUN --out unseen.json
 
 In each of five splits a tenth of the drugs is held out for validation and a tenth for test, with all their
 links. A DistMult on an MLP of the frozen features of the drugs' molecules is trained for a fixed budget; the
 second or the fourth epoch, whichever has the better median validation AUROC, is tested. Features:
 
 - ``pretrained``, of the run's encoder
+- ``further``, of the encoder of a run that went on from it (``--init_from``) on the drugs' own molecules, all
+  of them, for these have no labels
 - ``untrained``, of the same encoder before training, another one a split
 - ``morgan``, fingerprints of 2,048 bits and radius 2
 - ``network``, vectors pretrained on proteins and targets, zero for the drugs without known targets
@@ -33,13 +35,12 @@ from contrastive.data.link_files import read_links
 from contrastive.data.links import LinkData, read_features
 from contrastive.data.molecules import read_molecules
 from contrastive.data.tables import read_smiles
-from contrastive.evaluation.link_report import open_links
 from contrastive.evaluation.links import summary
 from contrastive.evaluation.molecules import morgan_fingerprints
 from contrastive.evaluation.statistics import mean_interval
 from contrastive.features import load_encoder, untrained_like
 from contrastive.items import encode_items
-from contrastive.methods.links import LinkPrediction, evaluate_held_out
+from contrastive.methods.links import LinkPrediction, evaluate_held_out, open_links
 from contrastive.report import print_table, write_json
 from encoders.decoders import DistMult
 from encoders.links import NodeTable
@@ -47,15 +48,14 @@ from encoders.links import NodeTable
 METRICS = ("median_auroc", "median_auprc", "median_ap_at_k")
 
 
-def features_of(kind: str, seed: int, molecules: Any, run: str | None) -> np.ndarray:
+def features_of(kind: str, seed: int, molecules: Any, args: argparse.Namespace) -> np.ndarray:
     """``(M, F)`` float32 of the molecules."""
     if kind == "morgan":
         return morgan_fingerprints(molecules.smiles).toarray().astype(np.float32)
     if kind == "none":
         return np.random.default_rng(seed).normal(size=(len(molecules.smiles), 16)).astype(np.float32)
-    assert run is not None
-    encoder = load_encoder(run)
-    return encode_items(encoder if kind == "pretrained" else untrained_like(encoder, seed), molecules)
+    encoder = load_encoder(args.further if kind == "further" else args.encoder)
+    return encode_items(untrained_like(encoder, seed) if kind == "untrained" else encoder, molecules)
 
 
 def vectors_of(run: str) -> tuple[np.ndarray, list[str]]:
@@ -109,8 +109,10 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--encoder", help="run folder of a molecule encoder, for pretrained and untrained")
+    parser.add_argument("--further", help="run folder of that encoder pretrained further, for further")
     parser.add_argument("--network", help="run folder of configs/link/network.yaml, for network")
-    parser.add_argument("--features", default="pretrained,untrained,morgan,none")
+    parser.add_argument("--features", default="pretrained,further,untrained,morgan,none")
+    parser.add_argument("--min-links", type=int, default=500)
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--epoch-fraction", type=float, default=0.2)
@@ -134,7 +136,7 @@ def main() -> None:
             continue
         data = LinkData(
             str(args.folder),
-            min_links=500,
+            min_links=args.min_links,
             split="nodes",
             batch_size=args.batch_size,
             epoch_fraction=args.epoch_fraction,
@@ -148,7 +150,7 @@ def main() -> None:
             if kind == "network":
                 h, drugs = vectors_of(args.network)
             else:
-                h = features_of(kind, seed, molecules, args.encoder)
+                h = features_of(kind, seed, molecules, args)
             np.savez(file, names=np.array(drugs), h=h)
             done.append({"features": kind, "split": seed, **train(data, file, seed, args)})
             write_json(args.out, done)
@@ -164,7 +166,7 @@ def _names(file: Path) -> list[str]:
 
 
 def report(cells: list[dict[str, Any]]) -> None:
-    """Means over splits, and the differences of the pretrained features from others, split by split."""
+    """Means over splits, and the differences between pretrained features and others, split by split."""
     by_kind: dict[str, dict[int, dict[str, Any]]] = {}
     for cell in cells:
         by_kind.setdefault(cell["features"], {})[cell["split"]] = cell
@@ -175,16 +177,17 @@ def report(cells: list[dict[str, Any]]) -> None:
             mean, (low, high) = mean_interval([cell[name] for cell in own.values()])
             cells_.append(f"{mean:.3f} [{low:.3f}, {high:.3f}]")
         rows.append((kind, *cells_))
-    for kind in ("untrained", "morgan"):
-        common = sorted(by_kind.get("pretrained", {}).keys() & by_kind.get(kind, {}).keys())
+    pairs = [(a, b) for a in ("pretrained", "further") for b in ("untrained", "morgan")]
+    for kind, other in [*pairs, ("further", "pretrained")]:
+        common = sorted(by_kind.get(kind, {}).keys() & by_kind.get(other, {}).keys())
         if not common:
             continue
         cells_ = []
         for name in METRICS:
-            differences = [by_kind["pretrained"][s][name] - by_kind[kind][s][name] for s in common]
+            differences = [by_kind[kind][s][name] - by_kind[other][s][name] for s in common]
             mean, (low, high) = mean_interval(differences)
             cells_.append(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]")
-        rows.append((f"pretrained − {kind}", *cells_))
+        rows.append((f"{kind} − {other}", *cells_))
     print_table("Unseen drugs, medians over side effects", ("features", "AUROC", "AUPRC", "AP@50"), rows)
 
 

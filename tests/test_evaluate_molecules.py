@@ -38,7 +38,7 @@ def run(command, tmp_path_factory):
 
 
 def _evaluate(run, data):
-    options = ["--data", data, "--num_epochs=1", "--num_seeds=2", f"--cache_dir={data}"]
+    options = ["--data", data, "--num_steps=3", "--num_seeds=2", f"--cache_dir={data}"]
     return subprocess.run(
         [sys.executable, ROOT / "scripts" / "evaluate_molecules.py", run, *options],
         capture_output=True,

@@ -10,6 +10,7 @@ from contrastive.methods.fingerprint import FingerprintContrast
 from encoders.fingerprint import circular_fingerprint
 from encoders.graph import GraphEncoder
 from encoders.graph_batch import GraphBatch
+from encoders.molecules import ATOM_FEATURES, KeepProperties
 
 pytest.importorskip("rdkit", reason="needs the extra: pip install contrastive-pretraining[molecules]")
 
@@ -142,3 +143,18 @@ def test_descriptors_of_another_width_are_refused(descriptor_module):
     encoder = descriptor_module.encoder
     with pytest.raises(ValueError, match="descriptor_weight needs num_descriptors"):
         FingerprintContrast(encoder, [AttributeMask()], descriptor_weight=1.0)
+
+
+def test_properties_that_are_not_kept_are_not_seen():
+    batch = GraphBatch.from_smiles(["C[C@H](N)C(=O)O", "c1ccccc1[N+](=O)[O-]"])
+    out = KeepProperties()(batch)
+    columns = list(ATOM_FEATURES)
+    kept = [columns.index(name) for name in ("atomic_number", "chirality")]
+    assert torch.equal(out.x[:, kept], batch.x[:, kept]) and (batch.x > 0).all()
+    assert (np.delete(out.x.numpy(), kept, axis=1) == 0).all()
+    assert torch.equal(out.edge_attr[:, 0], batch.edge_attr[:, 0]) and (out.edge_attr[:, 1:] == 0).all()
+    charged = KeepProperties(atoms=["formal_charge"], bonds=[])(batch)
+    assert charged.x.count_nonzero(0).nonzero().flatten().tolist() == [columns.index("formal_charge")]
+    assert charged.edge_attr.count_nonzero() == 0
+    with pytest.raises(ValueError, match="atoms has no mass; it has atomic_number, chirality"):
+        KeepProperties(atoms=["mass"])

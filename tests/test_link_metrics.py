@@ -8,7 +8,6 @@ from sklearn.metrics import average_precision_score, ndcg_score, roc_auc_score
 from contrastive.evaluation.links import (
     by_relation,
     filtered_ranks,
-    most_similar_nodes,
     ranking,
     recommendation,
     summary,
@@ -80,10 +79,3 @@ def test_what_training_knows_is_not_recommended():
     scores = torch.tensor([[5.0, 4.0, 3.0]])
     relevant, known = torch.tensor([[False, False, True]]), torch.tensor([[True, True, False]])
     assert recommendation(scores, relevant, known)["mrr"].item() == 1
-
-
-def test_nearest_nodes_by_cosine():
-    h = torch.tensor([[1.0, 0.0], [2.0, 0.1], [0.0, 1.0], [-1.0, -1.0]])
-    nodes, similarity = most_similar_nodes(h, torch.tensor([0, 2]), k=2)
-    assert nodes[0].tolist() == [1, 2] and nodes[1].tolist() == [1, 0]
-    assert similarity[0, 0] == pytest.approx(1 / (1 + 0.05**2) ** 0.5)

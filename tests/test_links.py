@@ -11,8 +11,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from sklearn.neighbors import NearestNeighbors
 
 from contrastive.data.links import LinkData
-from contrastive.evaluation.link_report import open_links, page
-from contrastive.methods.links import LinkPrediction
+from contrastive.evaluation.link_report import page
+from contrastive.methods.links import LinkPrediction, open_links
 from encoders.decoders import DistMult
 from encoders.graph_batch import GraphBatch
 from encoders.links import LinkGraph, NodeTable, RelationalNodes

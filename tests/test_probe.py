@@ -13,13 +13,14 @@ from torch import nn
 from contrastive.cli import main
 from contrastive.evaluation.classifiers import predict_linear
 from contrastive.evaluation.evaluate import evaluate_all
-from contrastive.evaluation.finetune import blocks, finetune
+from contrastive.evaluation.finetune import _groups, _Network, blocks, finetune
 from contrastive.evaluation.leaks import canonical, keys_of
 from contrastive.evaluation.protocol import Draw, Finetuning, Protocol
 from contrastive.evaluation.tasks import read_task
 from contrastive.feature_cache import cached_features
 from contrastive.features import FrozenEncoder, load_encoder
 from encoders.graph import GraphEncoder
+from encoders.graph_batch import GraphBatch
 from encoders.image import ResNet
 
 QUICK = Finetuning(num_epochs=4, min_steps=20, batch_size=16, lr=1e-2)
@@ -135,6 +136,46 @@ def test_early_stopping_keeps_the_best_epoch(encoder, molecules):
     settings = Finetuning(num_epochs=40, min_steps=1, patience=3, lr=3e-2)
     chosen = finetune(encoder, task, task.draws[0], settings).chosen
     assert chosen["num_epochs"] <= min(40, chosen["epoch"] + 3)
+
+
+class Scaled(nn.Module):
+    """The features of an encoder in another unit."""
+
+    takes_graphs = True
+
+    def __init__(self, encoder, scale):
+        super().__init__()
+        self.encoder, self.scale, self.num_features = encoder, scale, encoder.num_features
+
+    def forward(self, batch):
+        return self.scale * self.encoder(batch)
+
+
+def test_fine_tuning_of_molecules_does_not_depend_on_the_unit_of_features(encoder, molecules):
+    pytest.importorskip("rdkit", reason="needs the extra: pip install contrastive-pretraining[molecules]")
+    task = read_task(encoder, Protocol(str(molecules), targets=("oxygen",), split="random"))
+
+    def score(scale, **options):
+        scaled = FrozenEncoder(Scaled(encoder.encoder, scale), encoder.preprocess, encoder.config)
+        # so many steps that the norm's running statistics have forgotten where they started
+        settings = Finetuning(num_epochs=1, min_steps=100, batch_size=64, lr=1e-4, **options)
+        return finetune(scaled, task, task.draws[0], settings).score
+
+    np.testing.assert_allclose(score(10.0), score(100.0), atol=0.02)
+    assert np.abs(score(10.0, feature_norm=False) - score(100.0, feature_norm=False)).max() > 1
+
+
+def test_the_feature_norm_is_float64s(encoder):
+    pytest.importorskip("rdkit", reason="needs the extra: pip install contrastive-pretraining[molecules]")
+    batch = GraphBatch.from_smiles([ring + tail for ring in RINGS for tail in TAILS])
+    model = _Network(encoder, 3, Finetuning(), True).train()
+    h = model.encoder(batch).detach().double()
+    normed = (h - h.mean(0)) / (h.var(0, unbiased=False) + 1e-5).sqrt()
+    expected = normed @ model.linear.weight.double().T + model.linear.bias.double()
+    torch.testing.assert_close(model(batch).double(), expected, rtol=1e-4, atol=1e-4)
+    rates = {id(p): g["lr"] for g in _groups(model, Finetuning(lr=1.0, encoder_lr=0.5)) for p in g["params"]}
+    assert {rates[id(p)] for p in model.linear.parameters()} == {1.0}
+    assert {rates[id(p)] for p in model.encoder.parameters()} == {0.5}
 
 
 def test_the_blocks_of_a_resnet_are_its_stages_parts():

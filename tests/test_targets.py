@@ -25,6 +25,7 @@ from contrastive.features import FrozenEncoder, load_encoder
 from encoders.graph import GraphEncoder, NodeEncoder
 
 QUICK = Finetuning(num_epochs=6, min_steps=60, batch_size=32, lr=1e-2)
+LONGER = Finetuning(num_epochs=10, min_steps=200, batch_size=32, lr=3e-3)  # by when nothing hangs on luck
 
 
 @pytest.fixture(autouse=True)
@@ -57,12 +58,12 @@ def evaluated(encoder, protocol):
 @pytest.mark.parametrize("method", ["linear", "knn", "finetune", "scratch"])
 @pytest.mark.parametrize("targets", [("even",), ("even", "sparse"), ("half",)])
 def test_images_of_a_table(digits_run, table, targets, method):
-    protocol = Protocol(str(table), method, targets, k=5, finetuning=QUICK)
+    finetuning = LONGER if method == "scratch" and targets == ("half",) else QUICK
+    protocol = Protocol(str(table), method, targets, k=5, finetuning=finetuning)
     task, _, row = evaluated(load_encoder(digits_run), protocol)
     assert task.names == list(targets) and len(task.y) == 400 and task.y.shape[1] == len(targets)
     assert task.kind == ("values" if targets == ("half",) else "labels")
-    # a network from scratch has learnt little of a number after so few steps
-    bar = 0.05 if method == "scratch" else 0.4
+    bar = 0.65 if method == "scratch" else 0.4
     assert row["r2_mean"] > bar if "half" in targets else row["roc_auc_mean"] > 0.75
 
 

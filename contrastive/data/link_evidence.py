@@ -15,6 +15,7 @@ from contrastive.errors import ContrastiveError
 from encoders.message_passing import Adjacency, aggregate
 
 EvidenceKind = Literal["none", "ends", "all"]
+NUM_FEATURES = {"none": 0, "ends": 6, "all": 8}
 MAX_NODES = 8000  # the node's similarities are a dense matrix, and its inverse is taken
 
 
@@ -47,7 +48,7 @@ class Evidence:
         self, links: Links, train: Tensor, *, kind: EvidenceKind = "all", ridge: float = 0.05
     ) -> None:
         self.links, self.kind = links, kind
-        self.num_features = 8 if kind == "all" else 6
+        self.num_features = NUM_FEATURES[kind]
         both = links.both_directions(train)
         self.used = both[:, [0, 2]].unique()
         if len(self.used) > MAX_NODES:

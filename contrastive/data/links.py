@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,6 @@ class LinkData(LightningDataModule):
         self.evidence_kind, self.ridge, self.seed = evidence, ridge, seed
         self.files: tuple[Links, Links] | None = None
         self.split: LinkSplit | None = None
-        self.evidence: Evidence | None = None
         self.graph: LinkGraph | None = None
         self._queries: TailQueries | TripleQueries | None = None
 
@@ -119,12 +118,18 @@ class LinkData(LightningDataModule):
             self.files = read_links(source, context=context, **self.reading)  # type: ignore[arg-type]
         links, known = keep_relations(self.files[0], self.min_links), self.files[1]
         self.split = split_links(links, self.split_kind, **self.fractions, seed=self.seed)
-        if self.evidence_kind != "none":
-            self.evidence = Evidence(links, self.split.train, kind=self.evidence_kind, ridge=self.ridge)
         features = None if self.features_file is None else read_features(self.features_file, links)
         self.graph = LinkGraph(
             links.num_nodes, links.num_relations, partial(typed_edges, self.split, known), features
         )
+
+    @cached_property
+    def evidence(self) -> Evidence | None:
+        """What the training links say of triples, made when first asked for; None where it is not used."""
+        if self.evidence_kind == "none":
+            return None
+        assert self.split is not None
+        return Evidence(self.split.links, self.split.train, kind=self.evidence_kind, ridge=self.ridge)
 
     def train_dataloader(self) -> DataLoader:
         """Batches of queries."""

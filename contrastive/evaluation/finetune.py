@@ -50,7 +50,8 @@ def finetune(
     """
     torch.manual_seed(seed)
     target = _Target(task, draw, encoder)
-    model = _Network(encoder, target.width, settings).to(accelerator())
+    normed = task.unit != "images" if settings.feature_norm is None else settings.feature_norm
+    model = _Network(encoder, target.width, settings, normed).to(accelerator())
     epoch_steps = max(1, len(draw.fit) // settings.batch_size)
     epoch_steps *= max(1, -(-settings.min_steps // (epoch_steps * settings.num_epochs)))
     optimizer = torch.optim.AdamW(_groups(model, settings), weight_decay=settings.weight_decay)
@@ -131,15 +132,17 @@ class _Target:
 
 
 class _Network(nn.Module):
-    """A copy of an encoder with dropout and a linear layer."""
+    """A copy of an encoder with batch norm where asked for, dropout and a linear layer."""
 
-    def __init__(self, encoder: FrozenEncoder, num_outputs: int, settings: Finetuning) -> None:
+    def __init__(self, encoder: FrozenEncoder, num_outputs: int, settings: Finetuning, normed: bool) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder.encoder).requires_grad_(True)
         own = getattr(self.encoder, "dropout", None)
         if isinstance(own, nn.Dropout) and not getattr(self.encoder, "share_equal_nodes", False):
             own.p = settings.dropout
-        self.dropout, self.linear = nn.Dropout(settings.dropout), nn.Linear(encoder.num_features, num_outputs)
+        width = encoder.num_features
+        self.norm = nn.BatchNorm1d(width, affine=False) if normed else nn.Identity()
+        self.dropout, self.linear = nn.Dropout(settings.dropout), nn.Linear(width, num_outputs)
         self.frozen_norms = [m for m in self.encoder.modules() if isinstance(m, _BatchNorm)]
         if not settings.freeze_batch_norm:
             self.frozen_norms = []
@@ -154,16 +157,17 @@ class _Network(nn.Module):
 
     def forward(self, inputs: Any) -> Tensor:
         """Map preprocessed inputs to ``(N, num_outputs)``."""
-        return self.linear(self.dropout(self.encoder(inputs)))
+        return self.linear(self.dropout(self.norm(self.encoder(inputs))))
 
 
 def _groups(model: _Network, settings: Finetuning) -> list[dict[str, Any]]:
     """Parameter groups: weights decay, biases and norms do not; earlier blocks have lower rates."""
     parts = [*blocks(model.encoder), model.linear]
     loose = nn.ParameterList(model.encoder.parameters(recurse=False))  # such as a token: as early as any
+    encoder_lr = settings.lr if settings.encoder_lr is None else settings.encoder_lr
     groups = []
     for depth, part in enumerate([*reversed(parts), loose]):
-        lr = settings.lr * settings.layer_decay ** min(depth, len(parts) - 1)
+        lr = encoder_lr * settings.layer_decay ** min(depth, len(parts) - 1) if depth else settings.lr
         groups += [group | {"lr": lr} for group in decay_groups(part)]
     return [group for group in groups if group["params"]]
 

@@ -123,8 +123,10 @@ def fit_path(
             weight, bias = regression.fit(c)
             yield c, _probabilities(weight, bias, np.arange(len(weight)), one_vs_rest=rest)
         return
-    model = LogisticRegression(max_iter=500, tol=1e-3, warm_start=True)
-    peer = OneVsRestClassifier(model) if rest and len(classes) > 2 else model
+    # of the softmax a tenth of scikit-learn's precision and half its time; the rest is held against liblinear
+    several = rest and len(classes) > 2
+    model = LogisticRegression(max_iter=1000, tol=1e-4 if several else 1e-3, warm_start=True)
+    peer = OneVsRestClassifier(model) if several else model
     for c in regularisations:
         model.set_params(C=c)
         fitted = peer.fit(fit.h, fit.y)

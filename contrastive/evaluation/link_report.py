@@ -11,18 +11,13 @@ from urllib.parse import quote_plus
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from contrastive.building import build_module
 from contrastive.data.link_splits import LinkSplit, contains
 from contrastive.data.links import LinkData
-from contrastive.errors import ContrastiveError
 from contrastive.evaluation.links import filtered_ranks, ranking
 from contrastive.evaluation.statistics import percentile_interval
-from contrastive.features import CONFIG, checkpoint_of, run_config
-from contrastive.methods.links import LinkPrediction, evaluate_held_out, score_triples
+from contrastive.methods.links import LinkPrediction, evaluate_held_out, open_links, score_triples
 from contrastive.report import print_table, track, write_json, write_whole
 
 METRICS = ("auroc", "auprc", "ap_at_k")
@@ -70,43 +65,6 @@ def links(
         write_table(folder / "predictions.csv", found)
         write_whole(folder / "predictions.html", lambda part: part.write_text(page(found, run)))
     print(f"results: {folder}")
-
-
-def is_link_run(run: str | Path) -> bool:
-    """Whether a run folder is one of link prediction, by what its configuration names."""
-    file = Path(run) / CONFIG
-    if not file.is_file():
-        return False
-    model = run_config(Path(run)).get("model") or {}
-    return model.get("class_path") == f"{LinkPrediction.__module__}.{LinkPrediction.__name__}"
-
-
-def open_links(run: str | Path, *, source: str | None = None) -> tuple[LinkPrediction, LinkData]:
-    """A trained link model and its data, read and split as they were.
-
-    Raises:
-        ContrastiveError: no run of link prediction, or weights that do not fit its data.
-    """
-    config = run_config(Path(run))
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--data", type=LightningDataModule)
-    try:
-        data = parser.instantiate_classes(parser.parse_object({"data": config["data"]})).data
-        module = build_module(config["model"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ContrastiveError(f"{run} is no run of link prediction: {error}") from error
-    if not isinstance(data, LinkData) or not isinstance(module, LinkPrediction):
-        raise ContrastiveError(f"{run} is no run of link prediction, but of {type(module).__name__}")
-    if source is not None:
-        data.source = source
-    data.setup()
-    module.build(data)
-    state = torch.load(checkpoint_of(Path(run)), map_location="cpu", weights_only=True)["state_dict"]
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        raise ContrastiveError(f"the weights of {run} do not fit its data: {error}") from error
-    return module.eval(), data
 
 
 def _protocol(data: LinkData) -> dict[str, Any]:
@@ -194,7 +152,7 @@ def new_links(module: LinkPrediction, data: LinkData, number: int) -> list[dict[
 
     With evidence of pairs, only pairs with another relation in training are scored: others rank far below.
     """
-    assert data.split is not None and (data.evidence is not None or data.evidence_kind == "none")
+    assert data.split is not None
     links = data.split.links
     keys = links.keys(links.triples)  # ascending, for so the triples are
     best: list[tuple[Tensor, Tensor]] = []
@@ -245,21 +203,35 @@ def page(rows: Sequence[dict[str, Any]], run: str) -> str:
         names = [_searchable(str(row[key])) for key in ("head", "tail", "title")]
         query = "https://pubmed.ncbi.nlm.nih.gov/?term=" + "+AND+".join(map(quote_plus, names))
         ends = {key: _linked(str(row[key])) for key in ("head", "tail")}
-        others = {key: html.escape(str(row[key])) for key in ("title", "score", "probability")}
-        cells = [str(i), *((ends | others)[key] for key in ("head", "title", "tail", "score", "probability"))]
-        shown = "".join(f"<td>{cell}</td>" for cell in cells)
-        lines.append(f'<tr>{shown}<td><a href="{html.escape(query)}">PubMed</a></td></tr>')
+        numbers = {"score": f"{row['score']:.2f}", "probability": f"{row['probability']:.4f}"}
+        others = {"title": html.escape(str(row["title"])), **numbers}
+        shown = ends | others
+        cells = [str(i), *(shown[key] for key in ("head", "title", "tail", "score", "probability"))]
+        row_cells = "".join(f"<td>{cell}</td>" for cell in cells)
+        lines.append(f'<tr>{row_cells}<td><a href="{html.escape(query)}">PubMed</a></td></tr>\n')
     header = "".join(
         f"<th>{name}</th>" for name in ("", "head", "relation", "tail", "score", "probability", "check")
     )
     return (
-        "<!doctype html><meta charset='utf-8'><title>Predicted links</title>"
-        "<style>body{font:14px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:left}</style>"
-        f"<h1>Predicted links that are not in the data</h1><p>{html.escape(run)}. A score is no evidence: "
-        "each row is to be checked against the literature. The probability is that of training, with its "
-        "sampled negatives, not that of the population.</p>"
-        f"<table><tr>{header}</tr>{''.join(lines)}</table>\n"
+        "<!doctype html><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+        f"<title>Predicted links</title><style>{_STYLE}</style>"
+        "<h1>Predicted links that are not in the data</h1>"
+        f"<p>The best scored pairs of <code>{html.escape(run)}</code>. A score is no evidence: each row is "
+        "to be checked against the literature. The probability is that of training, with its sampled "
+        "negatives, not that of the population.</p>\n"
+        f"<table><thead><tr>{header}</tr></thead>\n"
+        f"<tbody>{''.join(lines)}</tbody></table>\n"
     )
+
+
+_STYLE = (
+    "body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:62em;padding:0 1em}"
+    "h1{font-size:1.6em}table{border-collapse:collapse;width:100%}"
+    "td,th{padding:.35em .7em;text-align:left;border-bottom:1px solid #ddd}"
+    "th{position:sticky;top:0;background:#fff;border-bottom:2px solid #888}"
+    "td:nth-child(1),td:nth-child(5),td:nth-child(6),th:nth-child(5),th:nth-child(6)"
+    "{text-align:right;font-variant-numeric:tabular-nums}"
+)
 
 
 def _compound(name: str) -> int | None:

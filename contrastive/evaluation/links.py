@@ -135,21 +135,3 @@ def recommendation(
         found[f"recall@{k}"] = hit[:, :k].sum(dim=1) / count
         found[f"ndcg@{k}"] = (hit[:, :k] * discount[:k]).sum(dim=1) / best
     return found
-
-
-def most_similar_nodes(h: Tensor, query: Tensor, k: int = 10) -> tuple[Tensor, Tensor]:
-    """The k nodes nearest to each of some nodes by cosine similarity, the node itself left out.
-
-    Args:
-        h: ``(N, D)`` features of all nodes.
-        query: ``(Q,)`` int64, the nodes asked about.
-        k: how many.
-
-    Returns:
-        ``(Q, k)`` int64 nodes, the nearest first, and ``(Q, k)`` their similarities.
-    """
-    h = torch.nn.functional.normalize(h, dim=1)
-    similarity = h[query] @ h.T
-    similarity.scatter_(1, query.unsqueeze(1), -torch.inf)
-    values, nodes = similarity.topk(min(k, len(h) - 1), dim=1)
-    return nodes, values

@@ -36,9 +36,13 @@ class Finetuning:
         patience: epochs without a better validation number after which training ends.
         batch_size: items a step.
         lr: AdamW's peak learning rate, of the last layer.
+        encoder_lr: of the encoder, before ``layer_decay``; None takes ``lr``.
         layer_decay: what the rate of a block is multiplied by, for each block between it and the last layer.
         weight_decay: of weights, not of biases and norms.
         dropout: before the last layer, and in an encoder's own dropout layer where it has one.
+        feature_norm: batch norm without weights before the last layer, which then learns at one rate whatever
+            the features' scales, as masked autoencoders are probed (He et al. 2022, arXiv 2111.06377). None:
+            for graphs, nodes and molecules, whose sums grow with their size, but not for images.
         freeze_batch_norm: keep the statistics and weights of the encoder's batch norms as they are.
         schedule: of the learning rate: warm-up and cosine, or constant.
         last_epoch: also report the last epoch's weights, which nothing has chosen, as published tables do (Hu
@@ -50,9 +54,11 @@ class Finetuning:
     patience: int = 10
     batch_size: int = 64
     lr: float = 1e-3
+    encoder_lr: float | None = None
     layer_decay: float = 1.0
     weight_decay: float = 1e-2
     dropout: float = 0.0
+    feature_norm: bool | None = None
     freeze_batch_norm: bool = False
     schedule: Literal["cosine", "constant"] = "cosine"
     last_epoch: bool = False

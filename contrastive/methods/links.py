@@ -5,20 +5,26 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningModule
+from jsonargparse import ArgumentParser
+from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from contrastive.building import build_module
 from contrastive.data import Batch
-from contrastive.data.link_evidence import Evidence
+from contrastive.data.link_evidence import NUM_FEATURES, Evidence
 from contrastive.data.link_queries import LinkQueries
 from contrastive.data.link_splits import HeldOut
+from contrastive.data.link_table import Links
 from contrastive.data.links import LinkData
+from contrastive.errors import ContrastiveError
 from contrastive.evaluation.links import by_relation, summary
+from contrastive.features import CONFIG, checkpoint_of, run_config
 from contrastive.link_losses import LinkBCE
 from contrastive.optimizers import decay_groups, scheduled
 from encoders.decoders import DistMult
@@ -64,8 +70,16 @@ class LinkPrediction(LightningModule):
         self.warmup_epochs, self.dropout, self.seed = warmup_epochs, dropout, seed
         self.validate_every_n_epochs = validate_every_n_epochs
         self.model: LinkModel | None = None
+        self.started_from: str | None = None
         self._started = time.perf_counter()
         self._validation: tuple[Tensor, Tensor] | None = None
+
+    def start_from(self, path: str) -> None:
+        """Give the free vectors, once they are made, the features of a run of link prediction.
+
+        Nodes are known by type and name; those that the run has not start at random.
+        """
+        self.started_from = path
 
     def configure_model(self) -> None:
         """Build the model for the data, once these are read."""
@@ -75,16 +89,17 @@ class LinkPrediction(LightningModule):
         """Build the model for data that are set up."""
         if self.model is None:
             assert data.graph is not None
-            num_evidence = data.evidence.num_features if data.evidence else 0
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 self.model = LinkModel(
                     data.graph,
                     self.make_encoder,
                     self.make_decoder,
-                    num_evidence=num_evidence,
+                    num_evidence=NUM_FEATURES[data.evidence_kind],
                     dropout=self.dropout,
                 )
+            if self.started_from is not None:
+                _start_free_vectors(self, data, self.started_from)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss ``()`` of a batch of queries."""
@@ -174,3 +189,69 @@ def evaluate_held_out(
     return by_relation(
         relation, truth, torch.cat(scores).numpy(), num_relations=len(module.model.relation_bias)
     )
+
+
+def is_link_run(run: str | Path) -> bool:
+    """Whether a run folder is one of link prediction, by what its configuration names."""
+    file = Path(run) / CONFIG
+    if not file.is_file():
+        return False
+    model = run_config(Path(run)).get("model") or {}
+    return model.get("class_path") == f"{LinkPrediction.__module__}.{LinkPrediction.__name__}"
+
+
+def open_links(run: str | Path, *, source: str | None = None) -> tuple[LinkPrediction, LinkData]:
+    """A trained link model and its data, read and split as they were.
+
+    Raises:
+        ContrastiveError: no run of link prediction, or weights that do not fit its data.
+    """
+    config = run_config(Path(run))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--data", type=LightningDataModule)
+    try:
+        data = parser.instantiate_classes(parser.parse_object({"data": config["data"]})).data
+        module = build_module(config["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ContrastiveError(f"{run} is no run of link prediction: {error}") from error
+    if not isinstance(data, LinkData) or not isinstance(module, LinkPrediction):
+        raise ContrastiveError(f"{run} is no run of link prediction, but of {type(module).__name__}")
+    if source is not None:
+        data.source = source
+    data.setup()
+    module.build(data)
+    state = torch.load(checkpoint_of(Path(run)), map_location="cpu", weights_only=True)["state_dict"]
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise ContrastiveError(f"the weights of {run} do not fit its data: {error}") from error
+    return module.eval(), data
+
+
+def _start_free_vectors(module: LinkPrediction, data: LinkData, run: str) -> None:
+    """Give the free vectors of nodes the features that a run has for the nodes of their type and name."""
+    nodes = getattr(module.model.encoder, "nodes", module.model.encoder)  # type: ignore[union-attr]
+    other, theirs = open_links(run)
+    assert other.model is not None and theirs.split is not None and data.split is not None
+    with torch.inference_mode():
+        h = other.model.nodes()
+    free = getattr(nodes, "free", None)
+    if free is None or free.shape[1] != h.shape[1]:
+        own = "no free vectors" if free is None else f"free vectors of {free.shape[1]} features"
+        raise ContrastiveError(f"{run} has {h.shape[1]} features a node and {type(nodes).__name__} has {own}")
+    place = {name: i for i, name in enumerate(_named(theirs.split.links))}
+    rows = torch.tensor([place.get(name, -1) for name in _named(data.split.links)])
+    found = rows >= 0
+    if not found.any():
+        raise ContrastiveError(
+            f"{run} has no node of {data.source}; its nodes are called like "
+            f"{', '.join(theirs.split.links.nodes[:3])}"
+        )
+    with torch.no_grad():
+        free[found] = h[rows[found]]
+    print(f"{int(found.sum())} of {len(rows)} nodes start from {run}", flush=True)
+
+
+def _named(links: Links) -> list[tuple[str, str]]:
+    """(type, name) of every node."""
+    return [(links.node_types[t], name) for t, name in zip(links.node_type.tolist(), links.nodes)]

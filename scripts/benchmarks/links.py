@@ -24,7 +24,7 @@ from contrastive.data.link_splits import split_links
 from contrastive.data.link_table import keep_relations, select_relations
 from contrastive.data.links import typed_edges
 from encoders.graph_batch import GraphBatch
-from encoders.relational import RGCN
+from encoders.relational import RGCN, parallel
 
 
 def read_graph(folder: Path, num_relations: int) -> tuple[GraphBatch, int]:
@@ -66,7 +66,7 @@ def main() -> None:
     x = torch.randn(graph.num_nodes, args.width, requires_grad=True)
     grad = torch.randn(graph.num_nodes, args.width)
     ours = RGCN(args.width, args.width, num_relations=num_types, num_bases=args.bases)
-    _ = graph.adjacency.parallel(args.bases).rest.relations  # made once a graph
+    _ = parallel(graph.adjacency, args.bases).rest.relations  # made once a graph
     runs: dict[str, Any] = {"ours": (ours, (graph.adjacency, x))}
     if not args.no_peer:
         runs["RGCNConv"] = (_peer(ours, num_types), (x, torch.stack([graph.src, graph.dst]), graph.edge_type))

@@ -31,14 +31,6 @@ from contrastive.evaluation.protocol import Objective
 from contrastive.evaluation.statistics import mcnemar
 
 Predict = Callable[[np.ndarray], np.ndarray]  # features → classes
-PAIRS: list[tuple[Objective, str, Callable[[float], Any]]] = [
-    ("softmax", "scikit-learn, L-BFGS", lambda c: LogisticRegression(C=c, max_iter=1000)),
-    (
-        "one_vs_rest",
-        "scikit-learn, liblinear",
-        lambda c: OneVsRestClassifier(LogisticRegression(C=c, solver="liblinear")),
-    ),
-]
 
 
 def synthetic(num_samples: int, num_features: int, *, num_classes: int = 10, rank: int = 256) -> Features:
@@ -82,6 +74,12 @@ def main() -> None:
     parser.add_argument("--data", help="features of an .npz that contrastive embed wrote, instead")
     parser.add_argument("--threads", type=int, default=0, help="of torch, 0 for all")
     parser.add_argument("--no-peers", action="store_true", help="ours alone: the peers take minutes")
+    parser.add_argument(
+        "--intercept_scaling",
+        type=float,
+        default=1.0,
+        help="of liblinear, which penalises intercepts: 100 frees them",
+    )
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -94,7 +92,12 @@ def main() -> None:
     val, fit = data.take(np.arange(samples // 10)), data.take(np.arange(samples // 10, samples))
     print(f"{samples} samples of {data.h.shape[1]} features, {torch.get_num_threads()} thread(s)")
     print("| probe | seconds | of the processor | test accuracy, % |\n|---|---|---|---|", flush=True)
-    for objective, name, peer in PAIRS:
+    liblinear = LogisticRegression(solver="liblinear", intercept_scaling=options.intercept_scaling)
+    pairs: list[tuple[Objective, str, Any]] = [
+        ("softmax", "scikit-learn, L-BFGS", LogisticRegression(max_iter=1000)),
+        ("one_vs_rest", "scikit-learn, liblinear", liblinear),
+    ]
+    for objective, name, model in pairs:
         chosen: list[float] = []
 
         def ours(objective: Objective = objective, chosen: list[float] = chosen) -> Predict:
@@ -104,7 +107,9 @@ def main() -> None:
 
         right = timed(f"ours, {objective}, 7 strengths", ours, test)
         if not options.no_peers:
-            fitting = partial(peer(chosen[0]).fit, fit.h, fit.y)
+            model.set_params(C=chosen[0])
+            peer = model if objective == "softmax" else OneVsRestClassifier(model)
+            fitting = partial(peer.fit, fit.h, fit.y)
             theirs = timed(f"{name}, C = {chosen[0]:g}", lambda fit=fitting: fit().predict, test)
             apart = f"right: only ours {(right & ~theirs).sum()}, only theirs {(theirs & ~right).sum()}"
             print(f"{apart}, p = {mcnemar(right, theirs):.2g} (McNemar)", flush=True)
