@@ -69,6 +69,7 @@ class GraphEncoder(nn.Module):
             without dropout, and not for ``gcn``, ``rgcn`` and ``virtual_node``, where more counts.
 
     Attributes:
+        node_features: what ``x`` is, as the argument.
         num_features: width of the rows of ``encoder(batch)``.
         num_node_features: width of the rows of ``encoder.nodes(batch)``.
     """
@@ -96,6 +97,7 @@ class GraphEncoder(nn.Module):
     ) -> None:
         super().__init__()
         inputs = list(ATOM_FEATURES.values()) if node_features == "atoms" else node_features
+        self.node_features = inputs
         self.embed, width = _embedding(inputs, num_hidden, input_layer)  # type: ignore[arg-type]
         arguments = dict(layer_args or {})
         if edge_features is not None:

@@ -14,6 +14,7 @@ from contrastive.data.node_files import read_nodes
 from contrastive.evaluation.protocol import Protocol
 from contrastive.evaluation.tasks import read_task
 from contrastive.features import FrozenEncoder
+from contrastive.pretrain import pretrain
 from encoders.graph import GraphEncoder, NodeEncoder
 from encoders.graph_batch import GraphBatch
 
@@ -63,6 +64,21 @@ def constant_graphs(folder):
         node_attributes="1\n" * 24,
     )
     probe(GraphEncoder(node_features=1, num_hidden=4), "contrastive.data.graphs.GraphData", source)
+
+
+def recipe(name, source):
+    """A recipe whose encoder takes other features than the nodes have."""
+
+    def meet(folder):
+        files(folder)
+        npz()(folder)
+        options = {"data.source": folder / source, "data.batch_size": 2, "run_dir": folder / "run"}
+        options |= {"wandb": "off", "trainer.accelerator": "cpu", "trainer.enable_progress_bar": "false"}
+        pretrain(
+            ["--config", f"configs/{name}.yaml", *(f"--{key}={value}" for key, value in options.items())]
+        )
+
+    return meet
 
 
 def probe(encoder, data, source):
@@ -118,6 +134,8 @@ FAULTS = [
     Fault("an attribute that is NaN", tu(node_attributes="1\nnan\n3\n4\n"), "…/TOY: TOY_A.txt: x has in row 1 (1 such rows) NaN or an infinity; replace it first"),
     Fault("a file of labels that is too short", tu(graph_labels="0\n"), "…/TOY: TOY_graph_labels.txt has 1 lines; the others ask for 2"),
     Fault("a zip whose files are named ../../TOY_A.txt, …", escaping_zip, "read: 2 graphs, in memory; nothing is unpacked"),
+    Fault("graphs for a recipe that takes other features", recipe("graph/graphcl", "TOY"), "the nodes of …/TOY have 1 number(s) each, but the encoder takes 3 number(s): pass --model.encoder.init_args.node_features 1"),
+    Fault("one graph, for a recipe that takes other features", recipe("node/grace", "g.npz"), "the nodes of …/g.npz have 2 number(s) each, but the encoder takes 1433 number(s): pass --model.encoder.init_args.node_features 2"),
     Fault("graphs that are all of one class", constant_graphs, "…/TOY has one class only (1); a probe needs two or more"),
     Fault("labels for another number of graphs", lambda f: GraphDataset(GraphBatch.from_edges([(0, 1)]), torch.tensor([0, 1])), "there are 2 labels for 1 graphs; give one each"),
     Fault("one graph, an edge to a node that is not there", npz(edges=np.array([[0, 1], [1, 3]])), "…/g.npz: edge 1 = (1, 3) names a node outside 0 … 2 (1 such edges; nodes are numbered from 0)"),

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from contrastive.data import Batch
 from contrastive.data.dgl_source import read_dgl_items
+from contrastive.data.graph_features import refuse_other_features
 from contrastive.data.graph_lists import GRAPH_FILES, graphs_and_labels, read_graph_file
 from contrastive.data.loading import PretrainingData, Split, split_indices
 from contrastive.data.ogb_files import read_ogb
@@ -281,6 +282,8 @@ class GraphData(PretrainingData):
     def read(self, split: Split) -> GraphDataset:
         """Read a split: the published one; where there is none and ``test_fraction`` is 0, everything."""
         graphs = read_graphs(self._source, node_features=self.node_features, max_degree=self.max_degree)
+        if self.trainer:
+            refuse_other_features(self.trainer.lightning_module, graphs.graphs.x, self.source)
         if graphs.split is not None:
             return graphs.subset(graphs.split[0 if split == "train" else 2])
         if not self.test_fraction:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from contrastive.data import Batch
 from contrastive.data.descriptors import DESCRIPTORS, read_descriptors, standardised
+from contrastive.data.graph_features import refuse_other_features
 from contrastive.data.graphs import GraphDataset
 from contrastive.data.loading import PretrainingData, Split
 from contrastive.data.processes import Failure, guarded_map, num_cores
@@ -295,6 +296,8 @@ class MoleculeData(PretrainingData):
         if split == "test":
             raise ContrastiveError(f"{self.source} has no test split; evaluate on a labelled file instead")
         molecules = read_molecules(self.source, **self._options)
+        if self.trainer:
+            refuse_other_features(self.trainer.lightning_module, molecules.graphs.x, self.source)
         if not self.descriptors:
             return molecules
         options = {name: self._options[name] for name in ("cache_dir", "time_limit")}

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from augmentations.random import hash64
 from contrastive.data import Batch
 from contrastive.data.epochs import EpochLoader, EpochOrder
+from contrastive.data.graph_features import refuse_other_features
 from contrastive.data.neighbourhoods import sample_neighbourhood
 from contrastive.data.node_files import NodeDataset, read_nodes
 from contrastive.errors import ContrastiveError
@@ -135,11 +136,13 @@ class NodeData(LightningDataModule):
         """Read the graph.
 
         Raises:
-            ContrastiveError: a batch of more nodes than there are.
+            ContrastiveError: a batch of more nodes than there are, or an encoder of other features.
         """
         if self.nodes is not None:
             return
         self.nodes = read_nodes(self.source, normalize_features=self.normalize_features)
+        if self.trainer:
+            refuse_other_features(self.trainer.lightning_module, self.nodes.graph.x, self.source)
         world_size = self.trainer.world_size if self.trainer else 1
         if (self.batch_size or 0) * world_size > self.nodes.graph.num_nodes:
             raise ContrastiveError(

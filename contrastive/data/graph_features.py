@@ -1,0 +1,40 @@
+"""Whether an encoder takes the features that the nodes of the data have, known before training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from contrastive.errors import ContrastiveError
+
+_OURS = ("augmentations.", "torch.")
+
+
+def refuse_other_features(model: nn.Module, x: Any, source: str) -> None:
+    """Check that the encoder of a model takes nodes with these features.
+
+    An encoder that does not say what it takes, and views of the user's own, are passed over.
+
+    Args:
+        model: what is pretrained.
+        x: of the nodes, ``(N, F)``, dense or sparse.
+        source: of the graphs, for the message.
+
+    Raises:
+        ContrastiveError: it takes others; the message says what to set.
+    """
+    expected = getattr(getattr(model, "encoder", None), "node_features", None)
+    views = getattr(model, "views", None) or nn.ModuleList()
+    if expected is None or not all(type(view).__module__.startswith(_OURS) for view in views.modules()):
+        return
+    number, of_categories = x.shape[1], not x.is_floating_point()
+    wanted = len(expected) if isinstance(expected, list) else expected
+    if number == wanted and of_categories == isinstance(expected, list):
+        return
+    kinds = ("number(s)", "categories")
+    advice = "atoms" if of_categories else number
+    raise ContrastiveError(
+        f"the nodes of {source} have {number} {kinds[of_categories]} each, but the encoder takes {wanted} "
+        f"{kinds[isinstance(expected, list)]}: pass --model.encoder.init_args.node_features {advice}"
+    )
