@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -141,6 +144,14 @@ def test_one_class_only_cannot_be_probed(command, digits_run, tmp_path):
 def test_usage(command, args, status):
     done = command(*args)
     assert done.returncode == status and "quickstart" in done.stdout + done.stderr
+
+
+def test_usage_imports_nothing_slow_and_threads_wait_without_spinning():
+    code = "import sys, os; from contrastive.cli import main; main(['--help']); "
+    code += "print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'])"
+    environ = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ)
+    assert done.stdout.splitlines()[-1] == "False passive"
 
 
 def test_options_are_checked_and_take_hyphens_or_underscores(command, digits_run):
