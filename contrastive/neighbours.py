@@ -134,27 +134,27 @@ def neighbours_of_nodes(
     with torch.inference_mode():
         h = module.model.nodes().numpy()
     found = []
-    for query in [_node(name, links, opened.source) for name in names]:
-        same = np.flatnonzero(links.node_type == links.node_type[query.place])
-        own = Query(query.name, place=int(np.searchsorted(same, query.place)))
-        ((places, cosines),) = nearest(None, h[same], [own], k=k, index=index)
+    for name, place in [(name, _place(name, links, opened.source)) for name in names]:
+        same = np.flatnonzero(links.node_type == links.node_type[place])
+        query = Query(name, place=int(np.searchsorted(same, place)))
+        ((places, cosines),) = nearest(None, h[same], [query], k=k, index=index)
         near = [(links.nodes[i], float(cosine)) for i, cosine in zip(same[places], cosines)]
-        kind = links.node_types[int(links.node_type[query.place])]
-        heading = f"nearest to {query.name}, of {len(same)} of type {kind}"
+        kind = links.node_types[int(links.node_type[place])]
+        heading = f"nearest to {name}, of {len(same)} of type {kind}"
         print_table("", [heading, "cosine"], [[name, f"{cosine:.4f}"] for name, cosine in near])
-        found.append({"query": query.name, "neighbours": [{"node": n, "cosine": c} for n, c in near]})
+        found.append({"query": name, "neighbours": [{"node": n, "cosine": c} for n, c in near]})
     folder = Path(output) if output else Path(run) / "plots" / "neighbours"
     write_json(folder / "neighbours.json", {"run": run, "source": opened.source, "queries": found})
     print(f"result: {folder / 'neighbours.json'}")
 
 
-def _node(name: str, links: Links, source: Any) -> Query:
+def _place(name: str, links: Links, source: Any) -> int:
     if name not in links.nodes:
         raise ContrastiveError(
             f"{source} has no node {name!r}; its {links.num_nodes} nodes are called like "
             f"{', '.join(links.nodes[:3])}"
         )
-    return Query(name, place=links.nodes.index(name))
+    return links.nodes.index(name)
 
 
 def parse_names(text: str) -> list[str]:
