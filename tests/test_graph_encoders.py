@@ -486,6 +486,23 @@ def test_sharing_equal_nodes_changes_nothing(kernels, layer, layer_args, edge_fe
         torch.testing.assert_close(shared, plain, atol=1e-8, rtol=1e-6)
 
 
+def test_sharing_loses_no_more_to_bfloat16_than_going_without():
+    batch = GraphBatch.concatenate([molecule_like() for _ in range(4)])
+    batch = batch.with_features(x=batch.x[:, 1:], edge_attr=None)
+    found = {}
+    for shared, half in ((False, False), (False, True), (True, True)):
+        torch.manual_seed(0)
+        encoder = GraphEncoder(node_features=[2], num_hidden=32, share_equal_nodes=shared)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            out = encoder(batch).float()
+        out.square().mean().backward()
+        found[shared, half] = torch.cat(
+            [v.flatten() for v in (out, *(p.grad for p in encoder.parameters()), *encoder.buffers())]
+        )
+    lost, without = ((found[shared, True] - found[False, False]).norm() for shared in (True, False))
+    assert 0 < lost < 1.5 * without < 0.1 * found[False, False].norm()
+
+
 def test_colours_are_weisfeiler_lehman_s():
     nx = pytest.importorskip("networkx")
     batch = molecule_like()
