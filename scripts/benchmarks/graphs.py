@@ -127,7 +127,7 @@ class PlainGIN(nn.Module):
 
 
 def trainer(model: nn.Module, batch: Callable[[], Any], bfloat16: bool = False) -> Callable[[], None]:
-    """One step: a batch, forward, backward, Adam; ``bfloat16`` is what ``--trainer.precision bf16-mixed`` does."""
+    """One step: a batch, forward, backward, Adam; ``bfloat16`` as by ``--trainer.precision bf16-mixed``."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, foreach=True)
 
     def step() -> None:
