@@ -25,19 +25,17 @@ def draws(batch: GraphBatch, random: SampleRandom | None) -> SampleRandom:
 
 def node_draws(batch: GraphBatch, random: SampleRandom) -> SampleRandom:
     """One row of draws for each node."""
-    graph = batch.graph_of_node
-    first = batch.ptr.index_select(0, graph)
-    return random.expand(graph, torch.arange(batch.num_nodes, device=batch.device) - first)
+    return random.expand_ranges(batch.graph_of_node, batch.ptr)
 
 
 def edge_draws(batch: GraphBatch, random: SampleRandom, undirected: bool) -> SampleRandom:
     """One row of draws for each edge; ``undirected`` gives u → v and v → u the same."""
     graph = batch.graph_of_edge
-    if undirected:
-        u, v = batch.src - batch.ptr[graph], batch.dst - batch.ptr[graph]
-        return random.expand(graph, (torch.minimum(u, v) << 32) + torch.maximum(u, v))
-    first = batch.edge_ptr.index_select(0, graph)
-    return random.expand(graph, torch.arange(batch.num_edges, device=batch.device) - first)
+    if not undirected:
+        return random.expand_ranges(graph, batch.edge_ptr)
+    first = batch.ptr.index_select(0, graph)
+    u, v = batch.src - first, batch.dst - first
+    return random.expand(graph, (torch.minimum(u, v) << 32) + torch.maximum(u, v))
 
 
 def check_probability(name: str, p: float) -> float:
@@ -123,8 +121,8 @@ class EdgeDrop(nn.Module):
 
     def forward(self, batch: GraphBatch, random: SampleRandom | None = None) -> GraphBatch:
         """Drop edges."""
-        drawn = edge_draws(batch, draws(batch, random), self.undirected)
-        return batch.edge_subgraph(drawn.uniform(1).squeeze(1) >= self.p)
+        dropped = edge_draws(batch, draws(batch, random), self.undirected).bernoulli(self.p)
+        return batch.edge_subgraph(~dropped)
 
 
 class EdgeAdd(nn.Module):
@@ -145,7 +143,7 @@ class EdgeAdd(nn.Module):
     def forward(self, batch: GraphBatch, random: SampleRandom | None = None) -> GraphBatch:
         """Add edges."""
         drawn = edge_draws(batch, draws(batch, random), self.undirected)
-        adds = drawn.uniform(1).squeeze(1) < self.p
+        adds = drawn.bernoulli(self.p)
         if self.undirected:
             adds &= batch.src < batch.dst
         graph = batch.graph_of_edge
@@ -191,10 +189,10 @@ class NodeDrop(nn.Module):
 
     def forward(self, batch: GraphBatch, random: SampleRandom | None = None) -> GraphBatch:
         """Drop nodes."""
-        drawn = node_draws(batch, draws(batch, random)).uniform(1).squeeze(1)
+        drawn = node_draws(batch, draws(batch, random)).uniform()
         highest = drawn.new_full((batch.num_graphs,), -1)
         highest = highest.scatter_reduce(0, batch.graph_of_node, drawn, "amax")
-        keep = (drawn >= self.p) | (drawn == highest[batch.graph_of_node])
+        keep = (drawn >= self.p) | (drawn == highest.index_select(0, batch.graph_of_node))
         return restrict(batch, keep, remove=self.remove)
 
 
@@ -219,8 +217,8 @@ class FeatureMask(nn.Module):
 
     def forward(self, batch: GraphBatch, random: SampleRandom | None = None) -> GraphBatch:
         """Mask dimensions; ValueError for categories."""
-        keep = draws(batch, random).uniform(require_float(batch).shape[1]) >= self.p
-        return mask_dimensions(batch, keep)
+        dropped = draws(batch, random).bernoulli(self.p, require_float(batch).shape[1])
+        return mask_dimensions(batch, ~dropped)
 
 
 def mask_dimensions(batch: GraphBatch, keep: Tensor) -> GraphBatch:
@@ -257,8 +255,8 @@ class FeatureDropout(nn.Module):
         if not isinstance(x, Tensor):
             raise ValueError("x is sparse: FeatureDropout would draw for its zeros; use FeatureMask")
         width = x.shape[1]
-        keep = node_draws(batch, draws(batch, random)).uniform(width) >= self.p
-        return batch.with_features(x=batch.x * keep / (1 - self.p))
+        dropped = node_draws(batch, draws(batch, random)).bernoulli(self.p, width)
+        return batch.with_features(x=batch.x * ~dropped / (1 - self.p))
 
 
 class AttributeMask(nn.Module):
@@ -276,7 +274,7 @@ class AttributeMask(nn.Module):
 
     def forward(self, batch: GraphBatch, random: SampleRandom | None = None) -> GraphBatch:
         """Mask nodes."""
-        return self.mask(batch, node_draws(batch, draws(batch, random)).uniform(1).squeeze(1) < self.p)
+        return self.mask(batch, node_draws(batch, draws(batch, random)).bernoulli(self.p))
 
     def mask(self, batch: GraphBatch, masked: Tensor) -> GraphBatch:
         """Mask the nodes where ``masked``, ``(N,)`` bool, is true."""

@@ -66,7 +66,7 @@ class BondDrop(nn.Module):
     def forward(self, batch: GraphBatch, random: SampleRandom | None = None) -> GraphBatch:
         """Delete bonds; ValueError where the batch is not of molecules."""
         edge_attr = _molecules(batch)[1]
-        keep = edge_draws(batch, draws(batch, random), undirected=True).uniform(1).squeeze(1) >= self.p
+        keep = ~edge_draws(batch, draws(batch, random), undirected=True).bernoulli(self.p)
         if self.keep_rings:
             keep |= edge_attr[:, _BOND_IN_RING] == _YES
         if self.keep_functional_groups:
@@ -88,5 +88,5 @@ class AtomMask(AttributeMask):
 
     def forward(self, batch: GraphBatch, random: SampleRandom | None = None) -> GraphBatch:
         """Mask atoms; ValueError where the batch is not of molecules."""
-        drawn = node_draws(batch, draws(batch, random)).uniform(1).squeeze(1)
-        return self.mask(batch, (drawn < self.p) & ~functional_group_atoms(batch))
+        drawn = node_draws(batch, draws(batch, random)).bernoulli(self.p)
+        return self.mask(batch, drawn & ~functional_group_atoms(batch))

@@ -76,11 +76,26 @@ class SampleRandom:
             sample: ``(M,)`` int64, the row of the sample that each element belongs to.
             position: ``(M,)`` int64, the element's place inside its sample; equal places draw equal numbers.
         """
+        return self._expanded(self._next_key().index_select(0, sample).add_(position))
+
+    def expand_ranges(self, sample: Tensor, ptr: Tensor) -> SampleRandom:
+        """`expand` for elements laid end to end: those of sample s are numbered ``ptr[s] … ptr[s+1]-1``.
+
+        Args:
+            sample: ``(M,)`` int64, ascending.
+            ptr: ``(N + 1,)`` int64.
+        """
+        first = (self._next_key() - ptr[:-1]).index_select(0, sample)
+        return self._expanded(first.add_(torch.arange(len(sample), device=sample.device)))
+
+    def _next_key(self) -> Tensor:
         self._calls += 1
-        call = hash64(torch.tensor(self._calls << 32, device=self._key.device))
-        expanded = object.__new__(SampleRandom)
-        expanded._key = hash64(hash64(self._key ^ call).index_select(0, sample) ^ position)
-        expanded._calls = 0
+        return hash64(self._key ^ _offset_hashes(self._calls, 1, self._key.device))
+
+    def _expanded(self, key: Tensor) -> SampleRandom:
+        """Draws keyed by ``key``, which is not mixed here: whatever is drawn mixes it."""
+        expanded = copy.copy(self)
+        expanded._key, expanded._calls = key, 0
         return expanded
 
     def bits(self, *shape: int) -> Tensor:
@@ -91,12 +106,7 @@ class SampleRandom:
 
     def split(self, size: int) -> list[SampleRandom]:
         """Hand the samples on in pieces of ``size``: what a sample then draws does not depend on the size."""
-        pieces = []
-        for key in self.bits(1).squeeze(1).split(size):
-            piece = copy.copy(self)
-            piece._key, piece._calls = key, 0
-            pieces.append(piece)
-        return pieces
+        return [self._expanded(key) for key in self.bits(1).squeeze(1).split(size)]
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Float32 numbers uniform in [low, high), ``(N, *shape)``."""
@@ -104,7 +114,7 @@ class SampleRandom:
 
     def bernoulli(self, p: float, *shape: int) -> Tensor:
         """Booleans that are true with probability ``p``, ``(N, *shape)``."""
-        return self.uniform(*shape) < p
+        return _shift(self.bits(*shape), 40) < math.ceil(p * 2**24)  # as uniform() < p, without the floats
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal float32 numbers, ``(N, *shape)`` (Box and Muller 1958)."""

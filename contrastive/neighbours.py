@@ -134,21 +134,21 @@ def neighbours_of_nodes(
     with torch.inference_mode():
         h = module.model.nodes().numpy()
     found = []
-    for name, node in [(name, _node(name, links, opened.source)) for name in names]:
-        same = np.flatnonzero(links.node_type == links.node_type[node])
-        own = Query(name, place=int(np.searchsorted(same, node)))
-        ((places, cosines),) = nearest(None, h[same], [own], k=k, index=index)
+    for name, place in [(name, _place(name, links, opened.source)) for name in names]:
+        same = np.flatnonzero(links.node_type == links.node_type[place])
+        query = Query(name, place=int(np.searchsorted(same, place)))
+        ((places, cosines),) = nearest(None, h[same], [query], k=k, index=index)
         near = [(links.nodes[i], float(cosine)) for i, cosine in zip(same[places], cosines)]
-        kind = links.node_types[int(links.node_type[node])]
+        kind = links.node_types[int(links.node_type[place])]
         heading = f"nearest to {name}, of {len(same)} of type {kind}"
-        print_table("", [heading, "cosine"], [[other, f"{cosine:.4f}"] for other, cosine in near])
+        print_table("", [heading, "cosine"], [[name, f"{cosine:.4f}"] for name, cosine in near])
         found.append({"query": name, "neighbours": [{"node": n, "cosine": c} for n, c in near]})
     folder = Path(output) if output else Path(run) / "plots" / "neighbours"
     write_json(folder / "neighbours.json", {"run": run, "source": opened.source, "queries": found})
     print(f"result: {folder / 'neighbours.json'}")
 
 
-def _node(name: str, links: Links, source: Any) -> int:
+def _place(name: str, links: Links, source: Any) -> int:
     if name not in links.nodes:
         raise ContrastiveError(
             f"{source} has no node {name!r}; its {links.num_nodes} nodes are called like "

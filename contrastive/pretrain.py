@@ -6,6 +6,7 @@ import logging
 import os
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -184,12 +185,13 @@ class PretrainCLI(LightningCLI):
 CLI = TypeVar("CLI", bound=PretrainCLI)
 
 
-def _start_from(model: Any, path: str) -> None:
-    if not hasattr(model, "start_from"):
+def _start_from(model: LightningModule, path: str) -> None:
+    start: Callable[[str], None] | None = getattr(model, "start_from", None)
+    if start is None:
         raise ContrastiveError(
             f"{type(model).__name__} has no method start_from(path), which --init_from calls"
         )
-    model.start_from(path)
+    start(path)
 
 
 def load_config(cli: PretrainCLI) -> dict[str, Any]:

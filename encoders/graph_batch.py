@@ -149,9 +149,9 @@ class GraphBatch:
         """The nodes where ``keep`` (``(N,)`` bool) is true, renumbered, and the edges between them."""
         kept = keep.nonzero().squeeze(1)
         counts = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])
-        inside = (keep[self.src] & keep[self.dst]).nonzero().squeeze(1)
+        inside = (_take(keep, self.src) & _take(keep, self.dst)).nonzero().squeeze(1)
         features = self._select(_PER_NODE, kept) | self._select(_PER_EDGE, inside)
-        src, dst = counts[self.src[inside]], counts[self.dst[inside]]
+        src, dst = (_take(counts, _take(end, inside)) for end in (self.src, self.dst))
         return GraphBatch(src=src, dst=dst, ptr=counts[self.ptr], **features)
 
     def with_edges(self, src: Tensor, dst: Tensor, **edge_features: Any) -> GraphBatch:
@@ -179,7 +179,8 @@ class GraphBatch:
         moved = ptr[:-1] - self.ptr[index]  # how far each graph's node numbers shift
         shift = moved.repeat_interleave(edge_ptr.diff(), output_size=len(edges))
         features = self._select(_PER_NODE, nodes) | self._select(_PER_EDGE, edges)
-        return GraphBatch(src=self.src[edges] + shift, dst=self.dst[edges] + shift, ptr=ptr, **features)
+        src, dst = (_take(end, edges).add_(shift) for end in (self.src, self.dst))
+        return GraphBatch(src=src, dst=dst, ptr=ptr, **features)
 
     def _graph_index(self, graphs: int | slice | Sequence[int] | Tensor) -> Tensor:
         everything = torch.arange(self.num_graphs, device=self.device)

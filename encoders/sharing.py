@@ -111,6 +111,11 @@ def batch_norm(norm: nn.Module, h: Tensor, counts: Tensor) -> Tensor:
     """Batch norm over rows that stand for ``counts`` nodes each: equal to ``norm`` over all the nodes."""
     if not isinstance(norm, nn.BatchNorm1d) or not norm.training:
         return norm(h)
+    with torch.autocast(h.device.type, enabled=False):  # it would round the means
+        return _batch_norm(norm, h.to(norm.weight.dtype), counts)
+
+
+def _batch_norm(norm: nn.BatchNorm1d, h: Tensor, counts: Tensor) -> Tensor:
     total = counts.sum()
     share = counts.to(h.dtype) / total
     mean = share @ h

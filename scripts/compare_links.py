@@ -81,7 +81,7 @@ TABLES = [
     Setting(512, 1e-2, 0.3, 128),
     Setting(512, 5e-3, 0.1, 128),
 ]
-GRAPHS = [Setting(64, 2e-2, 0.1, 4096), Setting(64, 1e-2, 0.1, 2048), Setting(32, 2e-2, 0.1, 2048)]
+GRAPHS = [Setting(64, 2e-2, 0.1, 4096), Setting(64, 1e-2, 0.3, 4096), Setting(32, 2e-2, 0.1, 4096)]
 SPARSE = {"queries": "triples", "num_negatives": 2, "corruption": "both", "epoch_fraction": 1.0}
 DECAGON = [Setting(128, 3e-3, 0.2, 8192)]
 symmetric_simple, symmetric_dedicom = partial(SimplE, symmetric=True), partial(DEDICOM, symmetric=True)

@@ -486,6 +486,25 @@ def test_sharing_equal_nodes_changes_nothing(kernels, layer, layer_args, edge_fe
         torch.testing.assert_close(shared, plain, atol=1e-8, rtol=1e-6)
 
 
+def test_sharing_loses_no_more_to_bfloat16_than_going_without():
+    batch = GraphBatch.concatenate([molecule_like() for _ in range(4)])
+    batch = batch.with_features(x=batch.x[:, 1:], edge_attr=None)
+    found = {}
+    for shared, half in ((False, False), (False, True), (True, True)):
+        torch.manual_seed(0)
+        encoder = GraphEncoder(node_features=[2], num_hidden=32, share_equal_nodes=shared)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            out = encoder(batch).float()
+        out.square().mean().backward()
+        gradients = [p.grad for p in encoder.parameters()]
+        found[shared, half] = [
+            torch.cat([v.flatten() for v in values]).detach()
+            for values in (out, gradients, encoder.buffers())
+        ]
+    for exact, without, lost in zip(found[False, False], found[False, True], found[True, True]):
+        assert 0 < (lost - exact).norm() < 2 * (without - exact).norm()
+
+
 def test_colours_are_weisfeiler_lehman_s():
     nx = pytest.importorskip("networkx")
     batch = molecule_like()

@@ -25,7 +25,7 @@ from contrastive.features import FrozenEncoder, load_encoder
 from encoders.graph import GraphEncoder, NodeEncoder
 
 QUICK = Finetuning(num_epochs=6, min_steps=60, batch_size=32, lr=1e-2)
-LONGER = Finetuning(num_epochs=10, min_steps=200, batch_size=32, lr=3e-3)  # by when nothing hangs on luck
+LONGER = Finetuning(num_epochs=10, min_steps=200, batch_size=32, lr=3e-3)  # until nothing hangs on luck
 
 
 @pytest.fixture(autouse=True)
