@@ -126,7 +126,8 @@ def test_a_corrupt_image_is_named(pretrain, tmp_path):
     for i in range(8):
         Image.new("L", (8, 8), i).save(tmp_path / f"{i}.png")
     (tmp_path / "3.png").write_bytes(b"nonsense")
-    done = pretrain("--data.init_args.source", tmp_path, run_dir=tmp_path / "run")
+    grey = ("--data.init_args.source", tmp_path, "--data.init_args.channels", 1)
+    done = pretrain(*grey, run_dir=tmp_path / "run")
     assert done.returncode == 1 and f"{tmp_path}/3.png is not a readable image" in done.stderr
 
 
