@@ -1,6 +1,6 @@
 """Choose between pretrained encoders of molecules without a test label: cross-validated frozen ROC-AUC.
 
-    python scripts/select_molecules.py RUN RUN … --data FOLDER_OF_MOLECULENET
+    python scripts/select_molecules.py '[RUN, RUN]' --data FOLDER_OF_MOLECULENET
 
 Takes the training and validation parts of each set's scaffold split, deals their scaffolds to five folds,
 and predicts each fold by a ridge regression on the others' frozen features. The test part is dropped before
