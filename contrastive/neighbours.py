@@ -22,7 +22,7 @@ from contrastive.feature_cache import cached_features
 from contrastive.features import FrozenEncoder, accelerator, load_encoder
 from contrastive.inputs import graph_batch, image_batch
 from contrastive.items import image_size_of, num_items, read_items, source_of, unit_of
-from contrastive.methods.links import is_link_run, open_links
+from contrastive.methods.links import is_link_run, node_features, open_links
 from contrastive.neighbours_page import Picture, Row, picture_of, write_page, write_sheet
 from contrastive.report import print_table, write_json, write_whole
 
@@ -129,10 +129,9 @@ def neighbours_of_nodes(
         ContrastiveError: a name that no node has.
     """
     module, opened = open_links(run, source=source)
-    assert opened.split is not None and module.model is not None
+    assert opened.split is not None
     links = opened.split.links
-    with torch.inference_mode():
-        h = module.model.nodes().numpy()
+    h = node_features(module).numpy()
     found = []
     for name, place in [(name, _place(name, links, opened.source)) for name in names]:
         same = np.flatnonzero(links.node_type == links.node_type[place])

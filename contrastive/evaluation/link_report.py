@@ -17,7 +17,13 @@ from contrastive.data.link_splits import LinkSplit, contains
 from contrastive.data.links import LinkData
 from contrastive.evaluation.links import filtered_ranks, ranking
 from contrastive.evaluation.statistics import percentile_interval
-from contrastive.methods.links import LinkPrediction, evaluate_held_out, open_links, score_triples
+from contrastive.methods.links import (
+    LinkPrediction,
+    evaluate_held_out,
+    node_features,
+    open_links,
+    score_triples,
+)
 from contrastive.report import print_table, track, write_json, write_whole
 
 METRICS = ("auroc", "auprc", "ap_at_k")
@@ -134,14 +140,14 @@ def rank_links(module: LinkPrediction, data: LinkData, number: int, seed: int) -
     turned = (torch.rand(len(rows), generator=generator) < 0.5) & links.undirected[rows[:, 1]]
     rows = torch.where(turned.unsqueeze(1), rows.flip(1), rows)
     keys = links.keys(links.triples)  # ascending, for so the triples are
-    ranks = []
+    h, ranks = node_features(module), []
     for part in track(rows.split(64), "Ranking", len(rows) // 64 + 1):
         for relation in part[:, 1].unique().tolist():
             own = part[part[:, 1] == relation]
             tail = links.pools[1][relation]
             triples = own.unsqueeze(1).repeat(1, len(tail), 1)
             triples[:, :, 2] = tail
-            scores = score_triples(module, triples.view(-1, 3), data.evidence).view(len(own), -1)
+            scores = score_triples(module, triples.view(-1, 3), data.evidence, h).view(len(own), -1)
             known = contains(keys, links.keys(triples)) | (triples[..., 0] == triples[..., 2])
             ranks.append(filtered_ranks(scores, torch.searchsorted(tail, own[:, 2].contiguous()), known))
     return ranking(torch.cat(ranks))
@@ -155,6 +161,7 @@ def new_links(module: LinkPrediction, data: LinkData, number: int) -> list[dict[
     assert data.split is not None
     links = data.split.links
     keys = links.keys(links.triples)  # ascending, for so the triples are
+    h = node_features(module)
     best: list[tuple[Tensor, Tensor]] = []
     for relation in track(range(links.num_relations), "Predicting", links.num_relations):
         heads, tails = links.pools[0][relation], links.pools[1][relation]
@@ -166,7 +173,7 @@ def new_links(module: LinkPrediction, data: LinkData, number: int) -> list[dict[
         if data.evidence is not None and data.evidence.kind == "all" and links.num_relations > 1:
             triples = triples[contains(data.evidence.pairs, triples[:, 0] * links.num_nodes + triples[:, 2])]
         triples = triples[~contains(keys, links.keys(triples))]
-        scores = score_triples(module, triples, data.evidence)
+        scores = score_triples(module, triples, data.evidence, h)
         top = scores.topk(min(number, len(scores))).indices
         best.append((triples[top], scores[top]))
     triples, scores = torch.cat([part for part, _ in best]), torch.cat([part for _, part in best])

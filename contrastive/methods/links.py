@@ -147,8 +147,22 @@ class LinkPrediction(LightningModule):
 
 
 @torch.inference_mode()
+def node_features(module: LinkPrediction) -> Tensor:
+    """Features of all nodes, ``(N, D)``, without dropout."""
+    assert module.model is not None
+    training = module.model.training
+    module.model.eval()
+    h = module.model.nodes()
+    module.model.train(training)
+    return h.detach()  # a table gives its parameter itself
+
+
+@torch.inference_mode()
 def score_triples(
-    module: LinkPrediction, triples: Tensor, evidence: Evidence | Tensor | None = None
+    module: LinkPrediction,
+    triples: Tensor,
+    evidence: Evidence | Tensor | None = None,
+    h: Tensor | None = None,
 ) -> Tensor:
     """Scores ``(M,)`` float32 on the CPU of triples ``(M, 3)``.
 
@@ -156,12 +170,13 @@ def score_triples(
         module: with its model built.
         triples: on the CPU.
         evidence: what makes it, or that of these triples ``(M, F)``; None where the model takes none.
+        h: what `node_features` gave, for many calls: an R-GCN encodes the whole graph for it.
     """
     model = module.model
     assert model is not None
+    h = node_features(module) if h is None else h
     training = model.training
     model.eval()
-    h = model.nodes()
     known = evidence(triples) if isinstance(evidence, Evidence) else evidence
     parts = []
     for rows in torch.arange(len(triples)).split(CHUNK):
@@ -232,9 +247,8 @@ def _start_free_vectors(module: LinkPrediction, data: LinkData, run: str) -> Non
     """Give the free vectors of nodes the features that a run has for the nodes of their type and name."""
     nodes = getattr(module.model.encoder, "nodes", module.model.encoder)  # type: ignore[union-attr]
     other, theirs = open_links(run)
-    assert other.model is not None and theirs.split is not None and data.split is not None
-    with torch.inference_mode():
-        h = other.model.nodes()
+    assert theirs.split is not None and data.split is not None
+    h = node_features(other)
     free = getattr(nodes, "free", None)
     if free is None or free.shape[1] != h.shape[1]:
         own = "no free vectors" if free is None else f"free vectors of {free.shape[1]} features"
