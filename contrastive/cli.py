@@ -39,9 +39,9 @@ CONFIGURED = ("pretrain", "views")  # these take a whole configuration, and pars
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; print what a user can mend as one message and return a non-zero status."""
-    # Before torch is imported: its threads else spin where they wait for one that another program keeps from
-    # its core, and small networks then take five times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Before torch is imported: GNU's threads else spin for milliseconds where they wait for one that another
+    # program keeps from its core, and small networks then take a third longer, or several times as long.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     name, *args = (sys.argv[1:] if argv is None else argv) or [""]
     if name not in COMMANDS:
         return _usage(name)
