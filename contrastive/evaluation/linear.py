@@ -159,8 +159,8 @@ class LargeLogisticRegression:
     """Logistic regression by L-BFGS with a preconditioner, for many samples and many features.
 
     Minimises mean cross-entropy + ‖W‖² / (2 C N), scikit-learn's objective over C N: of the softmax, or the
-    sum over the classes, each against the rest, all solved together. Features are turned into
-    their principal axes, which leaves the penalty as it is and the curvature nearly diagonal: it is at most
+    sum over the classes, each against the rest, all solved together. Features are turned into their principal
+    axes, which leaves the penalty as it is and the curvature nearly diagonal: it is at most
     ½ s_d² / N + 1 / (C N) along axis d, s_d² the sum of its squares (Böhning 1992). Weights in units of the
     square root of that take a few dozen steps where plain ones take hundreds.
 

@@ -209,11 +209,14 @@ def page(rows: Sequence[dict[str, Any]], run: str) -> str:
     for i, row in enumerate(rows, start=1):
         names = [_searchable(str(row[key])) for key in ("head", "tail", "title")]
         query = "https://pubmed.ncbi.nlm.nih.gov/?term=" + "+AND+".join(map(quote_plus, names))
-        ends = {key: _linked(str(row[key])) for key in ("head", "tail")}
-        numbers = {"score": f"{row['score']:.2f}", "probability": f"{row['probability']:.4f}"}
-        others = {"title": html.escape(str(row["title"])), **numbers}
-        shown = ends | others
-        cells = [str(i), *(shown[key] for key in ("head", "title", "tail", "score", "probability"))]
+        cells = [
+            str(i),
+            _linked(str(row["head"])),
+            html.escape(str(row["title"])),
+            _linked(str(row["tail"])),
+            f"{row['score']:.2f}",
+            f"{row['probability']:.4f}",
+        ]
         row_cells = "".join(f"<td>{cell}</td>" for cell in cells)
         lines.append(f'<tr>{row_cells}<td><a href="{html.escape(query)}">PubMed</a></td></tr>\n')
     header = "".join(
