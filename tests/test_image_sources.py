@@ -65,8 +65,11 @@ def test_csv_without_labels_and_splits_is_held_out_in_part(tmp_path):
     assert (len(train), len(test), train.labels) == (7, 3, None)
 
 
+NO_LABELS = ("nan", "NaN")  # blanks that another program wrote: refused
 LABELS = st.lists(
-    st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=8),
+    st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=8).filter(
+        lambda label: label not in NO_LABELS
+    ),
     min_size=1,
     max_size=12,
 )
@@ -80,6 +83,14 @@ def test_csv_keeps_any_label(labels, tmp_path):
     images = open_images(source, "train")
     read = [images.classes[i] if i >= 0 else "" for i in images.labels.tolist()]
     assert read == labels
+
+
+@pytest.mark.parametrize("label", NO_LABELS)
+def test_csv_refuses_what_stands_for_no_label(label, tmp_path):
+    picture(tmp_path / "0.png")
+    source = write_csv(tmp_path / "any.csv", [("0.png", "cat", "train"), ("0.png", label, "train")])
+    with pytest.raises(ContrastiveError, match=f"line 3: label is {label}; leave it empty"):
+        open_images(source, "train")
 
 
 @pytest.mark.parametrize(
