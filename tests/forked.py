@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -85,14 +87,22 @@ class Run:
     processes: list[BaseProcess]
     log: Path
 
-    def wait(self, timeout: float = 400) -> int:
-        """The exit status of rank 0; negative is the signal that ended it."""
-        for process in self.processes:
-            process.join(timeout)
-            if process.is_alive():
-                self.kill()
-                raise TimeoutError(f"still running after {timeout} s:\n{self.printed}")
-        return self.processes[0].exitcode
+    def wait(self) -> int:
+        """Wait for all; the exit status of rank 0."""
+        first, *_ = [self.status(rank) for rank in range(len(self.processes))]
+        return first
+
+    def status(self, rank: int, timeout: float = 400) -> int:
+        """The exit status of one process; negative is the signal that ended it.
+
+        The time is what a busy machine may take, and less than the half hour that gloo waits for a lost one.
+        """
+        process = self.processes[rank]
+        process.join(timeout)
+        if process.is_alive():
+            self.kill()
+            raise TimeoutError(f"process {rank} still runs after {timeout} s:\n{self.printed}")
+        return process.exitcode
 
     def kill(self):
         for process in self.processes:
@@ -178,9 +188,11 @@ def pretrain(
 
 
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port below those that the system gives to connections: one of them could take it before its use."""
+    while True:
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", secrets.choice(range(20_000, 32_000))))
+            return s.getsockname()[1]
 
 
 def _main(args: list[str], out: str, err: str, variables: dict[str, str], cwd: str | None = None) -> None:

@@ -5,11 +5,11 @@ factor shows in the weights. Two sets of processes (2 and 4) do all of it.
 """
 
 import os
-import socket
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from forked import free_port
 from torch import distributed as dist
 from torch import multiprocessing, nn
 
@@ -166,9 +166,7 @@ def work(rank, world_size, port, folder):
 def ranks(request, tmp_path_factory):
     """What every rank found, in order."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     multiprocessing.set_forkserver_preload(["pytorch_lightning"])  # imported once for all processes
     multiprocessing.start_processes(
         work, (request.param, port, folder), nprocs=request.param, start_method="forkserver"

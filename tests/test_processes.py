@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from forked import write_rings
+from forked import free_port, write_rings
 
 SETTINGS = {
     "model.encoder.node_features": 65,
@@ -34,8 +34,9 @@ def source(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_same_weights(command, source, tmp_path):
+def test_the_same_weights(command, source, tmp_path, monkeypatch):
     weights = {}
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
     for name, variant in VARIANTS.items():
         settings = {"data.source": source, "run_dir": tmp_path / name} | SETTINGS | variant
         arguments = [part for key, value in settings.items() for part in (f"--{key}", value)]

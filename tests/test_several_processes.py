@@ -131,7 +131,10 @@ def test_batch_norm_of_uneven_shares_in_float64():
     processes = [server.Process(target=_normalised, args=(r, port, batch, slopes, queue)) for r in (0, 1)]
     for process in processes:
         process.start()
-    results = dict(queue.get(timeout=120) for _ in processes)
+    results = dict(queue.get(timeout=400) for _ in processes)
+    for process in processes:
+        process.join(400)
+        assert process.exitcode == 0
     first, second = ([torch.from_numpy(array) for array in results[rank]] for rank in (0, 1))
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(3).double()
