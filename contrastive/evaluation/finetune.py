@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from contrastive.evaluation.protocol import Draw, Finetuning
 from contrastive.evaluation.tasks import Task
 from contrastive.features import FrozenEncoder, accelerator
 from contrastive.optimizers import decay_groups, warmup_cosine
+
+_SEQUENCES = (nn.Sequential, nn.ModuleList)
 
 
 def finetune(
@@ -163,7 +166,9 @@ class _Network(nn.Module):
 def _groups(model: _Network, settings: Finetuning) -> list[dict[str, Any]]:
     """Parameter groups: weights decay, biases and norms do not; earlier blocks have lower rates."""
     parts = [*blocks(model.encoder), model.linear]
-    loose = nn.ParameterList(model.encoder.parameters(recurse=False))  # such as a token: as early as any
+    inside = {id(parameter) for part in parts for parameter in part.parameters()}
+    # such as a token or an embedding of positions: as early as any
+    loose = nn.ParameterList(p for p in model.encoder.parameters() if id(p) not in inside)
     encoder_lr = settings.lr if settings.encoder_lr is None else settings.encoder_lr
     groups = []
     for depth, part in enumerate([*reversed(parts), loose]):
@@ -173,12 +178,31 @@ def _groups(model: _Network, settings: Finetuning) -> list[dict[str, Any]]:
 
 
 def blocks(encoder: nn.Module) -> list[nn.Module]:
-    """The parts of a network that have parameters, from input to output: children, and members of lists."""
-    parts: list[nn.Module] = []
-    for child in encoder.children():
-        several = isinstance(child, (nn.Sequential, nn.ModuleList))
-        parts += blocks(child) if several else [child]
-    return [part for part in parts if any(True for _ in part.parameters())]
+    """The parts of a network that have parameters, from input to output as they are registered.
+
+    They are its children; of a sequence or a list its members, and of a child that holds more than half of
+    the parameters its own children. Lists side by side, as of layers and of their norms, go together.
+    """
+    return list(_parts(encoder, _size(encoder) / 2))
+
+
+def _parts(module: nn.Module, half: float) -> Iterator[nn.Module]:
+    children = [child for child in module.children() if _size(child)]
+    lists = [child for child in children if isinstance(child, nn.ModuleList)]
+    for child in children:
+        holds_most = not isinstance(module, _SEQUENCES) and _size(child) > half and any(child.children())
+        if len(lists) > 1 and child in lists:
+            if child is lists[0]:
+                for members in zip_longest(*lists):
+                    yield nn.ModuleList(member for member in members if member is not None)
+        elif isinstance(child, _SEQUENCES) or holds_most:
+            yield from _parts(child, half)
+        else:
+            yield child
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _endless(items: np.ndarray, batch_size: int, seed: int) -> Iterator[np.ndarray]:
