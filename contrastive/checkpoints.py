@@ -161,6 +161,12 @@ class Checkpoints(Checkpoint):
         raise Stopped(message, received)
 
 
+def has_begun(trainer: Trainer) -> bool:
+    """Whether training came to its first step, of which something is to be kept."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return any(isinstance(callback, Checkpoints) and callback.signals.training for callback in callbacks)
+
+
 def _num_samples(trainer: Trainer) -> int | None:
     train: Any = getattr(trainer.datamodule, "train", None)  # type: ignore[attr-defined]
     return len(train) if hasattr(train, "__len__") else None

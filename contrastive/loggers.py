@@ -6,6 +6,7 @@ import csv
 import netrc
 import os
 import secrets
+import sys
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -135,6 +136,13 @@ def wandb_logger(run_dir: Path, mode: Wandb) -> WandbLogger:
     )
     logger._wandb_init.pop("anonymous", None)  # wandb warns of it, though it is not set
     return logger
+
+
+def end_wandb() -> None:
+    """Close the run at W&B as a failed one, where it has begun."""
+    wandb: Any = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish(exit_code=1)
 
 
 def _go_offline() -> None:

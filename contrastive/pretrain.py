@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +17,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from contrastive.batch_norm import SyncedOnCPU
 from contrastive.callbacks import CollapseMeter, NonFiniteGuard, OnlineKNN
 from contrastive.checkpoint_files import WholeFiles, read_checkpoint
-from contrastive.checkpoints import Checkpoints
+from contrastive.checkpoints import Checkpoints, has_begun
 from contrastive.data.image_crops import refuse_second_crop
 from contrastive.distributed import is_first_process
 from contrastive.errors import ContrastiveError
@@ -27,9 +25,9 @@ from contrastive.faults import fit
 from contrastive.features import CONFIG, LAST
 from contrastive.loggers import MetricsCSV, Wandb, wandb_logger
 from contrastive.resume import changed_settings, find_checkpoint, lock
+from contrastive.run_folder import make_folder, missing, remove_folders, settle_folder
 
 _NOT_OF_THE_RUN = ("config", "run_dir", "ckpt_path", "allow_changes")
-_FOLDER = "CONTRASTIVE_RUN"  # names the folder to the processes that a run starts
 
 
 def pretrain(args: list[str]) -> Path:
@@ -37,7 +35,12 @@ def pretrain(args: list[str]) -> Path:
     cli = parse(
         PretrainCLI, args, "pretrain", "Pretrain an encoder as a configuration says, into a run folder."
     )
-    fit(cli.trainer, cli.model, cli.datamodule, cli.checkpoint)
+    try:
+        fit(cli.trainer, cli.model, cli.datamodule, cli.checkpoint)
+    except BaseException:
+        if not has_begun(cli.trainer):
+            remove_folders(cli.made)
+        raise
     if cli.trainer.is_global_zero:
         print(f"run folder: {cli.run_dir}")
     return cli.run_dir
@@ -77,6 +80,14 @@ class PretrainCLI(LightningCLI):
 
     run_dir: Path
     checkpoint: Path | None
+    made: Sequence[Path] = ()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        try:
+            super().__init__(*args, **options)
+        except BaseException:
+            remove_folders(self.made)
+            raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's own options, and hand the seed on to model and data."""
@@ -122,6 +133,7 @@ class PretrainCLI(LightningCLI):
         recipe = Path(self.config.config[0].relative).stem if self.config.get("config") else "pretrain"
         self.run_dir = settle_folder(self.config.run_dir, recipe, self.config.ckpt_path)
         if is_first_process():
+            self.made = missing(self.run_dir)
             make_folder(self.run_dir / LAST.parent)
             self._lock = lock(self.run_dir)
         self.checkpoint = find_checkpoint(self.run_dir, self.config.ckpt_path)
@@ -222,44 +234,12 @@ class RecordConfig(Callback):
         checkpoint["config"] = self.config
 
 
-def settle_folder(given: str | None, recipe: str, asked: str | None) -> Path:
-    """The run's folder, one for all processes.
-
-    Raises:
-        ContrastiveError: there is no run to resume; or processes started from outside were given no folder.
-    """
-    if given:
-        return Path(given).expanduser()
-    runs = Path("runs") / recipe
-    if asked == "last":
-        candidates = sorted(runs.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime)
-        if not candidates:
-            raise ContrastiveError(f"no run in {runs} has a checkpoint to resume; name one with --run_dir")
-        return candidates[-1].parent.parent
-    if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) == 1:
-        os.environ[_FOLDER] = time.strftime("%Y-%m-%d_%H-%M-%S")  # for the processes that this one may start
-    elif _FOLDER not in os.environ:
-        raise ContrastiveError("several processes need one folder that they agree on; give --run_dir")
-    return runs / os.environ[_FOLDER]
-
-
 def _on_cpu(trainer_config: Any) -> bool:
     return trainer_config.get("accelerator") == "cpu" or not torch.cuda.is_available()
 
 
 def _as_list(value: Any) -> list:
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder that can be written to, or say why not."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ContrastiveError(f"cannot write to {folder}: {error.strerror}; give another folder") from error
 
 
 def find_config(path: str) -> Path:

@@ -22,7 +22,7 @@ from contrastive.evaluation.protocol import Finetuning, Protocol
 from contrastive.evaluation.statistics import mean_interval
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.features import LAST, FrozenEncoder, load_encoder, untrained_like
-from contrastive.pretrain import make_folder, pretrain
+from contrastive.pretrain import pretrain
 from contrastive.report import (
     percent,
     plot_embedding,
@@ -31,6 +31,7 @@ from contrastive.report import (
     track,
     write_json,
 )
+from contrastive.run_folder import make_folder
 
 RECIPE = "configs/image/simclr_digits.yaml"
 LABELS_PER_CLASS = (1, 5, 20)

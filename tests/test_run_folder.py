@@ -1,0 +1,53 @@
+"""A run that ends before its first step leaves no folder, and one that had begun, or was there, is kept."""
+
+import pytest
+from forked import pretrain as start
+
+from contrastive.errors import ContrastiveError
+from contrastive.pretrain import pretrain
+
+DIGITS = ["--config", "configs/image/simclr_digits.yaml", "--trainer.accelerator", "cpu"]
+DIGITS += ["--trainer.enable_progress_bar", "false", "--wandb", "off"]
+REFUSED = {
+    "a source that is not there": (["--data.init_args.source", "/no/such/place"], "/no/such/place"),
+    "a batch above the data": (["--data.init_args.batch_size", "5000"], "lower data.init_args.batch_size"),
+    "channels that the model does not take": (["--data.init_args.channels", "3"], "set in_channels"),
+    "an option out of range": (["--checkpoints.keep_last", "0"], "cannot be built: keep_last"),
+    "a checkpoint that is not there": (["--ckpt_path", "last"], "no checkpoint"),
+    "an encoder that is not there": (["--init_from", "/no/such/run"], "/no/such/run"),
+}
+
+
+@pytest.mark.parametrize("options, says", REFUSED.values(), ids=REFUSED)
+def test_nothing_is_left_of_a_run_that_is_refused(options, says, tmp_path):
+    with pytest.raises(ContrastiveError, match=says):
+        pretrain([*DIGITS, "--run_dir", str(tmp_path / "runs" / "digits" / "1"), *options])
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_left_at_weights_and_biases_either(tmp_path):
+    """Lightning begins the run there before it reads the data."""
+    run = start(tmp_path / "run", wandb="offline", **{"data.init_args.source": "/no/such/place"})
+    assert run.wait() == 1, run.printed
+    assert "/no/such/place" in run.printed and "Traceback" not in run.printed
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_was_there_before_stays(tmp_path):
+    """Another run beside it, and a file of the user's own in a folder that is given."""
+    beside, own = tmp_path / "runs" / "1", tmp_path / "given" / "notes.txt"
+    for file in (beside / "config.yaml", own):
+        file.parent.mkdir(parents=True)
+        file.write_text("mine")
+    for run_dir in (beside.with_name("2"), own.parent):
+        with pytest.raises(ContrastiveError):
+            pretrain([*DIGITS, "--run_dir", str(run_dir), "--data.init_args.source", "/no/such/place"])
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["1"]
+    assert own.read_text() == (beside / "config.yaml").read_text() == "mine"
+
+
+def test_a_run_that_failed_in_its_first_step_is_kept(tmp_path):
+    fault = ("--trainer.callbacks+=interruptions.RaiseAt", "--trainer.callbacks.step", 0)
+    run = start(tmp_path / "run", callbacks=(*fault, "--trainer.callbacks.rank", 0))
+    assert run.wait() == 1, run.printed
+    assert (tmp_path / "run" / "config.yaml").is_file() and (tmp_path / "run" / "metrics.csv").is_file()
