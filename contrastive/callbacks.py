@@ -14,6 +14,7 @@ from contrastive.errors import ContrastiveError
 from contrastive.evaluation.knn import knn_accuracy, neighbour_vote
 from contrastive.evaluation.metrics import PRIMARY, kind_of, measure
 from contrastive.evaluation.quality import alignment, dimension_std, effective_rank, rankme, uniformity
+from contrastive.features import evaluating
 from contrastive.sharding import is_sharded
 
 
@@ -72,13 +73,11 @@ class OnlineKNN(Callback):
 
 def _encoded(module: Any, dataset: Any, batch_size: int = 512) -> Tensor:
     """Features of a data set by the encoder under training, ``(N, num_features)`` on the CPU."""
-    was_training = module.encoder.training
-    module.encoder.eval()
     h = []
-    for part in torch.arange(len(dataset)).split(batch_size):
-        inputs = dataset.__getitems__(part.tolist()).input.to(module.device)
-        h.append(module.encoder(module.preprocess(inputs)).float().cpu())
-    module.encoder.train(was_training)
+    with evaluating(module.encoder):
+        for part in torch.arange(len(dataset)).split(batch_size):
+            inputs = dataset.__getitems__(part.tolist()).input.to(module.device)
+            h.append(module.encoder(module.preprocess(inputs)).float().cpu())
     return torch.cat(h)
 
 

@@ -6,6 +6,8 @@ import hashlib
 import json
 import pickle
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,18 @@ class FrozenEncoder(nn.Module):
     def forward(self, x: Any) -> Tensor:
         """Encode raw inputs, images ``(N, C, H, W)`` of uint8 or of [0, 1], as ``(N, num_features)``."""
         return self.encoder(self.preprocess(x))
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """A block in which a network is in eval mode; after it each part is in the mode that it was in before."""
+    modes = [(part, part.training) for part in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def load_encoder(path: str | Path, *, encoder: nn.Module | None = None) -> FrozenEncoder:

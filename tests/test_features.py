@@ -7,6 +7,7 @@ import torch
 import contrastive
 from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
+from contrastive.features import evaluating
 from contrastive.items import encode_items
 from encoders.image import SmallCNN
 
@@ -89,3 +90,13 @@ def test_a_path_that_leads_nowhere_is_named(tmp_path):
         load(tmp_path / "nothing")
     with pytest.raises(ContrastiveError, match="no run folder"):
         load(tmp_path)
+
+
+def test_evaluating_gives_every_part_its_mode_back():
+    """Also a part that was frozen in eval mode amid training, and after an error."""
+    network = SmallCNN(in_channels=3).train()
+    norm = network.layers[1].eval()
+    with pytest.raises(KeyError), evaluating(network):
+        assert not any(part.training for part in network.modules())
+        raise KeyError
+    assert [part for part in network.modules() if not part.training] == [norm]

@@ -24,7 +24,7 @@ from contrastive.data.link_table import Links
 from contrastive.data.links import LinkData
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.links import by_relation, summary
-from contrastive.features import CONFIG, checkpoint_of, run_config
+from contrastive.features import CONFIG, checkpoint_of, evaluating, run_config
 from contrastive.link_losses import LinkBCE
 from contrastive.optimizers import decay_groups, scheduled
 from encoders.decoders import DistMult
@@ -150,11 +150,8 @@ class LinkPrediction(LightningModule):
 def node_features(module: LinkPrediction) -> Tensor:
     """Features of all nodes, ``(N, D)``, without dropout."""
     assert module.model is not None
-    training = module.model.training
-    module.model.eval()
-    h = module.model.nodes()
-    module.model.train(training)
-    return h.detach()  # a table gives its parameter itself
+    with evaluating(module.model):
+        return module.model.nodes().detach()  # a table gives its parameter itself
 
 
 @torch.inference_mode()
@@ -175,14 +172,12 @@ def score_triples(
     model = module.model
     assert model is not None
     h = node_features(module) if h is None else h
-    training = model.training
-    model.eval()
     known = evidence(triples) if isinstance(evidence, Evidence) else evidence
     parts = []
-    for rows in torch.arange(len(triples)).split(CHUNK):
-        own = None if known is None else known[rows].float().to(h.device)
-        parts.append(model.triples(h, triples[rows].to(h.device), own).float().cpu())
-    model.train(training)
+    with evaluating(model):
+        for rows in torch.arange(len(triples)).split(CHUNK):
+            own = None if known is None else known[rows].float().to(h.device)
+            parts.append(model.triples(h, triples[rows].to(h.device), own).float().cpu())
     return torch.cat(parts) if parts else torch.empty(0)
 
 
