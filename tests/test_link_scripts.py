@@ -47,7 +47,8 @@ def decagon(tmp_path_factory):
 @pytest.fixture
 def script(monkeypatch, capsys):
     """Run a script of this process's own interpreter with arguments; returns what it printed."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
+    for folder in (SCRIPTS / "benchmarks", SCRIPTS):
+        monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv("COLUMNS", "200")  # a row of a table is a line
 
     def run(name, *arguments):
@@ -147,3 +148,33 @@ def test_the_figures_numbers_are_counts(script, decagon, tmp_path):
     assert sum(result["frequencies"]["most_frequent"].values()) == len(rows)
     for name in ("targets", "frequencies", "cooccurrence"):
         assert min(Image.open(tmp_path / f"decagon_{name}.png").size) > 200
+
+
+def test_the_benchmark_of_links_measures_equal_layers(script, decagon, tmp_path):
+    pytest.importorskip("torch_geometric", reason="needs the extra benchmark")
+    options = ["--relations", 2, "--min-links", 1, "--width", 8, "--bases", 2, "--repeats", 1]
+    printed = script("links", decagon, *options, "--out", tmp_path / "b.json")  # compares the outputs
+    result = json.loads((tmp_path / "b.json").read_text())
+    assert json.loads(printed) == result
+    assert result["edge_types"] == 2 + 1 + 2  # side effects, pairs of proteins, targets in both directions
+    assert result["seconds"].keys() == result["peak_mb"].keys() == {"ours", "RGCNConv"}
+    assert result["times_faster"] == result["seconds"]["RGCNConv"] / result["seconds"]["ours"]
+    alone = json.loads(script("links", decagon, *options, "--no-peer"))
+    assert alone["seconds"].keys() == {"ours"} and "times_faster" not in alone
+
+
+def test_the_benchmark_of_links_tells_other_outputs(script, decagon, monkeypatch):
+    pytest.importorskip("torch_geometric", reason="needs the extra benchmark")
+    options = ["--relations", 2, "--min-links", 1, "--width", 8, "--bases", 2, "--repeats", 1]
+    script("links", decagon, *options, "--no-peer")
+    benchmark = sys.modules["links"]
+    peer = benchmark._peer
+
+    def other(*arguments):
+        layer = peer(*arguments)
+        layer.bias.data += 1
+        return layer
+
+    monkeypatch.setattr(benchmark, "_peer", other)
+    with pytest.raises(AssertionError, match="not close"):
+        script("links", decagon, *options)
