@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from contrastive.data.image_dataset import ImageDataset
 from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.evaluate import pretraining_view
+from contrastive.evaluation.evaluate import pretraining_views
 from contrastive.evaluation.finetune import finetune
 from contrastive.evaluation.linear import Features, features_of, linear_probe
 from contrastive.evaluation.protocol import Finetuning, Protocol
@@ -154,7 +154,7 @@ def trained_rows(
     for k, i, draw in track(draws, "training"):
         for name, start in starts.items():
             encoder, seed = start(protocol.seed + i), protocol.seed + i
-            view = pretraining_view(encoder)
+            view = pretraining_views(encoder)[0]
             score = finetune(encoder, task, draw, protocol.finetuning, view=view, seed=seed).score
             accuracy = float((score.argmax(1) == task.y[draw.test]).mean())
             accuracies.setdefault((name, k), []).append(accuracy)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
+from augmentations.image import Views
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import Prediction, predict_knn, predict_linear, predict_svm
 from contrastive.evaluation.finetune import finetune
@@ -134,7 +136,7 @@ def _frozen(name: str, h: Any, task: Task, protocol: Protocol) -> Evaluation:
 
 def _trained(name: str, encoder: FrozenEncoder, task: Task, protocol: Protocol) -> Evaluation:
     """A network trained on each draw, from scratch from other random weights for each."""
-    view = pretraining_view(encoder) if task.unit == "images" else None
+    view = next(iter(pretraining_views(encoder)), None) if task.unit == "images" else None
     predictions = []
     for i, draw in enumerate(track(task.draws, f"Training ({name})")):
         start = untrained_like(encoder, protocol.seed + i) if name == "scratch" else encoder
@@ -144,10 +146,11 @@ def _trained(name: str, encoder: FrozenEncoder, task: Task, protocol: Protocol) 
     return judged(name, encoder.num_features, predictions, task)
 
 
-def pretraining_view(encoder: FrozenEncoder) -> Any:
-    """The first augmentation that an encoder was pretrained with; None where it is not known."""
-    views = model_args(encoder.config).get("views") if encoder.config else None
-    return build_plain(views[0]) if views else None
+def pretraining_views(encoder: FrozenEncoder) -> list[nn.Module]:
+    """The augmentations that an encoder was pretrained with, of many crops each one's; none if not known."""
+    specs = (model_args(encoder.config).get("views") if encoder.config else None) or []
+    built = [build_plain(spec) for spec in specs]
+    return [part for view in built for part in (view.views if isinstance(view, Views) else [view])]
 
 
 def judged(

@@ -12,13 +12,12 @@ from torch import Tensor
 from augmentations.random import SampleRandom
 from contrastive.data.node_files import NodeDataset
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.evaluate import results_folder
+from contrastive.evaluation.evaluate import pretraining_views, results_folder
 from contrastive.evaluation.leaks import pretraining_items
 from contrastive.evaluation.quality import alignment, dimension_std, effective_rank, rankme, uniformity
 from contrastive.features import (
     FrozenEncoder,
     accelerator,
-    build_plain,
     load_encoder,
     model_args,
     untrained_like,
@@ -83,7 +82,7 @@ def two_views(encoder: FrozenEncoder, items: Any, index: Tensor, seed: int) -> t
     """Features of two views of each item, ``(N, num_features)`` on the CPU."""
     device = accelerator()
     encoder.to(device)
-    views = [build_plain(spec) for spec in model_args(encoder.config or {})["views"]]
+    views = pretraining_views(encoder)
     if isinstance(items, NodeDataset):
         return _node_views(encoder, items, index, views, seed)
     h: list[list[Tensor]] = [[], []]
