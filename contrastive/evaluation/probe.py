@@ -28,7 +28,7 @@ from contrastive.evaluation.protocol import (
     SplitRule,
     parse_targets,
 )
-from contrastive.evaluation.tasks import read_task
+from contrastive.evaluation.tasks import Task, read_task
 from contrastive.items import source_of
 from contrastive.report import write_json
 
@@ -113,23 +113,29 @@ def probe(
     evaluations = evaluate_all(encoders, wanted, task, protocol, batch_size=batch_size, cache=cache)
     rows = [evaluation.row() for evaluation in evaluations]
     print_rows(rows, task, protocol)
-    result = {
+    seen = report_leaks(first, task, runs[0]) if leaks else None
+    if recorded:
+        _compare_with_record(rows, recorded["rows"], from_)
+    if output or not recorded:
+        name = "probe" if protocol.method == task.default_method else f"probe-{protocol.method}"
+        file = Path(output) if output else results_folder(Path(runs[0])) / f"{name}.json"
+        write_json(file, _result(runs, rows, task, protocol, seen))
+        print(f"result: {file}")
+
+
+def _result(
+    runs: list[str], rows: list[dict[str, Any]], task: Task, protocol: Protocol, leaks: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What `_read_result` reads again, and what a reader wants to know of it."""
+    return {
         "runs": runs,
         "representations": [row["representation"] for row in rows],
         "protocol": protocol.to_json(),
         "task": describe(task),
         "rows": rows,
-        "leaks": report_leaks(first, task, runs[0]) if leaks else None,
+        "leaks": leaks,
         "versions": {"torch": torch.__version__, "scikit-learn": sklearn.__version__},
     }
-    if recorded:
-        _compare_with_record(rows, recorded["rows"], from_)
-        if output is None:
-            return
-    name = "probe" if protocol.method == task.default_method else f"probe-{protocol.method}"
-    file = Path(output) if output else results_folder(Path(runs[0])) / f"{name}.json"
-    write_json(file, result)
-    print(f"result: {file}")
 
 
 def _read_result(file: Path) -> dict[str, Any]:
