@@ -20,7 +20,7 @@ def command():
     """Run the console command in a process of its own; returns the finished process with its text."""
 
     def run(
-        *args: str | Path, cwd: Path | None = None, timeout: float = 300
+        *args: str | Path, cwd: Path | None = None, timeout: float = 600
     ) -> subprocess.CompletedProcess[str]:
         return forked.run(args, cwd=cwd, timeout=timeout)
 

@@ -96,7 +96,7 @@ def test_the_ablation_draws_its_figure(tmp_path):
         "0",
         "1",
     ]
-    done = subprocess.run([*map(str, args), "--only", "no crop"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*map(str, args), "--only", "no crop"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ablation.png").read_bytes()[:4] == b"\x89PNG"
     assert "| no crop |" in (tmp_path / "comparison.md").read_text()

@@ -119,7 +119,7 @@ def opened(hub, images, tmp_path, *names):
         [sys.executable, "-c", CODE, str(tmp_path / "exchange.pt"), *names],
         env={**os.environ, **place, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"},
         check=True,
-        timeout=120,
+        timeout=600,
     )
     return torch.load(tmp_path / "exchange.pt")
 

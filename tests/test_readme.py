@@ -36,7 +36,7 @@ def test_command(line, command, folder):
 
 @pytest.mark.parametrize("code", PYTHON)
 def test_python(code, folder):
-    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=600)
 
 
 @pytest.mark.parametrize("guide", ["evaluation.md", "export.md"])

@@ -84,7 +84,7 @@ def test_the_script_prints_a_row_a_run_and_an_untrained_encoder(command, folder)
     script = [sys.executable, SCRIPTS / "select_molecules.py", f"[{folder / 'run'}]", "--data", folder]
     done = subprocess.run(
         [*script, f"--cache_dir={folder}", "--untrained_seeds=1"],
-        capture_output=True, text=True, timeout=240,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| pretrained")]

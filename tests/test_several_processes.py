@@ -92,7 +92,7 @@ def test_torchrun(tmp_path):
     command += ["--run_dir", tmp_path / "run", "--trainer.devices", 2, "--trainer.accelerator", "cpu"]
     command += ["--trainer.limit_train_batches", 2, "--trainer.max_epochs", 1, "--wandb", "off"]
     command += ["--trainer.log_every_n_steps", 1]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("run folder: ") == 2  # at the start and at the end, from one process
     assert len(losses(tmp_path / "run")) == 2
