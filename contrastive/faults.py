@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from contrastive.features import LAST
 from contrastive.signals import Stopped
 
 _LOST = re.compile(r"Connection (closed|reset)|Broken pipe|Timed out waiting|recv|NCCL", re.IGNORECASE)
-_WORKER = re.compile(r"DataLoader worker \(pid")  # torch raises it wherever the process is just then
+_WORKER = re.compile(
+    r"DataLoader worker \(pid|Pin memory thread exited"
+)  # raised wherever the process is then
 _MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
 
 
@@ -53,10 +56,11 @@ def explained(error: BaseException, trainer: Trainer) -> ContrastiveError | None
     if isinstance(error, ContrastiveError):
         return error
     # amid the writing of a checkpoint it is what another error, of the file that was not ended, was raised in
-    died = next((str(e) for e in _chain(error) if _WORKER.search(str(e))), None)
+    died = next((e for e in _chain(error) if _WORKER.search(str(e)) or _cut_off(e)), None)
     if died:
+        said = str(died).strip().splitlines() or [type(died).__name__]
         return ContrastiveError(
-            f"a process that reads data died at step {trainer.global_step} ({died.strip().splitlines()[0]}). "
+            f"a process that reads data died at step {trainer.global_step} ({said[0]}). "
             "It crashed, or was killed, as the system does when memory runs out: lower "
             f"data.init_args.num_workers. {kept}"
         )
@@ -86,6 +90,13 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _cut_off(error: BaseException) -> bool:
+    """Whether the loader's connection to a worker broke, as torch says while a dying one counts as alive."""
+    frames = traceback.walk_tb(error.__traceback__)
+    broken = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
+    return broken and any(frame.f_code.co_name == "_try_get_data" for frame, _ in frames)
 
 
 def _kept(trainer: Trainer) -> str:

@@ -10,6 +10,7 @@ import pytest
 from forked import pretrain, start
 from pytorch_lightning import Trainer
 from same_run import assert_same_run
+from torch.utils.data import DataLoader, Dataset
 
 from contrastive.errors import ContrastiveError
 from contrastive.faults import explained
@@ -131,6 +132,42 @@ def test_a_data_worker_that_dies_while_a_checkpoint_is_written():
     except RuntimeError as error:
         said = str(explained(error, Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")))
     assert "a process that reads data died" in said and "(pid 7) is killed by signal" in said
+
+
+class Broken:
+    """A sample whose transfer from the worker breaks off, as it does when the worker has died amid it."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __reduce__(self):
+        return _raise, (self.error,)
+
+
+def _raise(error):
+    raise error
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+@pytest.mark.parametrize("where", ["on the way", "in the data set"])
+def test_a_worker_whose_connection_breaks_before_its_death_is_seen(error, where):
+    """A data set's own broken connection, as to a store on the network, is not a death."""
+    samples = [Broken(error)] if where == "on the way" else Unread(error)
+    with pytest.raises((ConnectionError, EOFError)) as raised:
+        list(DataLoader(samples, batch_size=None, num_workers=1))
+    said = explained(raised.value, Trainer(logger=False, enable_checkpointing=False, accelerator="cpu"))
+    assert ("a process that reads data died at step 0" in str(said)) == (where == "on the way")
+
+
+class Unread(Dataset):
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise self.error
 
 
 @pytest.mark.parametrize("rank", [0, 1])
