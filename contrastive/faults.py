@@ -22,7 +22,7 @@ _LOST = re.compile(r"Connection (closed|reset)|Broken pipe|Timed out waiting|rec
 _WORKER = re.compile(
     r"DataLoader worker \(pid|Pin memory thread exited"
 )  # raised wherever the process is then
-_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
+_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
 
 
 def fit(trainer: Trainer, model: LightningModule, data: Any, checkpoint: Path | None) -> None:
@@ -64,12 +64,14 @@ def explained(error: BaseException, trainer: Trainer) -> ContrastiveError | None
             "It crashed, or was killed, as the system does when memory runs out: lower "
             f"data.init_args.num_workers. {kept}"
         )
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or _MEMORY.search(text):
-        first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    short = next((e for e in _chain(error) if _is_of_memory(e)), None)
+    if short:
+        said = str(short).strip().splitlines() or [type(short).__name__]
         return ContrastiveError(
-            f"out of memory at step {trainer.global_step} ({first}). Lower data.init_args.batch_size, though "
-            "fewer samples are fewer negatives and another loss; model.init_args.accumulate_negatives splits "
-            f"the batch and keeps its negatives. Or take a smaller encoder, or precision bf16-mixed. {kept}"
+            f"out of memory at step {trainer.global_step} ({said[0]}). Lower data.init_args.batch_size, "
+            "though fewer samples are fewer negatives and another loss; model.init_args.accumulate_negatives "
+            "splits the batch and keeps its negatives. Or take a smaller encoder, or precision bf16-mixed. "
+            f"{kept}"
         )
     if isinstance(error, OSError) and error.strerror:
         where = error.filename or f"a file in {trainer.default_root_dir}"
@@ -90,6 +92,10 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(_MEMORY.search(str(error)))
 
 
 def _cut_off(error: BaseException) -> bool:

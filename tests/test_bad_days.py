@@ -110,6 +110,19 @@ def test_out_of_memory_says_what_to_lower(folder):
     assert "is whole; go on from it with --ckpt_path last" in run.printed
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("std::bad_alloc")])
+def test_memory_that_runs_out_while_a_checkpoint_is_written(error):
+    """What is left unended raises another error; of C++ there is but a name."""
+    try:
+        try:
+            raise error
+        finally:
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 826237 vs 826192")
+    except RuntimeError as raised:
+        said = str(explained(raised, Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")))
+    assert f"out of memory at step 0 ({str(error) or 'MemoryError'}). Lower data.init_args" in said
+
+
 def test_a_data_worker_that_dies(uninterrupted, folder):
     callbacks = ("--trainer.callbacks+=interruptions.KillWorker", "--trainer.callbacks.step", 8)
     run = pretrain(folder, workers=2, callbacks=callbacks)
