@@ -1,4 +1,4 @@
-"""Losses without negatives: two views agree dimension by dimension, and the dimensions do not repeat each other."""
+"""Losses without negatives: two views agree in every dimension, and the dimensions do not correlate."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from contrastive.distributed import num_processes, sum_over_ranks
 def cca_ssg(z0: Tensor, z1: Tensor, *, decorrelation: float = 1e-3) -> Tensor:
     """CCA-SSG's loss: ‖Z̃₀ − Z̃₁‖² + λ (‖Z̃₀ᵀZ̃₀ − I‖² + ‖Z̃₁ᵀZ̃₁ − I‖²), Frobenius norms.
 
-    Z̃ has the columns of Z with mean 0 and length 1 over the rows, so that Z̃ᵀZ̃ is their correlation: a soft form of
-    canonical correlation analysis (Zhang et al. 2021, arXiv:2106.12484). No row is a negative: what keeps rows
-    apart is that the columns vary and do not correlate. A column that does not vary is 0 in Z̃.
+    Z̃ has the columns of Z with mean 0 and length 1 over the rows, so that Z̃ᵀZ̃ is their correlation: a soft
+    form of canonical correlation analysis (Zhang et al. 2021, arXiv:2106.12484). No row is a negative: what
+    keeps rows apart is that the columns vary and do not correlate. A column that does not vary is 0 in Z̃.
 
-    The authors' code has −tr Z̃₀ᵀZ̃₁ for the first term, which is half of it but for a constant: its λ is half of
-    the one here. With torch.distributed initialised the columns are standardised over the rows of all processes,
-    which need not be equally many; each process returns the loss of the whole batch, so that gradients averaged
+    The authors' code has −tr Z̃₀ᵀZ̃₁ for the first term, half of it but for a constant: its λ is half of the
+    one here. With torch.distributed initialised the columns are standardised over the rows of all processes,
+    which need not be equally many; each process returns the loss of the whole batch, and gradients averaged
     over processes are its gradients.
 
     Args:

@@ -194,13 +194,14 @@ class NodeEncoder(GraphEncoder):
 
     Args:
         propagation: steps of personalised PageRank after the last layer, see
-            :class:`~encoders.graph_convolutions.Propagation`; 0 for none. Neighbours that are sampled are to be
-            sampled as far.
+            :class:`~encoders.graph_convolutions.Propagation`; 0 for none. Where neighbours are sampled, as
+            many more hops are needed.
         teleport: α of the propagation.
-        arguments: those of `GraphEncoder`; the readout is not used. ``num_features`` is ``num_node_features``.
+        arguments: those of `GraphEncoder`; the readout is not used. ``num_features`` is
+            ``num_node_features``.
     """
 
-    def __init__(self, *, propagation: int = 0, teleport: float = 0.2, **arguments: Any) -> None:
+    def __init__(self, *, propagation: int = 0, teleport: float = 0.1, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.propagation = Propagation(propagation, teleport=teleport)
         self.num_features = self.num_node_features

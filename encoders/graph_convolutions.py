@@ -48,10 +48,10 @@ class GCN(nn.Module):
 
 
 class Propagation(nn.Module):
-    r"""h⁽ᵏ⁾_v = (1 − α) (Σ_{u→v} w_uv h⁽ᵏ⁻¹⁾_u / √(d_u d_v) + h⁽ᵏ⁻¹⁾_v / d_v) + α h_v, d as in `GCN`; gives h⁽ᴷ⁾.
+    r"""h⁽ᵏ⁾_v = (1 − α) (Σ_{u→v} w_uv h⁽ᵏ⁻¹⁾_u / √(d_u d_v) + h⁽ᵏ⁻¹⁾_v / d_v) + α h_v, up to h⁽ᴷ⁾.
 
-    Personalised PageRank by K steps of its power iteration (Gasteiger et al. 2019, arXiv 1810.05997). There is
-    nothing to learn in it.
+    Personalised PageRank by K steps of its power iteration, with the degrees of `GCN` (Gasteiger et al. 2019,
+    arXiv 1810.05997). There is nothing to learn in it.
 
     Args:
         num_steps: K ≥ 0; 0 leaves h as it is.
@@ -62,7 +62,7 @@ class Propagation(nn.Module):
         super().__init__()
         if num_steps < 0 or not 0 < teleport <= 1:
             raise ValueError(
-                f"expected propagation ≥ 0 steps and 0 < teleport ≤ 1, but they are {num_steps} and {teleport}"
+                f"expected propagation ≥ 0 steps and 0 < teleport ≤ 1, not {num_steps} and {teleport}"
             )
         self.num_steps, self.teleport = num_steps, teleport
 

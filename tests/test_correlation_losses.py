@@ -1,4 +1,4 @@
-"""CCA-SSG's loss against its formula, written out in float64, and against what it does to a linear encoder."""
+"""CCA-SSG's loss against its formula, written out in float64, and what it does to a linear encoder."""
 
 import pytest
 import torch

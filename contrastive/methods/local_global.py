@@ -125,8 +125,9 @@ class DGI(_LocalGlobal):
     """Nodes score high with their graph's summary, and low where the features were shuffled between nodes.
 
     Deep Graph Infomax (Veličković et al. 2019, arXiv 1809.10341): s_v = h_vᵀ W σ(mean h), and
-    `jensen_shannon` of the scores of the graph and of its corruption, which is binary cross-entropy. An encoder's
-    ``propagation`` is left out of it: it smooths what has been learnt, as in Zheng et al. 2022 (arXiv 2206.01535).
+    `jensen_shannon` of the scores of the graph and of its corruption, which is binary cross-entropy. An
+    encoder's ``propagation`` is left out: it smooths what has been learnt, as Zheng et al. do (2022, arXiv
+    2206.01535).
 
     Args:
         encoder: a ``NodeEncoder``.
