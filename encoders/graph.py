@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from encoders.graph_batch import GraphBatch
-from encoders.graph_convolutions import GAT, GCN, PNA, GATv2
+from encoders.graph_convolutions import GAT, GCN, PNA, GATv2, Propagation
 from encoders.graph_layers import GIN, GINE, FeatureEncoder, GraphLayer, GraphSAGE
 from encoders.message_passing import exporting
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
@@ -192,18 +192,31 @@ class GraphEncoder(nn.Module):
 class NodeEncoder(GraphEncoder):
     """``encoder(batch)`` gives one row a node, of those in ``batch.target`` where it is set.
 
-    The arguments are those of `GraphEncoder`; the readout is not used. ``num_features`` is
-    ``num_node_features``.
+    Args:
+        propagation: steps of personalised PageRank after the last layer, see
+            :class:`~encoders.graph_convolutions.Propagation`; 0 for none. Where neighbours are sampled, as
+            many more hops are needed.
+        teleport: α of the propagation.
+        arguments: those of `GraphEncoder`; the readout is not used. ``num_features`` is
+            ``num_node_features``.
     """
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, *, propagation: int = 0, teleport: float = 0.1, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self.propagation = Propagation(propagation, teleport=teleport)
         self.num_features = self.num_node_features
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Features of the nodes, ``(num_nodes or number of targets, num_features)``."""
-        h = self.nodes(batch)
-        return h if batch.target is None else h[batch.target]
+        return _targets(batch, self.propagation(batch.adjacency, self.nodes(batch)))
+
+    def local(self, batch: GraphBatch) -> Tensor:
+        """The same before propagation, for losses that tell a node's surroundings from others."""
+        return _targets(batch, self.nodes(batch))
+
+
+def _targets(batch: GraphBatch, h: Tensor) -> Tensor:
+    return h if batch.target is None else h[batch.target]
 
 
 def _embedding(inputs: int | list[int], num_hidden: int, input_layer: bool) -> tuple[nn.Module | None, int]:

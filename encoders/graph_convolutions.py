@@ -1,4 +1,4 @@
-"""Layers with a formula of their own: GCN, GAT, GATv2, PNA."""
+"""Layers with a formula of their own: GCN, personalised propagation, GAT, GATv2, PNA."""
 
 from __future__ import annotations
 
@@ -45,6 +45,33 @@ class GCN(nn.Module):
         if isinstance(x, Tensor) and self.linear.out_features > self.linear.in_features:
             return linear(_normalised_sum(adjacency, x), self.linear.weight, self.bias)
         return _normalised_sum(adjacency, linear(x, self.linear.weight)) + self.bias
+
+
+class Propagation(nn.Module):
+    r"""h⁽ᵏ⁾_v = (1 − α) (Σ_{u→v} w_uv h⁽ᵏ⁻¹⁾_u / √(d_u d_v) + h⁽ᵏ⁻¹⁾_v / d_v) + α h_v, up to h⁽ᴷ⁾.
+
+    Personalised PageRank by K steps of its power iteration, with the degrees of `GCN` (Gasteiger et al. 2019,
+    arXiv 1810.05997). There is nothing to learn in it.
+
+    Args:
+        num_steps: K ≥ 0; 0 leaves h as it is.
+        teleport: α in (0, 1], the share of a node's own features.
+    """
+
+    def __init__(self, num_steps: int, *, teleport: float) -> None:
+        super().__init__()
+        if num_steps < 0 or not 0 < teleport <= 1:
+            raise ValueError(
+                f"expected propagation ≥ 0 steps and 0 < teleport ≤ 1, not {num_steps} and {teleport}"
+            )
+        self.num_steps, self.teleport = num_steps, teleport
+
+    def forward(self, adjacency: Adjacency, h: Tensor) -> Tensor:
+        """Propagate over a square adjacency."""
+        own = self.teleport * h
+        for _ in range(self.num_steps):
+            h = (1 - self.teleport) * _normalised_sum(adjacency, h) + own
+        return h
 
 
 def _normalised_sum(adjacency: Adjacency, h: Tensor) -> Tensor:
