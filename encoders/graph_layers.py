@@ -77,9 +77,17 @@ class FeatureEncoder(nn.Module):
         )
 
 
+class Linear(nn.Linear):
+    """W x + b of ``(N, num_in)`` features, whose gradient is fast for few of them too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` to ``(N, num_out)``."""
+        return linear(x, self.weight, self.bias)
+
+
 def mlp(num_in: int, num_hidden: int, num_out: int) -> nn.Sequential:
     """W₂ relu(W₁ x + b₁) + b₂."""
-    return nn.Sequential(nn.Linear(num_in, num_hidden), nn.ReLU(inplace=True), nn.Linear(num_hidden, num_out))
+    return nn.Sequential(Linear(num_in, num_hidden), nn.ReLU(inplace=True), nn.Linear(num_hidden, num_out))
 
 
 class Aggregate(nn.Module):
@@ -226,8 +234,8 @@ class GraphLayer(nn.Module):
         self.combine = combine
         num_messages = self.aggregate.num_out
         if combine == "linear":
-            self.self_linear = nn.Linear(num_in, num_out)
-            self.neighbour_linear = nn.Linear(num_messages, num_out, bias=False)
+            self.self_linear = Linear(num_in, num_out)
+            self.neighbour_linear = Linear(num_messages, num_out, bias=False)
         elif combine == "mlp":
             self.project = nn.Identity() if num_messages == num_in else nn.Linear(num_messages, num_in)
             self.eps = nn.Parameter(torch.zeros(()))

@@ -55,6 +55,20 @@ def test_linear_and_its_gradients_are_torchs(kernels):
     torch.testing.assert_close(ours.bias.grad, theirs.bias.grad)
 
 
+@pytest.mark.parametrize("width,num_out", [(3, 8), (1, 2), (5, 5), (9, 4)])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_linear_of_few_dense_features_is_torchs(width, num_out, has_bias):
+    torch.manual_seed(0)
+    x, weight = torch.randn(20, width, requires_grad=True), torch.randn(num_out, width, requires_grad=True)
+    inputs = [x, weight, torch.randn(num_out, requires_grad=True)][: 2 + has_bias]
+    upstream = torch.randn(20, num_out)
+    for ours, theirs in zip(
+        torch.autograd.grad(linear(*inputs), inputs, upstream),
+        torch.autograd.grad(torch.nn.functional.linear(*inputs), inputs, upstream),
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("arguments", [{"layer": "gcn"}, {"layer": "sage", "input_layer": True}], ids=str)
 def test_an_encoder_sees_no_difference(arguments, kernels):
     dense, sparse = pair()
