@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
-from encoders.graph_layers import FeatureEncoder, Features, reduce_messages, scale, split
+from encoders.graph_layers import FeatureEncoder, Features, Linear, reduce_messages, scale, split
 from encoders.message_passing import (
     Adjacency,
     aggregate,
@@ -35,7 +35,7 @@ class GCN(nn.Module):
 
     def __init__(self, num_in: int, num_out: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(num_in, num_out, bias=False)
+        self.linear = Linear(num_in, num_out, bias=False)
         self.bias = nn.Parameter(torch.zeros(num_out))
         nn.init.xavier_uniform_(self.linear.weight)
 
@@ -112,7 +112,7 @@ class GAT(nn.Module):
     def __init__(self, num_in: int, num_out: int, *, num_heads: int = 4, slope: float = 0.2) -> None:
         super().__init__()
         self.num_heads, self.slope = num_heads, slope
-        self.linear = nn.Linear(num_in, _divisible(num_out, num_heads), bias=False)
+        self.linear = Linear(num_in, _divisible(num_out, num_heads), bias=False)
         self.source_score = nn.Parameter(torch.empty(num_heads, num_out // num_heads))
         self.target_score = nn.Parameter(torch.empty(num_heads, num_out // num_heads))
         self.bias = nn.Parameter(torch.zeros(num_out))
@@ -152,8 +152,8 @@ class GATv2(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads, self.slope = num_heads, slope
-        self.source = nn.Linear(num_in, _divisible(num_out, num_heads))
-        self.target = nn.Linear(num_in, num_out)
+        self.source = Linear(num_in, _divisible(num_out, num_heads))
+        self.target = Linear(num_in, num_out)
         self.edge = None if edge_features is None else FeatureEncoder(edge_features, num_out)
         self.score = nn.Parameter(torch.empty(num_heads, num_out // num_heads))
         self.bias = nn.Parameter(torch.zeros(num_out))
@@ -216,10 +216,10 @@ class PNA(nn.Module):
         self.aggregators, self.delta = list(aggregators), delta
         if wrong := set(self.aggregators) - {"mean", "max", "min", "std"}:
             raise ValueError(f"aggregators has {sorted(wrong)}, expected names of mean, max, min and std")
-        self.source = nn.Linear(num_in, num_in, bias=False)
-        self.target = nn.Linear(num_in, num_in)
+        self.source = Linear(num_in, num_in, bias=False)
+        self.target = Linear(num_in, num_in)
         self.edge = None if edge_features is None else FeatureEncoder(edge_features, num_in)
-        self.combine = nn.Linear((3 * len(self.aggregators) + 1) * num_in, num_out)
+        self.combine = Linear((3 * len(self.aggregators) + 1) * num_in, num_out)
 
     def forward(self, adjacency: Adjacency, x: Features) -> Tensor:
         """One round of messages."""
