@@ -145,8 +145,6 @@ class _Network(nn.Module):
         own = getattr(self.encoder, "dropout", None)
         if isinstance(own, nn.Dropout):
             own.p = settings.dropout
-            if own.p and getattr(self.encoder, "share_equal_nodes", False):
-                self.encoder.share_equal_nodes = False  # each node draws its own, and equal nodes differ
         width = encoder.num_features
         self.norm = nn.BatchNorm1d(width, affine=False) if normed else nn.Identity()
         self.dropout, self.linear = nn.Dropout(settings.dropout), nn.Linear(width, num_outputs)
