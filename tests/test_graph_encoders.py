@@ -492,7 +492,9 @@ def test_errors_say_what_to_do():
 @pytest.mark.parametrize(
     ("layer", "layer_args", "edge_features"), [case for case in LAYERS if case[0] not in ("gcn", "rgcn")]
 )
-@pytest.mark.parametrize("options", [{}, {"jumping_knowledge": "concat", "residual": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"jumping_knowledge": "concat", "residual": True}, {"dropout": 0.5}], ids=str
+)
 def test_sharing_equal_nodes_changes_nothing(kernels, layer, layer_args, edge_features, options):
     parts = [molecule_like(), molecule_like()[[2, 0]]]
     batch = GraphBatch.concatenate(
