@@ -135,9 +135,11 @@ class ContrastiveModule(LightningModule):
     def _at_once(self, batch: Batch) -> bool:
         """Whether one augmentation makes both views of many samples; small graphs cost as much as its calls.
 
-        A sample alone is a whole graph, whose two views share what is known of its features.
+        A sample alone is a whole graph, whose two views share what is known of its features. A method with an
+        ``augment`` of its own is asked for its views.
         """
-        return len(self.views) == 1 and len(batch.index) > 1
+        own = type(self).augment is not ContrastiveModule.augment
+        return len(self.views) == 1 and len(batch.index) > 1 and not own
 
     def _augment_at_once(self, batch: Batch) -> Any:
         """The views of `augment`, by one call, as one input with the first view first."""

@@ -56,3 +56,13 @@ def test_two_augmentations_make_a_view_each():
     h, _ = module.project(Batch(batch, None, torch.arange(5)))
     bare = batch.edge_subgraph(torch.zeros(batch.num_edges, dtype=torch.bool))
     torch.testing.assert_close(h, torch.cat([encoder(batch), encoder(bare)]))
+
+
+def test_a_method_with_views_of_its_own_is_asked_for_them():
+    class Unchanged(ContrastiveModule):
+        def augment(self, batch):
+            return [batch.input, batch.input]
+
+    encoder, views, batch = graphs()
+    h, _ = Unchanged(encoder, views).eval().project(Batch(batch, None, torch.arange(5)))
+    torch.testing.assert_close(h, torch.cat([encoder(batch)] * 2))
