@@ -14,7 +14,7 @@ from torch import distributed as dist
 from torch import multiprocessing, nn
 
 from contrastive import distributed
-from contrastive.correlation_losses import CCASSG
+from contrastive.correlation_losses import CCASSG, cca_ssg
 from contrastive.losses import (
     CrossModalInfoNCE,
     DebiasedInfoNCE,
@@ -121,6 +121,16 @@ def rows_and_gradients(rank=0, world_size=1):
     return {"rows": rows.detach().view(2, -1), "x0": x0.grad, "x1": x1.grad, "temperature": temperature.grad}
 
 
+def uneven_correlation(rank=0, world_size=1):
+    """The loss of a batch of which every rank has another share, and its gradients by the rank's rows."""
+    x0, x1, _ = next(batches())
+    own = torch.arange(BATCH_SIZE).tensor_split([5, 7, 10][: world_size - 1])[rank]
+    x0, x1 = x0[own].requires_grad_(), x1[own].requires_grad_()
+    loss = cca_ssg(x0, x1, decorrelation=0.1)
+    loss.backward()
+    return {"loss": loss.detach(), "x0": x0.grad / world_size, "x1": x1.grad / world_size}
+
+
 def collective_sizes():
     """Elements that each collective of one InfoNCE step sends, in order."""
     sizes, all_gather = [], dist.all_gather
@@ -158,6 +168,7 @@ def work(rank, world_size, port, folder):
     dist.init_process_group("gloo")
     results = {name: train(make_loss, rank, world_size) for name, make_loss in LOSSES.items()}
     results["rows"] = rows_and_gradients(rank, world_size)
+    results["uneven correlation"] = uneven_correlation(rank, world_size)
     results["collectives"] = collective_sizes()
     results["uneven"] = uneven_error(rank)
     torch.save(results, folder / f"{rank}.pt")
@@ -204,6 +215,17 @@ def test_unreduced_rows_with_weights_of_their_own(ranks):
     together["temperature"] = torch.stack([rank["rows"]["temperature"] for rank in ranks]).sum()
     for key, value in expected.items():
         torch.testing.assert_close(together[key], value, rtol=1e-9, atol=1e-12, msg=key)
+
+
+def test_correlations_of_shares_of_any_size(ranks):
+    shares = [rank["uneven correlation"] for rank in ranks]
+    expected = uneven_correlation()
+    for share in shares:
+        torch.testing.assert_close(share["loss"], expected["loss"], rtol=1e-12, atol=0)
+    for key in ("x0", "x1"):
+        torch.testing.assert_close(
+            torch.cat([share[key] for share in shares]), expected[key], rtol=1e-9, atol=1e-12
+        )
 
 
 def test_one_collective_for_projections_and_one_for_row_statistics(ranks):
