@@ -7,7 +7,7 @@ import pytest
 
 from contrastive.runtime import keep_freed_memory
 
-# Pages that a step of allocations asks the system for: ten blocks of 4 MiB, written and freed, ten times over.
+# The pages that the system hands out for ten blocks of 4 MiB, written and freed, ten times over.
 FAULTS = """
 import resource, torch
 def faults():

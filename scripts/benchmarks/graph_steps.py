@@ -7,6 +7,8 @@ the whole graph with GCN 256-256 and projections of 128; the plain version holds
 similarities dense. A data set is left out where its file is not given. Times are medians of turns in one
 process, in processor seconds where there is one thread. Memory is the peak of a fresh process that takes
 three steps, above what it held after importing and reading the data (Linux). Needs the extra ``benchmark``.
+
+``--keep-memory`` has malloc keep what is freed, as the command ``contrastive`` does, on both sides.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from contrastive.data.node_files import read_nodes
 from contrastive.data.nodes import NodePasses
 from contrastive.losses import InfoNCE
 from contrastive.module import ContrastiveModule
+from contrastive.optimizers import decay_groups, fuse
+from contrastive.runtime import keep_freed_memory
 from encoders.graph import GraphEncoder, NodeEncoder
 
 Step = Callable[[], Any]
@@ -56,7 +60,7 @@ def our_graphcl(source: str) -> Step:
     view = OneOf(augmentations=[NodeDrop(p=0.1), EdgeDrop(p=0.1), AttributeMask(p=0.1)])
     module = ContrastiveModule(encoder, [view], projector=head, loss=InfoNCE(), channels_last=False)
     return epoch(
-        module,
+        fused_adam(module),
         lambda: (dataset.__getitems__(i.tolist()) for i in torch.randperm(len(dataset)).split(128)),
         lambda batch: module.step(batch)["loss"],
     )
@@ -103,12 +107,25 @@ def plain_graphcl(source: str) -> Step:
         z = [model(*augment(data), data.batch, data.num_graphs) for _ in range(2)]
         return dense_info_nce(*z)
 
-    return epoch(model, lambda: loader, loss)
+    return epoch(adam(model), lambda: loader, loss)
 
 
-def epoch(model: nn.Module, batches: Callable[[], Any], loss: Callable[[Any], Tensor]) -> Step:
-    """One pass over the data with Adam."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+def adam(model: nn.Module) -> torch.optim.Optimizer:
+    """Adam as it is usually written."""
+    return torch.optim.Adam(model.parameters(), lr=1e-3)
+
+
+def fused_adam(module: nn.Module) -> torch.optim.Optimizer:
+    """Adam as `ContrastiveModule.configure_optimizers` makes it."""
+    optimizer = torch.optim.Adam(decay_groups(module), lr=1e-3)
+    fuse(optimizer)
+    return optimizer
+
+
+def epoch(
+    optimizer: torch.optim.Optimizer, batches: Callable[[], Any], loss: Callable[[Any], Tensor]
+) -> Step:
+    """One pass over the data."""
 
     def run() -> None:
         for batch in batches():
@@ -128,7 +145,9 @@ def our_grace(source: str) -> Step:
     view = Compose(augmentations=[EdgeDrop(p=0.3), FeatureMask(p=0.3)])
     module = ContrastiveModule(encoder, [view], projector=head, loss=InfoNCE(), channels_last=False)
     passes = NodePasses(graph, num_targets=None, fanouts=None, seed=0)
-    return epoch(module, lambda: [passes.__getitems__([0])], lambda batch: module.step(batch)["loss"])
+    return epoch(
+        fused_adam(module), lambda: [passes.__getitems__([0])], lambda batch: module.step(batch)["loss"]
+    )
 
 
 def plain_grace(source: str) -> Step:
@@ -148,7 +167,7 @@ def plain_grace(source: str) -> Step:
             h = torch.relu(convolution(h, edges))
         return model[2](h)
 
-    return epoch(model, lambda: [None], lambda _: dense_info_nce(view(), view()))
+    return epoch(adam(model), lambda: [None], lambda _: dense_info_nce(view(), view()))
 
 
 SIDES: dict[str, Callable[[str], Step]] = {
@@ -178,9 +197,9 @@ def one_run(name: str, source: str) -> float:
     return peak_bytes(lambda: [step() for _ in range(3)]) / 1e6
 
 
-def memory(name: str, source: str, threads: int) -> float:
+def memory(name: str, source: str, options: list[str]) -> float:
     """`one_run` in a process of its own."""
-    command = [sys.executable, __file__, "--threads", str(threads), "--one-run", name, source]
+    command = [sys.executable, __file__, *options, "--one-run", name, source]
     return json.loads(subprocess.check_output(command).splitlines()[-1])
 
 
@@ -194,10 +213,14 @@ def main() -> None:
     parser.add_argument("--cs", help="Coauthor-CS; ours alone, and its memory alone")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--keep-memory", action="store_true")
     parser.add_argument("--one-run", nargs=2, help="take three steps and print their memory")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    if args.keep_memory:
+        keep_freed_memory()
+    options = ["--threads", str(args.threads), *["--keep-memory"] * args.keep_memory]
     if args.one_run:
         print(json.dumps(one_run(*args.one_run)))
         return
@@ -205,7 +228,7 @@ def main() -> None:
         if source:
             ours, plain = f"{method}, ours", f"{method}, plain PyG"
             times = in_turns([ours, plain], source, args.repeats)
-            peaks = {name: memory(name, source, args.threads) for name in (ours, plain)}
+            peaks = {name: memory(name, source, options) for name in (ours, plain)}
             for name in (ours, plain):
                 print(f"{name:20s} {times[name] * 1e3:9.1f} ms {peaks[name]:9.0f} MB")
             print(
@@ -214,7 +237,7 @@ def main() -> None:
                 flush=True,
             )
     if args.cs:
-        print(f"GRACE, ours, Coauthor-CS: {memory('GRACE, ours', args.cs, args.threads):.0f} MB")
+        print(f"GRACE, ours, Coauthor-CS: {memory('GRACE, ours', args.cs, options):.0f} MB")
 
 
 if __name__ == "__main__":
