@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -68,6 +69,11 @@ class SampleRandom:
         """Draws keyed by torch's global generator: another key a call, fixed by ``torch.manual_seed``."""
         seed = int(torch.randint(2**62, ()))
         return cls(torch.arange(num_samples, device=device), seed=seed)
+
+    @staticmethod
+    def concatenate(parts: Sequence[SampleRandom]) -> SampleRandom:
+        """The draws of several lists of samples, from which nothing has been drawn, as those of one list."""
+        return parts[0]._expanded(torch.cat([part._key for part in parts]))
 
     def expand(self, sample: Tensor, position: Tensor) -> SampleRandom:
         """Draws for elements of the samples, as the edges of graphs: one row an element.

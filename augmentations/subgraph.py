@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from augmentations.graph import check_probability, draws, restrict
 from augmentations.random import SampleRandom
 from encoders.graph_batch import GraphBatch
+
+_FEW = 256  # walks that are as fast one by one
+_LOOK = 16  # steps between two looks at how many still go on
 
 
 def random_nodes(batch: GraphBatch, random: SampleRandom) -> tuple[Tensor, Tensor]:
@@ -46,28 +51,71 @@ class RandomWalkSubgraph(nn.Module):
         # Of each graph's own size, so that its walk does not depend on the batch.
         budget = 4 * wanted if self.num_steps is None else torch.full_like(wanted, self.num_steps)
         steps = max(1, int(budget.max())) if len(graphs) else 1
-        move, back = random.uniform(steps)[graphs], random.bernoulli(self.restart, steps)[graphs]
-        visited = _walk(batch, start, wanted, budget, move, back)
+        move = random.uniform(steps)[graphs].double()
+        back = torch.zeros_like(move, dtype=torch.bool)
+        if self.restart:
+            back = random.bernoulli(self.restart, steps)[graphs]
+        visited = _Walks(batch, start, wanted, budget, move, back).walk()
         return restrict(batch, visited, remove=self.remove)
 
 
-def _walk(
-    batch: GraphBatch, start: Tensor, wanted: Tensor, budget: Tensor, move: Tensor, back: Tensor
-) -> Tensor:
-    """``(N,)`` bool: the nodes that walks visit in ``budget`` steps, up to ``wanted`` nodes each."""
-    indptr, degree = batch.adjacency.indptr, batch.adjacency.degree
-    visited = torch.zeros(batch.num_nodes, dtype=torch.bool, device=batch.device)
-    visited[start] = True
-    count, here = torch.ones_like(start), start
-    for i in range(move.shape[1] if batch.num_edges else 0):
-        edge = indptr[here] + (move[:, i] * degree[here]).long()
-        here = torch.where(degree[here] > 0, batch.src[edge.clamp_(max=batch.num_edges - 1)], here)
-        here = torch.where(back[:, i], start, here)
-        seen = visited[here]
-        visits = seen | ((count < wanted) & (budget > i))
-        count += visits ^ seen
-        visited[here] = visits
-    return visited
+@dataclass
+class _Walks:
+    """Walks in several graphs: side by side while they are many, and the last and longest one by one.
+
+    Attributes:
+        batch: the graphs.
+        start: ``(W,)`` int64 nodes.
+        wanted: ``(W,)`` int64, how many nodes each may visit.
+        budget: ``(W,)`` int64, how many steps it may take.
+        move: ``(W, S)`` float64 in [0, 1), which edge each step takes; double, as Python's own numbers are.
+        back: ``(W, S)`` bool, whether each step goes to the start instead.
+    """
+
+    batch: GraphBatch
+    start: Tensor
+    wanted: Tensor
+    budget: Tensor
+    move: Tensor
+    back: Tensor
+
+    def walk(self) -> Tensor:
+        """``(N,)`` bool: the nodes that are visited."""
+        visited = torch.zeros(self.batch.num_nodes, dtype=torch.bool, device=self.batch.device)
+        visited[self.start] = True
+        count, here = torch.ones_like(self.start), self.start
+        for i in range(self.move.shape[1] if self.batch.num_edges else 0):
+            if i % _LOOK == 0:
+                going = ((count < self.wanted) & (self.budget > i)).nonzero().squeeze(1)
+                if len(going) <= _FEW:
+                    return self._walk_on(visited, going, i, here, self.wanted - count)
+            here = self._next(here, i)
+            seen = visited[here]
+            visits = seen | ((count < self.wanted) & (self.budget > i))
+            count += visits ^ seen
+            visited[here] = visits
+        return visited
+
+    def _next(self, here: Tensor, i: int) -> Tensor:
+        indptr, degree = self.batch.adjacency.indptr, self.batch.adjacency.degree[here]
+        edge = (indptr[here] + (self.move[:, i] * degree).long()).clamp_(max=self.batch.num_edges - 1)
+        moved = torch.where(degree > 0, self.batch.src[edge], here)
+        return torch.where(self.back[:, i], self.start, moved)
+
+    def _walk_on(self, visited: Tensor, going: Tensor, i: int, here: Tensor, left: Tensor) -> Tensor:
+        """The same from step ``i``, when a dozen calls a step would be for a few walks."""
+        src, indptr, seen = self.batch.src.tolist(), self.batch.adjacency.indptr.tolist(), visited.tolist()
+        for w in going.tolist():
+            node, unseen, stop = int(here[w]), int(left[w]), int(self.budget[w])
+            start = int(self.start[w])
+            for move, back in zip(self.move[w, i:stop].tolist(), self.back[w, i:stop].tolist()):
+                edge, end = indptr[node], indptr[node + 1]
+                node = start if back else src[edge + int(move * (end - edge))] if end > edge else node
+                if not seen[node]:
+                    seen[node], unseen = True, unseen - 1
+                    if not unseen:
+                        break
+        return torch.tensor(seen, dtype=torch.bool, device=visited.device)
 
 
 class EgoNet(nn.Module):

@@ -6,10 +6,11 @@ import importlib
 import inspect
 import itertools
 import json
-import os
 import re
 import sys
 from collections.abc import Callable
+
+from contrastive.runtime import set_up_process
 
 COMMANDS = {
     "quickstart": ("contrastive.quickstart", "pretrain on digits without labels and compare, in a minute"),
@@ -39,9 +40,7 @@ CONFIGURED = ("pretrain", "views")  # these take a whole configuration, and pars
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; print what a user can mend as one message and return a non-zero status."""
-    # Before torch is imported: GNU's threads else spin for milliseconds where they wait for one that another
-    # program keeps from its core, and small networks then take a third longer, or several times as long.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    set_up_process()
     name, *args = (sys.argv[1:] if argv is None else argv) or [""]
     if name not in COMMANDS:
         return _usage(name)

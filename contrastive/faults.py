@@ -19,9 +19,7 @@ from contrastive.features import LAST
 from contrastive.signals import Stopped
 
 _LOST = re.compile(r"Connection (closed|reset)|Broken pipe|Timed out waiting|recv|NCCL", re.IGNORECASE)
-_WORKER = re.compile(
-    r"DataLoader worker \(pid|Pin memory thread exited"
-)  # raised wherever the process is then
+_WORKER = re.compile(r"DataLoader worker \(pid|Pin memory thread exited")  # raised wherever the process is
 _MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
 
 

@@ -95,14 +95,21 @@ class ContrastiveModule(LightningModule):
 
     def augment(self, batch: Batch) -> list[Any]:
         """Draw two views of every sample, which follow from (seed, epoch, index, view) alone."""
-        drawn = []
-        for i, input in enumerate(batch.input if isinstance(batch.input, tuple) else [batch.input] * 2):
-            random = SampleRandom(batch.index, seed=self.seed, epoch=self.current_epoch, view=i)
-            drawn.append(self.views[i % len(self.views)](input, random))
-        return drawn
+        return [
+            self.views[i % len(self.views)](input, random)
+            for i, (input, random) in enumerate(self._inputs(batch))
+        ]
+
+    def _inputs(self, batch: Batch) -> list[tuple[Any, SampleRandom]]:
+        """What each view is made of: samples and draws."""
+        inputs = batch.input if isinstance(batch.input, tuple) else [batch.input] * 2
+        key: Any = {"seed": self.seed, "epoch": self.current_epoch}
+        return [(input, SampleRandom(batch.index, view=i, **key)) for i, input in enumerate(inputs)]
 
     def encode(self, views: list[Any]) -> Tensor:
         """Features of all views, ``(2N, num_features)``, in one pass unless images differ in size."""
+        if len(views) == 1:
+            return self.encoder(views[0])
         if isinstance(views[0], Tensor) and views[0].shape != views[1].shape:
             return torch.cat([self.encoder(view) for view in views])
         return self.encoder(concatenate(views))
@@ -122,8 +129,22 @@ class ContrastiveModule(LightningModule):
 
     def project(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features ``(2N, num_features)`` and projections ``(2N, D)`` of two views, the first view first."""
-        h = self.encode(self.augment(batch))
+        h = self.encode([self._augment_at_once(batch)] if self._at_once(batch) else self.augment(batch))
         return h, self.projector(h)
+
+    def _at_once(self, batch: Batch) -> bool:
+        """Whether one augmentation makes both views of many samples; small graphs cost as much as its calls.
+
+        A sample alone is a whole graph, whose two views share what is known of its features. A method with an
+        ``augment`` of its own is asked for its views.
+        """
+        own = type(self).augment is not ContrastiveModule.augment
+        return len(self.views) == 1 and len(batch.index) > 1 and not own
+
+    def _augment_at_once(self, batch: Batch) -> Any:
+        """The views of `augment`, by one call, as one input with the first view first."""
+        inputs, draws = zip(*self._inputs(batch))
+        return self.views[0](concatenate(inputs), SampleRandom.concatenate(draws))
 
     def _cached_step(self, batch: Batch) -> Tensor:
         """Take an optimizer step whose negatives come from all micro-batches of the batch."""

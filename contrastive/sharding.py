@@ -29,8 +29,9 @@ def shard(module: nn.Module, mesh: Any) -> None:
         fully_shard(network, mesh=mesh, ignored_params=scalars)
         for scalar in scalars:  # cannot be shared out; its gradient is averaged as the others' are
             scalar.register_post_accumulate_grad_hook(_average_gradient)
-        if hasattr(network, "nodes_and_graphs"):  # what InfoGraph and DGI call
-            register_fsdp_forward_method(network, "nodes_and_graphs")
+        for method in ("nodes_and_graphs", "local"):  # what InfoGraph and DGI call
+            if hasattr(network, method):
+                register_fsdp_forward_method(network, method)
 
 
 def _average_gradient(parameter: nn.Parameter) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from encoders.graph_batch import GraphBatch
-from encoders.graph_layers import FeatureEncoder
+from encoders.graph_layers import FeatureEncoder, Linear
 from encoders.message_passing import Adjacency, aggregate_edges, gather_src
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
 from encoders.readout import Readout
@@ -54,9 +54,9 @@ class DMPNN(nn.Module):
         # W_i [x ‖ e] = W_ix x + W_ie e: the atoms' half is computed once an atom, not once a bond.
         self.atom_input = FeatureEncoder(atoms, num_hidden)  # type: ignore[arg-type]
         self.bond_input = FeatureEncoder(bonds, num_hidden)  # type: ignore[arg-type]
-        self.message = nn.Linear(num_hidden, num_hidden, bias=False)
+        self.message = Linear(num_hidden, num_hidden, bias=False)
         self.atom_output = FeatureEncoder(atoms, num_hidden)  # type: ignore[arg-type]
-        self.output = nn.Linear(num_hidden, num_hidden)
+        self.output = Linear(num_hidden, num_hidden)
         self.num_layers, self.dropout = num_layers, nn.Dropout(dropout)
         self.readout, self.num_features = Readout(readout), num_hidden
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from encoders.graph_batch import GraphBatch
-from encoders.graph_convolutions import GAT, GCN, PNA, GATv2
+from encoders.graph_convolutions import GAT, GCN, PNA, GATv2, Propagation
 from encoders.graph_layers import GIN, GINE, FeatureEncoder, GraphLayer, GraphSAGE
 from encoders.message_passing import exporting
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
@@ -66,7 +66,8 @@ class GraphEncoder(nn.Module):
             ``num_hidden``, so categories or ``input_layer``.
         share_equal_nodes: compute nodes with equal surroundings once, see :mod:`encoders.sharing`; the same
             result, on molecules with all atom features 1.4 to 1.5 times as fast. For categorical features,
-            without dropout, and not for ``gcn``, ``rgcn`` and ``virtual_node``, where more counts.
+            and not for ``gcn``, ``rgcn`` and ``virtual_node``, where more counts. Training with dropout
+            shares nothing, for each node draws its own.
 
     Attributes:
         node_features: what ``x`` is, as the argument.
@@ -115,10 +116,8 @@ class GraphEncoder(nn.Module):
         self.num_node_features = num_hidden * (num_layers if jumping_knowledge == "concat" else 1)
         self.readout, self.num_features = make_readout(readout, self.num_node_features)
         self.share_equal_nodes = share_equal_nodes
-        if share_equal_nodes and (layer in ("gcn", "rgcn") or readout == "virtual_node" or dropout):
-            raise ValueError(
-                "share_equal_nodes does not go with gcn, rgcn, virtual_node or dropout; set it to false"
-            )
+        if share_equal_nodes and (layer in ("gcn", "rgcn") or readout == "virtual_node"):
+            raise ValueError("share_equal_nodes does not go with gcn, rgcn or virtual_node; set it to false")
         self.virtual = nn.ModuleList()
         if readout == "virtual_node":
             if width != num_hidden or jumping_knowledge == "concat":
@@ -151,7 +150,9 @@ class GraphEncoder(nn.Module):
 
     def _encode(self, batch: GraphBatch) -> tuple[list[Tensor], Tensor | None]:
         """The nodes after every layer, and the virtual nodes where there are any."""
-        if self.share_equal_nodes and not exporting():  # how many are equal, a program cannot foresee
+        drops = self.training and self.dropout.p > 0
+        # nor in a program, which cannot foresee how many are equal
+        if self.share_equal_nodes and not drops and not exporting():
             return self._encode_shared(batch), None
         h = batch.x if self.embed is None else self.embed(batch.x)
         virtual = cast("list[VirtualNode]", self.virtual)  # a ModuleList forgets what it holds
@@ -192,18 +193,31 @@ class GraphEncoder(nn.Module):
 class NodeEncoder(GraphEncoder):
     """``encoder(batch)`` gives one row a node, of those in ``batch.target`` where it is set.
 
-    The arguments are those of `GraphEncoder`; the readout is not used. ``num_features`` is
-    ``num_node_features``.
+    Args:
+        propagation: steps of personalised PageRank after the last layer, see
+            :class:`~encoders.graph_convolutions.Propagation`; 0 for none. Where neighbours are sampled, as
+            many more hops are needed.
+        teleport: α of the propagation.
+        arguments: those of `GraphEncoder`; the readout is not used. ``num_features`` is
+            ``num_node_features``.
     """
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, *, propagation: int = 0, teleport: float = 0.1, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self.propagation = Propagation(propagation, teleport=teleport)
         self.num_features = self.num_node_features
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Features of the nodes, ``(num_nodes or number of targets, num_features)``."""
-        h = self.nodes(batch)
-        return h if batch.target is None else h[batch.target]
+        return _targets(batch, self.propagation(batch.adjacency, self.nodes(batch)))
+
+    def local(self, batch: GraphBatch) -> Tensor:
+        """The same before propagation, for losses that tell a node's surroundings from others."""
+        return _targets(batch, self.nodes(batch))
+
+
+def _targets(batch: GraphBatch, h: Tensor) -> Tensor:
+    return h if batch.target is None else h[batch.target]
 
 
 def _embedding(inputs: int | list[int], num_hidden: int, input_layer: bool) -> tuple[nn.Module | None, int]:

@@ -1,4 +1,4 @@
-"""Layers with a formula of their own: GCN, GAT, GATv2, PNA."""
+"""Layers with a formula of their own: GCN, personalised propagation, GAT, GATv2, PNA."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
-from encoders.graph_layers import FeatureEncoder, Features, reduce_messages, scale, split
+from encoders.graph_layers import FeatureEncoder, Features, Linear, reduce_messages, scale, split
 from encoders.message_passing import (
     Adjacency,
     aggregate,
@@ -35,7 +35,7 @@ class GCN(nn.Module):
 
     def __init__(self, num_in: int, num_out: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(num_in, num_out, bias=False)
+        self.linear = Linear(num_in, num_out, bias=False)
         self.bias = nn.Parameter(torch.zeros(num_out))
         nn.init.xavier_uniform_(self.linear.weight)
 
@@ -45,6 +45,33 @@ class GCN(nn.Module):
         if isinstance(x, Tensor) and self.linear.out_features > self.linear.in_features:
             return linear(_normalised_sum(adjacency, x), self.linear.weight, self.bias)
         return _normalised_sum(adjacency, linear(x, self.linear.weight)) + self.bias
+
+
+class Propagation(nn.Module):
+    r"""h⁽ᵏ⁾_v = (1 − α) (Σ_{u→v} w_uv h⁽ᵏ⁻¹⁾_u / √(d_u d_v) + h⁽ᵏ⁻¹⁾_v / d_v) + α h_v, up to h⁽ᴷ⁾.
+
+    Personalised PageRank by K steps of its power iteration, with the degrees of `GCN` (Gasteiger et al. 2019,
+    arXiv 1810.05997). There is nothing to learn in it.
+
+    Args:
+        num_steps: K ≥ 0; 0 leaves h as it is.
+        teleport: α in (0, 1], the share of a node's own features.
+    """
+
+    def __init__(self, num_steps: int, *, teleport: float) -> None:
+        super().__init__()
+        if num_steps < 0 or not 0 < teleport <= 1:
+            raise ValueError(
+                f"expected propagation ≥ 0 steps and 0 < teleport ≤ 1, not {num_steps} and {teleport}"
+            )
+        self.num_steps, self.teleport = num_steps, teleport
+
+    def forward(self, adjacency: Adjacency, h: Tensor) -> Tensor:
+        """Propagate over a square adjacency."""
+        own = self.teleport * h
+        for _ in range(self.num_steps):
+            h = (1 - self.teleport) * _normalised_sum(adjacency, h) + own
+        return h
 
 
 def _normalised_sum(adjacency: Adjacency, h: Tensor) -> Tensor:
@@ -85,7 +112,7 @@ class GAT(nn.Module):
     def __init__(self, num_in: int, num_out: int, *, num_heads: int = 4, slope: float = 0.2) -> None:
         super().__init__()
         self.num_heads, self.slope = num_heads, slope
-        self.linear = nn.Linear(num_in, _divisible(num_out, num_heads), bias=False)
+        self.linear = Linear(num_in, _divisible(num_out, num_heads), bias=False)
         self.source_score = nn.Parameter(torch.empty(num_heads, num_out // num_heads))
         self.target_score = nn.Parameter(torch.empty(num_heads, num_out // num_heads))
         self.bias = nn.Parameter(torch.zeros(num_out))
@@ -125,8 +152,8 @@ class GATv2(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads, self.slope = num_heads, slope
-        self.source = nn.Linear(num_in, _divisible(num_out, num_heads))
-        self.target = nn.Linear(num_in, num_out)
+        self.source = Linear(num_in, _divisible(num_out, num_heads))
+        self.target = Linear(num_in, num_out)
         self.edge = None if edge_features is None else FeatureEncoder(edge_features, num_out)
         self.score = nn.Parameter(torch.empty(num_heads, num_out // num_heads))
         self.bias = nn.Parameter(torch.zeros(num_out))
@@ -189,10 +216,10 @@ class PNA(nn.Module):
         self.aggregators, self.delta = list(aggregators), delta
         if wrong := set(self.aggregators) - {"mean", "max", "min", "std"}:
             raise ValueError(f"aggregators has {sorted(wrong)}, expected names of mean, max, min and std")
-        self.source = nn.Linear(num_in, num_in, bias=False)
-        self.target = nn.Linear(num_in, num_in)
+        self.source = Linear(num_in, num_in, bias=False)
+        self.target = Linear(num_in, num_in)
         self.edge = None if edge_features is None else FeatureEncoder(edge_features, num_in)
-        self.combine = nn.Linear((3 * len(self.aggregators) + 1) * num_in, num_out)
+        self.combine = Linear((3 * len(self.aggregators) + 1) * num_in, num_out)
 
     def forward(self, adjacency: Adjacency, x: Features) -> Tensor:
         """One round of messages."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from encoders.graph_batch import GraphBatch
-from encoders.graph_layers import FeatureEncoder
+from encoders.graph_layers import FeatureEncoder, Linear
 from encoders.message_passing import aggregate, aggregate_edges
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
 from encoders.readout import Readout
@@ -49,8 +49,8 @@ class NeuralFingerprint(nn.Module):
         self.embed = FeatureEncoder(atoms, num_hidden)  # type: ignore[arg-type]
         self.edge = None if bonds is None else FeatureEncoder(bonds, num_hidden)  # type: ignore[arg-type]
         count = num_layers * (max_degree + 1)
-        self.hidden = nn.ModuleList(nn.Linear(num_hidden, num_hidden) for _ in range(count))
-        self.write = nn.ModuleList(nn.Linear(num_hidden, num_features) for _ in range(num_layers + 1))
+        self.hidden = nn.ModuleList(Linear(num_hidden, num_hidden) for _ in range(count))
+        self.write = nn.ModuleList(Linear(num_hidden, num_features) for _ in range(num_layers + 1))
         self.readout = Readout("sum")
 
     def forward(self, batch: GraphBatch) -> Tensor:

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from encoders.graph_layers import Features, split
+from encoders.graph_layers import Features, Linear, split
 from encoders.message_passing import Adjacency, Reduce, aggregate
 
 
@@ -52,7 +52,7 @@ class RGCN(nn.Module):
         if num_bases is not None:
             self.coefficients = nn.Parameter(torch.empty(num_relations, num_bases))
             nn.init.xavier_uniform_(self.coefficients)
-        self.self_linear = nn.Linear(num_in, num_out)
+        self.self_linear = Linear(num_in, num_out)
 
     def forward(self, adjacency: Adjacency, x: Features) -> Tensor:
         """One convolution over every relation; edge weights multiply the messages of sums and means."""

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -71,6 +71,7 @@ def evaluate(
     lr: float = 1e-3,
     encoder_lr: float = 3e-4,
     dropout: float = 0.0,
+    precision: Literal["32-true", "bf16-mixed"] = "32-true",
     num_threads: int | None = None,
     cache_dir: str | None = None,
 ) -> None:
@@ -86,6 +87,7 @@ def evaluate(
         lr: of fine-tuning, of the last layer.
         encoder_lr: of fine-tuning, of the encoder, pretrained or not.
         dropout: of fine-tuning.
+        precision: of fine-tuning's steps, pretrained or not.
         num_threads: of torch.
         cache_dir: where features of molecules are kept (default: ~/.cache/contrastive).
     """
@@ -97,8 +99,9 @@ def evaluate(
     names = sets or [name for name in TARGETS if (Path(data) / f"{name}.csv").exists()]
     if not names:
         raise ContrastiveError(f"{data} holds none of {', '.join(f'{name}.csv' for name in TARGETS)}")
-    settings = dict(batch_size=batch_size, lr=lr, encoder_lr=encoder_lr, dropout=dropout)
-    finetuning = Finetuning(**settings, last_epoch=True, min_steps=1)  # type: ignore[arg-type]
+    settings: dict[str, Any] = dict(batch_size=batch_size, lr=lr, encoder_lr=encoder_lr, dropout=dropout)
+    settings |= dict(precision=precision)
+    finetuning = Finetuning(**settings, last_epoch=True, min_steps=1)
     settings |= dict(num_steps=num_steps, num_seeds=num_seeds)
     results = {}
     for name in names:

@@ -14,6 +14,7 @@ from torch import distributed as dist
 from torch import multiprocessing, nn
 
 from contrastive import distributed
+from contrastive.correlation_losses import CCASSG
 from contrastive.losses import (
     CrossModalInfoNCE,
     DebiasedInfoNCE,
@@ -55,6 +56,7 @@ LOSSES = {
     "supervised across": lambda: SupervisedInfoNCE(positives="across"),
     "cross_modal": lambda: CrossModalInfoNCE(temperature=0.2),
     "further negatives": QueueInfoNCE,
+    "cca_ssg": lambda: CCASSG(decorrelation=0.1),
 }
 
 

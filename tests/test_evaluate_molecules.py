@@ -38,7 +38,14 @@ def run(command, tmp_path_factory):
 
 
 def _evaluate(run, data):
-    options = ["--data", data, "--num_steps=3", "--num_seeds=2", f"--cache_dir={data}"]
+    options = [
+        "--data",
+        data,
+        "--num_steps=3",
+        "--num_seeds=2",
+        "--precision=bf16-mixed",
+        f"--cache_dir={data}",
+    ]
     return subprocess.run(
         [sys.executable, ROOT / "scripts" / "evaluate_molecules.py", run, *options],
         capture_output=True,
@@ -58,6 +65,8 @@ def test_the_table_is_written_and_continued(run, tmp_path):
     folder = run / "results" / "molecules"
     summary = json.loads((folder / "summary.json").read_text())
     assert list(summary["sets"]) == ["bbbp", "bace"]
+    protocol = json.loads((folder / "bbbp.json").read_text())["protocol"]
+    assert protocol["finetuning"]["precision"] == "bf16-mixed"
     cells = {n: json.loads((folder / f"{n}.json").read_text())["cells"] for n in ("bbbp", "bace")}
     tests = {
         kind: [cell["test_last"] for of in cells.values() for cell in of if cell["kind"] == kind]

@@ -4,9 +4,9 @@ from torch import nn
 
 from encoders import message_passing as mp
 from encoders.dmpnn import DMPNN, reverse_edges
-from encoders.graph import GraphEncoder
+from encoders.graph import GraphEncoder, NodeEncoder
 from encoders.graph_batch import GraphBatch
-from encoders.graph_convolutions import GAT, GCN, PNA, GATv2
+from encoders.graph_convolutions import GAT, GCN, PNA, GATv2, Propagation
 from encoders.graph_layers import GINE, FeatureEncoder, GraphLayer, GraphSAGE
 from encoders.neural_fingerprint import NeuralFingerprint
 from encoders.readout import AttentionReadout, Readout, Set2Set
@@ -63,6 +63,39 @@ def test_gcn_is_dgl_graph_conv(kernels):
     layer = GCN(6, 5)
     layer.linear.weight.data, layer.bias.data = conv.weight.data.t(), conv.bias.data.uniform_()
     close(layer(batch.adjacency, batch.x), conv(looped.to_dgl(), batch.x))
+
+
+def test_propagation_is_dgl_appnp(kernels):
+    conv = pytest.importorskip("dgl.nn").APPNPConv(5, 0.3)
+    batch, looped = make(undirected=True), make(undirected=True, self_loops=True)
+    close(Propagation(5, teleport=0.3)(batch.adjacency, batch.x), conv(looped.to_dgl(), batch.x))
+
+
+def test_propagation_nears_personalised_pagerank(kernels):
+    batch = make(undirected=True)
+    a = dense(batch) + torch.eye(17)
+    d = a.sum(1).rsqrt()
+    pagerank = 0.3 * torch.linalg.inv(torch.eye(17) - 0.7 * d[:, None] * a * d)
+    close(Propagation(60, teleport=0.3)(batch.adjacency, batch.x), pagerank @ batch.x)
+    assert Propagation(0, teleport=0.3)(batch.adjacency, batch.x) is batch.x
+
+
+def test_a_node_encoder_propagates_what_its_layers_give():
+    batch = make(undirected=True)
+    batch = batch.with_features(target=torch.arange(17) % 3 == 0)
+    torch.manual_seed(0)
+    plain = NodeEncoder(node_features=6, num_hidden=4, layer="gcn").eval()
+    encoder = NodeEncoder(node_features=6, num_hidden=4, layer="gcn", propagation=4, teleport=0.3).eval()
+    encoder.load_state_dict(plain.state_dict())
+    close(encoder.local(batch), plain(batch))
+    expected = Propagation(4, teleport=0.3)(batch.adjacency, plain.nodes(batch))
+    close(encoder(batch), expected[batch.target])
+
+
+@pytest.mark.parametrize(("num_steps", "teleport"), [(-1, 0.2), (3, 0.0), (3, 1.5)])
+def test_propagation_that_is_none_is_refused(num_steps, teleport):
+    with pytest.raises(ValueError, match=f"{num_steps} and {teleport}"):
+        NodeEncoder(node_features=6, propagation=num_steps, teleport=teleport)
 
 
 @pytest.mark.parametrize("num_out", [4, 9])
@@ -459,7 +492,9 @@ def test_errors_say_what_to_do():
 @pytest.mark.parametrize(
     ("layer", "layer_args", "edge_features"), [case for case in LAYERS if case[0] not in ("gcn", "rgcn")]
 )
-@pytest.mark.parametrize("options", [{}, {"jumping_knowledge": "concat", "residual": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"jumping_knowledge": "concat", "residual": True}, {"dropout": 0.5}], ids=str
+)
 def test_sharing_equal_nodes_changes_nothing(kernels, layer, layer_args, edge_features, options):
     parts = [molecule_like(), molecule_like()[[2, 0]]]
     batch = GraphBatch.concatenate(

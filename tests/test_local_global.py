@@ -105,3 +105,15 @@ def test_dgi_corrupts_anew_at_every_step_and_the_same_after_a_resume():
     module = DGI(NodeEncoder(node_features=4, num_hidden=8, layer="gcn", norm=False)).eval()
     losses = [module.step(Batch(graphs()[0], None, torch.tensor([s])))["loss"] for s in (0, 1, 0)]
     assert losses[0] == losses[2] != losses[1]
+
+
+def test_dgi_is_of_the_features_before_propagation():
+    torch.manual_seed(0)
+    plain = NodeEncoder(node_features=4, num_hidden=8, layer="gcn", norm=False)
+    propagating = NodeEncoder(node_features=4, num_hidden=8, layer="gcn", norm=False, propagation=3)
+    propagating.load_state_dict(plain.state_dict())
+    batch = Batch(graphs()[0], None, torch.tensor([0]))
+    modules = [DGI(encoder).eval() for encoder in (plain, propagating)]
+    modules[1].load_state_dict(modules[0].state_dict())
+    losses = [module.step(batch)["loss"] for module in modules]
+    assert losses[0] == losses[1] and not torch.allclose(plain(batch.input), propagating(batch.input))

@@ -129,6 +129,43 @@ def test_fine_tuning_learns_what_is_there_and_leaves_the_encoder_alone(encoder, 
     assert not np.array_equal(other.last, result.last)
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
+def test_steps_are_in_the_precision_asked_for_and_predictions_in_float32(
+    encoder, table, tmp_path, monkeypatch, precision, dtype
+):
+    dataset = read_molecules(table, targets=["oxygen", "sparse"], cache_dir=tmp_path)
+    task, draw = _task(dataset, [70, 20])
+    seen = set()
+    forward = nn.Linear.forward
+
+    def watched(self, x):
+        out = forward(self, x)
+        seen.add((torch.is_grad_enabled(), out.dtype))
+        return out
+
+    monkeypatch.setattr(nn.Linear, "forward", watched)
+    settings = Finetuning(
+        num_epochs=12, patience=12, batch_size=16, lr=1e-2, precision=precision, **PUBLISHED
+    )
+    result = finetune(encoder, task, draw, settings, seed=0)
+    assert seen == {(True, dtype), (False, torch.float32)}
+    assert mean_roc_auc(task.y[draw.test], result.last) > 0.9
+
+
+def test_dropout_reaches_an_encoder_that_shares_equal_nodes(table, tmp_path):
+    """It must be trained as the same encoder that does not share."""
+    dataset = read_molecules(table, targets=["oxygen", "sparse"], cache_dir=tmp_path)
+    task, draw = _task(dataset, [70, 20])
+    scores = []
+    for shared in (False, True):
+        torch.manual_seed(0)
+        network = GraphEncoder(**SPEC["init_args"], share_equal_nodes=shared)
+        start = FrozenEncoder(network, nn.Identity(), {"model": {"encoder": SPEC}})
+        settings = Finetuning(num_epochs=2, batch_size=16, lr=1e-2, dropout=0.5, **PUBLISHED)
+        scores.append(finetune(start, task, draw, settings, seed=0).last)
+    np.testing.assert_allclose(*scores, atol=1e-4)  # predictions share, in another order of sums
+
+
 def test_coin_tosses_are_predicted_at_chance(encoder):
     """A protocol that leaked test labels would do better."""
     rng = np.random.default_rng(0)

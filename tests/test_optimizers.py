@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from contrastive.optimizers import LARS, decay_groups, warmup_cosine
+from contrastive.optimizers import LARS, decay_groups, fuse, warmup_cosine
 
 
 def test_lars_takes_the_papers_step():
@@ -55,3 +55,35 @@ def test_schedule_rises_then_falls_along_a_cosine(step, factor):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
     schedule = warmup_cosine(optimizer, warmup_steps=10, total_steps=100)
     assert math.isclose(schedule.lr_lambdas[0](step), factor, abs_tol=1e-12)
+
+
+@pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.AdamW])
+def test_fused_steps_are_those_of_torchs_loop(make):
+    torch.manual_seed(0)
+    fused, plain = (nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7)) for _ in range(2))
+    plain.load_state_dict(fused.state_dict())
+    ours, theirs = (make(decay_groups(m), lr=1e-2, weight_decay=1e-2) for m in (fused, plain))
+    fuse(ours)
+    assert all(group["fused"] for group in ours.param_groups)
+    for step in range(40):
+        if step == 20:  # what an unfused run saved goes on fused, and the other way round
+            states = ours.state_dict(), theirs.state_dict()
+            theirs.load_state_dict(states[0])
+            ours.load_state_dict(states[1])
+        for p, q in zip(fused.parameters(), plain.parameters()):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        ours.step()
+        theirs.step()
+    for p, q in zip(fused.parameters(), plain.parameters()):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+
+
+def test_what_the_user_set_stays_and_others_are_left_alone():
+    p = nn.Parameter(torch.ones(3))
+    for options in ({"foreach": True}, {"fused": False}):
+        optimizer = torch.optim.Adam([p], **options)
+        fuse(optimizer)
+        assert not optimizer.param_groups[0]["fused"]
+    fuse(torch.optim.SGD([p], lr=0.1))
+    fuse(LARS([p]))

@@ -85,3 +85,14 @@ def test_split_draws_the_same_in_pieces_of_any_size():
     after = whole.uniform()
     assert torch.equal(after, halves.uniform()), "the batch draws on as if it had not been split"
     assert stats.pearsonr(after, pieces[:, 0]).pvalue > 1e-3
+
+
+def test_lists_of_draws_side_by_side_draw_what_each_draws():
+    parts = [SampleRandom(torch.arange(4), seed=1, view=view) for view in range(2)]
+    together = SampleRandom.concatenate([SampleRandom(torch.arange(4), seed=1, view=v) for v in range(2)])
+    for _ in range(2):
+        assert torch.equal(together.uniform(3), torch.cat([part.uniform(3) for part in parts]))
+    sample, place = torch.tensor([0, 3, 3]), torch.tensor([5, 0, 1])
+    expected = parts[1].expand(sample, place).bits(2)
+    parts[0].expand(sample, place)
+    assert torch.equal(together.expand(sample + 4, place).bits(2), expected)

@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from augmentations.adaptive import AdaptiveFeatureMask
 from augmentations.graph import Compose, EdgeDrop, FeatureDropout, FeatureMask, NodeDrop
@@ -53,6 +55,63 @@ def test_linear_and_its_gradients_are_torchs(kernels):
     theirs(x).square().sum().backward()
     torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
     torch.testing.assert_close(ours.bias.grad, theirs.bias.grad)
+
+
+@pytest.mark.parametrize("width,num_out", [(3, 8), (1, 2), (5, 5), (9, 4)])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_linear_of_few_dense_features_is_torchs(width, num_out, has_bias):
+    torch.manual_seed(0)
+    x, weight = torch.randn(20, width, requires_grad=True), torch.randn(num_out, width, requires_grad=True)
+    inputs = [x, weight, torch.randn(num_out, requires_grad=True)][: 2 + has_bias]
+    upstream = torch.randn(20, num_out)
+    for ours, theirs in zip(
+        torch.autograd.grad(linear(*inputs), inputs, upstream),
+        torch.autograd.grad(torch.nn.functional.linear(*inputs), inputs, upstream),
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("num_rows", [0, 1, 64, 65, 700])
+@pytest.mark.parametrize("num_out", [8, 40])
+def test_linear_in_bfloat16_is_torchs_but_for_rounding(autocast, num_rows, num_out):
+    torch.manual_seed(0)
+    layer = nn.Linear(20, num_out).to(torch.float32 if autocast else torch.bfloat16)
+    x = torch.randn(num_rows, 20, dtype=layer.weight.dtype, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        ours, theirs = linear(x, layer.weight, layer.bias), layer(x)
+    assert ours.dtype == theirs.dtype == torch.bfloat16
+    torch.testing.assert_close(ours, theirs)
+    upstream = torch.randn_like(ours)
+    leaves = (x, layer.weight, layer.bias)
+    gradients = [torch.autograd.grad(out, leaves, upstream) for out in (ours, theirs)]
+    for gradient, expected in zip(*gradients):
+        torch.testing.assert_close(gradient, expected, rtol=0.02, atol=0.02 * num_rows**0.5)
+
+
+class Sizes(TorchDispatchMode):
+    """Notes the shapes of the factors of all products."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm):
+            self.seen.add(tuple(tuple(arg.shape) for arg in args if arg.ndim == 2))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("dtype", "num_sizes"), [(torch.bfloat16, 6), (torch.float32, 300)])
+def test_linear_in_bfloat16_multiplies_matrices_of_few_sizes(dtype, num_sizes):
+    """Three products a size, forward and backward."""
+    layer, sizes = nn.Linear(4, 6), Sizes()
+    with sizes:
+        for num_rows in range(1000, 1300):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+                out = linear(torch.ones(num_rows, 4, requires_grad=True), layer.weight, layer.bias)
+            out.float().sum().backward()
+    assert len(sizes.seen) == 3 * num_sizes
 
 
 @pytest.mark.parametrize("arguments", [{"layer": "gcn"}, {"layer": "sage", "input_layer": True}], ids=str)

@@ -59,6 +59,8 @@ def finetune(
     epoch_steps *= max(1, -(-settings.min_steps // (epoch_steps * settings.num_epochs)))
     optimizer = torch.optim.AdamW(_groups(model, settings), weight_decay=settings.weight_decay)
     schedule = _schedule(optimizer, settings, epoch_steps * settings.num_epochs)
+    mixed = settings.precision == "bf16-mixed"
+    precision = torch.autocast(accelerator(), torch.bfloat16, enabled=mixed)
     batches = _endless(draw.fit, settings.batch_size, seed)
     metric = PRIMARY[task.kind]
     sign = -1 if metric in LOWER_IS_BETTER else 1
@@ -67,8 +69,11 @@ def finetune(
         model.train()
         for step in range(epoch_steps):
             index = next(batches)
-            output = task.forward(model, index, _augmented(view, encoder, seed, epoch * epoch_steps + step))
-            loss = target.loss(output, index)
+            with precision:
+                output = task.forward(
+                    model, index, _augmented(view, encoder, seed, epoch * epoch_steps + step)
+                )
+            loss = target.loss(output.float(), index)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -141,7 +146,7 @@ class _Network(nn.Module):
         super().__init__()
         self.encoder = copy.deepcopy(encoder.encoder).requires_grad_(True)
         own = getattr(self.encoder, "dropout", None)
-        if isinstance(own, nn.Dropout) and not getattr(self.encoder, "share_equal_nodes", False):
+        if isinstance(own, nn.Dropout):
             own.p = settings.dropout
         width = encoder.num_features
         self.norm = nn.BatchNorm1d(width, affine=False) if normed else nn.Identity()

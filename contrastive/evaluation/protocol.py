@@ -45,6 +45,7 @@ class Finetuning:
             for graphs, nodes and molecules, whose sums grow with their size, but not for images.
         freeze_batch_norm: keep the statistics and weights of the encoder's batch norms as they are.
         schedule: of the learning rate: warm-up and cosine, or constant.
+        precision: of training steps, named as ``--trainer.precision`` does; predictions are made in float32.
         last_epoch: also report the last epoch's weights, which nothing has chosen, as published tables do (Hu
             et al. 2020, arXiv 1905.12265).
     """
@@ -61,6 +62,7 @@ class Finetuning:
     feature_norm: bool | None = None
     freeze_batch_norm: bool = False
     schedule: Literal["cosine", "constant"] = "cosine"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     last_epoch: bool = False
 
 

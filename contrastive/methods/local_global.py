@@ -125,7 +125,9 @@ class DGI(_LocalGlobal):
     """Nodes score high with their graph's summary, and low where the features were shuffled between nodes.
 
     Deep Graph Infomax (Veličković et al. 2019, arXiv 1809.10341): s_v = h_vᵀ W σ(mean h), and
-    `jensen_shannon` of the scores of the graph and of its corruption, which is binary cross-entropy.
+    `jensen_shannon` of the scores of the graph and of its corruption, which is binary cross-entropy. An
+    encoder's ``propagation`` is left out: it smooths what has been learnt, as Zheng et al. do (2022, arXiv
+    2206.01535).
 
     Args:
         encoder: a ``NodeEncoder``.
@@ -140,8 +142,7 @@ class DGI(_LocalGlobal):
         view = self.view(batch)
         order = SampleRandom(batch.index, seed=self.seed, epoch=self.current_epoch, view=1)
         shuffled = view.x[order.permutation(view.num_nodes)[0]]
-        h = self.encoder(view)
-        corrupted = self.encoder(view.with_features(x=shuffled))
+        h, corrupted = (self.encoder.local(part) for part in (view, view.with_features(x=shuffled)))  # type: ignore[operator]
         summary = self.projector(h.mean(0).sigmoid())
         loss = jensen_shannon(h @ summary, corrupted @ summary, tau_plus=self.tau_plus, beta=self.beta)
         return {"loss": loss, "h": h.detach(), "z": h.detach()}

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from augmentations.graph import AttributeMask, EdgeDrop, NodeDrop, OneOf
+from augmentations.image import simclr
+from augmentations.subgraph import RandomWalkSubgraph
+from contrastive.data import Batch
+from contrastive.module import ContrastiveModule
+from encoders.graph import GraphEncoder
+from encoders.graph_batch import GraphBatch
+from encoders.image import ResNet
+
+
+def graphs():
+    generator = torch.Generator().manual_seed(0)
+    ptr = torch.tensor([0, 9, 10, 30, 41, 60])
+    edges = [
+        (int(ptr[g]) + u, int(ptr[g]) + v)
+        for g, size in enumerate(ptr.diff().tolist())
+        for u, v in torch.randint(0, size, (2 * size, 2), generator=generator).tolist()
+    ]
+    batch = GraphBatch.from_edges(edges, torch.rand(60, 3, generator=generator), ptr=ptr, undirected=True)
+    view = OneOf(
+        augmentations=[
+            NodeDrop(),
+            EdgeDrop(undirected=True),
+            AttributeMask(),
+            RandomWalkSubgraph(restart=0.2),
+        ]
+    )
+    return GraphEncoder(node_features=3, num_hidden=8, num_layers=2), [view], batch
+
+
+def images():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return ResNet(width=4), [simclr(size=32)], images
+
+
+@pytest.mark.parametrize("make", [graphs, images])
+@pytest.mark.parametrize("num_inputs", [1, 2])
+def test_views_drawn_at_once_are_those_drawn_one_by_one(make, num_inputs):
+    encoder, views, samples = make()
+    module = ContrastiveModule(encoder, views, seed=3).eval()
+    order = torch.tensor([2, 0, 1, 4, 3])
+    batch = Batch(samples if num_inputs == 1 else (samples, samples[order]), None, torch.arange(5) * 3)
+    h, z = module.project(batch)
+    expected = torch.cat([encoder(view) for view in module.augment(batch)])
+    torch.testing.assert_close(h, expected)
+    assert z.shape == (10, 128) and not torch.allclose(h[:5], h[5:])
+
+
+def test_two_augmentations_make_a_view_each():
+    encoder, _, batch = graphs()
+    module = ContrastiveModule(encoder, [EdgeDrop(p=0.0), EdgeDrop(p=1.0)]).eval()
+    h, _ = module.project(Batch(batch, None, torch.arange(5)))
+    bare = batch.edge_subgraph(torch.zeros(batch.num_edges, dtype=torch.bool))
+    torch.testing.assert_close(h, torch.cat([encoder(batch), encoder(bare)]))
+
+
+def test_a_method_with_views_of_its_own_is_asked_for_them():
+    class Unchanged(ContrastiveModule):
+        def augment(self, batch):
+            return [batch.input, batch.input]
+
+    encoder, views, batch = graphs()
+    h, _ = Unchanged(encoder, views).eval().project(Batch(batch, None, torch.arange(5)))
+    torch.testing.assert_close(h, torch.cat([encoder(batch)] * 2))
