@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +94,44 @@ def judge(data: LinkData, scores: Scores, part: str) -> dict[str, Tensor]:
     return recommendation(scores(users, items), relevant, seen, ks=(10,))
 
 
+def makers(data: LinkData, seed: int) -> dict[str, list[Callable[[], Scores]]]:
+    """What makes the scores of each model, once for each of its strengths."""
+    losses = {
+        "BCE": LinkBCE,
+        "InfoNCE": LinkInfoNCE,
+        "hard negatives": lambda: LinkInfoNCE(beta=0.5),
+    }
+    return {
+        "popularity": [lambda: popularity(data)],
+        **{
+            f"matrix factorisation, {name}": [
+                partial(factorisation, data, loss(), dropout, seed) for dropout in (0.2, 0.5)
+            ]
+            for name, loss in losses.items()
+        },
+        "shallow autoencoder": [
+            partial(shallow_autoencoder, data, ridge) for ridge in (0.1, 1.0, 10.0, 100.0)
+        ],
+    }
+
+
+def chosen_and_tested(data: LinkData, strengths: list[Callable[[], Scores]]) -> dict[str, Any]:
+    """The test part's metrics of the strength that is best on validation."""
+    made = [make() for make in strengths]
+    vals = [float(judge(data, scores, "val")["ndcg@10"].mean()) for scores in made]
+    chosen = max(range(len(made)), key=vals.__getitem__)
+    test = judge(data, made[chosen], "test")
+    row: dict[str, Any] = {"val_ndcg@10": vals, "chosen": chosen, "users": len(test["mrr"])}
+    for metric in METRICS:
+        mean, interval = mean_interval(test[metric].tolist())
+        row |= {metric: mean, f"{metric}_ci95": list(interval)}
+    return row
+
+
 def main() -> None:
     """Choose on validation, print and write the test part's table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument("source")
     parser.add_argument("--columns", help="head=userId,tail=movieId,value=rating")
     parser.add_argument("--min-value", type=float)
@@ -112,40 +146,19 @@ def main() -> None:
         batch_size=args.batch_size, seed=args.seed,
     )  # fmt: skip
     data.setup()
-    options: dict[str, list[Callable[[], Scores]]] = {
-        "popularity": [lambda: popularity(data)],
-        "matrix factorisation, BCE": [
-            lambda d=d: factorisation(data, LinkBCE(), d, args.seed) for d in (0.2, 0.5)
-        ],
-        "matrix factorisation, InfoNCE": [
-            lambda d=d: factorisation(data, LinkInfoNCE(), d, args.seed) for d in (0.2, 0.5)
-        ],
-        "matrix factorisation, hard negatives": [
-            lambda d=d: factorisation(data, LinkInfoNCE(beta=0.5), d, args.seed) for d in (0.2, 0.5)
-        ],
-        "shallow autoencoder": [lambda r=r: shallow_autoencoder(data, r) for r in (0.1, 1.0, 10.0, 100.0)],
-    }
-    result, rows = [], []
-    for name, makers in options.items():
-        made = [make() for make in makers]
-        vals = [float(judge(data, scores, "val")["ndcg@10"].mean()) for scores in made]
-        chosen = max(range(len(made)), key=vals.__getitem__)
-        test = judge(data, made[chosen], "test")
-        row: dict[str, Any] = {
-            "model": name,
-            "val_ndcg@10": vals,
-            "chosen": chosen,
-            "users": len(test["mrr"]),
-        }
-        cells = []
-        for metric in METRICS:
-            mean, (low, high) = mean_interval(test[metric].tolist())
-            row |= {metric: mean, f"{metric}_ci95": [low, high]}
-            cells.append(f"{mean:.3f} [{low:.3f}, {high:.3f}]")
-        result.append(row)
-        rows.append((name, *cells))
-    print_table(f"{args.source}, {result[0]['users']} users with a test link", ("model", *METRICS), rows)
+    models = makers(data, args.seed)
+    result = [{"model": name} | chosen_and_tested(data, models[name]) for name in models]
+    print_table(
+        f"{args.source}, {result[0]['users']} users with a test link",
+        ("model", *METRICS),
+        [(row["model"], *(_cell(row, metric) for metric in METRICS)) for row in result],
+    )
     write_json(args.out, result)
+
+
+def _cell(row: dict[str, Any], metric: str) -> str:
+    low, high = row[f"{metric}_ci95"]
+    return f"{row[metric]:.3f} [{low:.3f}, {high:.3f}]"
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import argparse
 import copy
+import csv
+import gzip
 import json
 import logging
 from dataclasses import replace
@@ -34,7 +36,6 @@ from pytorch_lightning import Trainer, seed_everything
 from contrastive.data.link_files import read_links
 from contrastive.data.links import LinkData, read_features
 from contrastive.data.molecules import read_molecules
-from contrastive.data.tables import read_smiles
 from contrastive.evaluation.links import summary
 from contrastive.evaluation.molecules import morgan_fingerprints
 from contrastive.evaluation.statistics import mean_interval
@@ -104,30 +105,11 @@ def train(data: LinkData, features: Path, seed: int, args: argparse.Namespace) -
 
 def main() -> None:
     """Train what is missing and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--encoder", help="run folder of a molecule encoder, for pretrained and untrained")
-    parser.add_argument("--further", help="run folder of that encoder pretrained further, for further")
-    parser.add_argument("--network", help="run folder of configs/link/network.yaml, for network")
-    parser.add_argument("--features", default="pretrained,further,untrained,morgan,none")
-    parser.add_argument("--min-links", type=int, default=500)
-    parser.add_argument("--splits", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--epoch-fraction", type=float, default=0.2)
-    parser.add_argument("--batch-size", type=int, default=512)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--dropout", type=float, default=0.2)
-    parser.add_argument("--out", type=Path, default=Path("unseen_drugs.json"))
-    args = parser.parse_args()
+    args = _arguments()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     done: list[dict[str, Any]] = json.loads(args.out.read_text()) if args.out.exists() else []
-    table = read_smiles(args.folder / "drug-smiles.csv.gz", targets=[])
-    names = _names(args.folder / "drug-smiles.csv.gz")
     molecules = read_molecules(args.folder / "drug-smiles.csv.gz", num_workers=1)
-    known = dict(zip(table.smiles, names))
+    names = _names(args.folder / "drug-smiles.csv.gz")
     files = read_links(args.folder / "bio-decagon-combo.csv.gz")
     for seed in range(args.splits):
         finished = {cell["features"] for cell in done if cell["split"] == seed}
@@ -146,23 +128,40 @@ def main() -> None:
         data.setup()
         for kind in missing:
             file = args.out.with_name(f"features-{kind}-{seed}.npz")
-            drugs = [known[smiles] for smiles in molecules.smiles]
             if kind == "network":
                 h, drugs = vectors_of(args.network)
             else:
-                h = features_of(kind, seed, molecules, args)
+                h, drugs = features_of(kind, seed, molecules, args), [names[s] for s in molecules.smiles]
             np.savez(file, names=np.array(drugs), h=h)
             done.append({"features": kind, "split": seed, **train(data, file, seed, args)})
             write_json(args.out, done)
     report(done)
 
 
-def _names(file: Path) -> list[str]:
-    import csv
-    import gzip
+def _arguments() -> argparse.Namespace:
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--encoder", help="run folder of a molecule encoder, for pretrained and untrained")
+    parser.add_argument("--further", help="run folder of that encoder pretrained further, for further")
+    parser.add_argument("--network", help="run folder of configs/link/network.yaml, for network")
+    parser.add_argument("--features", default="pretrained,further,untrained,morgan,none")
+    parser.add_argument("--min-links", type=int, default=500)
+    parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epoch-fraction", type=float, default=0.2)
+    parser.add_argument("--batch-size", type=int, default=512)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--dropout", type=float, default=0.2)
+    parser.add_argument("--out", type=Path, default=Path("unseen_drugs.json"))
+    return parser.parse_args()
 
+
+def _names(file: Path) -> dict[str, str]:
+    """The drug of each SMILES."""
     with gzip.open(file, "rt", newline="") as stream:
-        return [row["STITCH"] for row in csv.DictReader(stream)]
+        return {row["smiles"].strip(): row["STITCH"] for row in csv.DictReader(stream)}
 
 
 def report(cells: list[dict[str, Any]]) -> None:

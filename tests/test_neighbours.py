@@ -13,7 +13,8 @@ from test_embed import export
 from contrastive.cli import main
 from contrastive.data.images import read_images
 from contrastive.features import load_encoder
-from contrastive.neighbours import Query, nearest, parse_names
+from contrastive.nearest import Query, nearest
+from contrastive.neighbours import parse_names
 from encoders.graph import GraphEncoder, NodeEncoder
 
 

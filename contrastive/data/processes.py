@@ -8,9 +8,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 _POLL = 0.5  # seconds between two looks at workers that say nothing
+_PATIENCE = 10  # times the limit, by the clock: a process that waits for a core is no process that hangs
 
 
 class Failure(str):
@@ -33,14 +35,16 @@ def guarded_map(
     """Call ``function(item)`` in worker processes and yield the results, a chunk at a time, as they come.
 
     A worker that spends longer than ``time_limit`` on one item is killed, also where it hangs in native code
-    that no signal handler could interrupt. An item whose worker was killed or crashed gives a `Failure`; the
-    others of its chunk are done by the next worker.
+    that no signal handler could interrupt. It is the processor's time, so that other work on the machine does
+    not decide what is left out; by the clock an item may take ten times as long. An item whose worker was
+    killed or crashed gives a `Failure`; the others of its chunk are done by the next worker.
 
     Args:
         function: called in the workers; it should catch what it expects.
         items: what it is called with.
         num_workers: processes.
-        time_limit: seconds an item may take.
+        time_limit: seconds of the processor that an item may take; of the clock where the system does not
+            tell (all but Linux).
         chunk_size: items a worker takes at a time.
 
     Yields:
@@ -84,7 +88,8 @@ class _Worker:
         self.process = context.Process(target=_serve, args=(self.function, theirs, self.place), daemon=True)
         self.process.start()
         theirs.close()
-        self.seen, self.since, self.killed = -1, time.monotonic(), False
+        self.killed = False
+        self._look(-1)
 
     def assign(self, starts: deque[int], items: Sequence[Any], chunk_size: int) -> None:
         self.start = starts.popleft() if starts else None
@@ -93,7 +98,7 @@ class _Worker:
             self._send()
 
     def _send(self) -> None:
-        self.seen, self.since = -1, time.monotonic()
+        self._look(-1)
         self.place.value = -1
         self.pipe.send([(i, item) for i, item in enumerate(self.chunk) if i not in self.failures])
 
@@ -124,15 +129,34 @@ class _Worker:
         if self.start is None or self.killed:
             return
         if self.place.value != self.seen:
-            self.seen, self.since = self.place.value, time.monotonic()
-        elif self.seen >= 0 and time.monotonic() - self.since > time_limit:
+            self._look(self.place.value)
+        elif self.seen >= 0 and self._is_late(time_limit):
             self.killed = True
             self.process.kill()
+
+    def _look(self, place: int) -> None:
+        """Note the item that the process is at, and from when on."""
+        self.seen, self.since, self.spent = place, time.monotonic(), _processor_seconds(self.process.pid)
+
+    def _is_late(self, time_limit: float) -> bool:
+        by_clock, spent = time.monotonic() - self.since, _processor_seconds(self.process.pid)
+        if self.spent is None or spent is None:
+            return by_clock > time_limit
+        return spent - self.spent > time_limit or by_clock > _PATIENCE * time_limit
 
     def stop(self) -> None:
         self.pipe.close()
         self.process.kill()
         self.process.join()
+
+
+def _processor_seconds(pid: int) -> float | None:
+    """What a process has spent so far, as Linux tells; None elsewhere, or where it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _serve(function: Callable[[Any], Any], pipe: Any, place: Any) -> None:
