@@ -84,9 +84,10 @@ def fuse(optimizer: Optimizer) -> None:
 
     The numbers are the same but for rounding. What the user set, ``foreach`` or ``fused``, stays.
     """
-    for group in optimizer.param_groups if isinstance(optimizer, Adam | AdamW) else ():
-        whole = all(type(p) is nn.Parameter and p.is_cpu for p in group["params"])  # not a shard
-        if whole and group["fused"] is None and not (group["foreach"] or group["differentiable"]):
+    for group in optimizer.param_groups if type(optimizer) in (Adam, AdamW) else ():
+        # a shard is of another type, and the kernel has no complex numbers
+        fits = all(type(p) is nn.Parameter and p.is_cpu and p.is_floating_point() for p in group["params"])
+        if fits and group["fused"] is None and not (group["foreach"] or group["differentiable"]):
             group["fused"] = True
 
 
