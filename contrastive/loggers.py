@@ -19,7 +19,7 @@ from contrastive.report import write_whole
 
 Wandb = Literal["auto", "online", "offline", "off"]
 
-_WANDB_PATIENCE = 30  # seconds for its server to answer before the run goes offline
+_WANDB_PATIENCE = "30"  # seconds for its server to answer before the run goes offline
 
 
 class MetricsCSV(Logger):
@@ -118,10 +118,9 @@ def wandb_logger(run_dir: Path, mode: Wandb) -> WandbLogger:
         mode = "online" if _has_wandb_key() else "offline"
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else its own faults are sent to a third party
+    os.environ.setdefault("WANDB_INIT_TIMEOUT", _WANDB_PATIENCE)
     if mode == "offline":
         _go_offline()
-    import wandb
-
     id_file = run_dir / "wandb_id"
     if is_first_process() and not id_file.exists():
         id_file.write_text(secrets.token_hex(4))
@@ -132,7 +131,6 @@ def wandb_logger(run_dir: Path, mode: Wandb) -> WandbLogger:
         id=id_file.read_text().strip() if id_file.exists() else None,
         resume="allow",
         offline=mode == "offline",
-        settings=wandb.Settings(init_timeout=_WANDB_PATIENCE),
     )
     logger._wandb_init.pop("anonymous", None)  # wandb warns of it, though it is not set
     return logger

@@ -218,6 +218,7 @@ def test_weights_and_biases_that_cannot_be_reached(folder):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # nobody listens there
         env = {"WANDB_BASE_URL": f"http://127.0.0.1:{closed.getsockname()[1]}", "WANDB_API_KEY": "0" * 40}
+        env["WANDB_INIT_TIMEOUT"] = "5"  # half a minute where the user has set nothing
         run = pretrain(folder, "graphs", env=env, wandb="online")
         assert run.wait() == 0, run.printed
     assert "Weights & Biases cannot be reached" in run.printed

@@ -50,7 +50,7 @@ def _evaluate(run, data):
         [sys.executable, ROOT / "scripts" / "evaluate_molecules.py", run, *options],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         cwd=ROOT,
     )
 

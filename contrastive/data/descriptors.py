@@ -57,7 +57,7 @@ def read_descriptors(
         cache_dir: where they are kept, by a hash of the SMILES and of what is computed; None is
             ``$XDG_CACHE_HOME/contrastive`` or ``~/.cache/contrastive``.
         num_workers: processes; None takes the cores there are.
-        time_limit: seconds one molecule may take.
+        time_limit: seconds of the processor that one molecule may take.
 
     Returns:
         ``(N, len(DESCRIPTORS))`` float32 in RDKit's units; NaN where RDKit has no number, as for charges

@@ -91,7 +91,7 @@ def read_molecules(
         cache_dir: where features are kept, by a hash of the SMILES and of what is computed from them; None
             is ``$XDG_CACHE_HOME/contrastive`` or ``~/.cache/contrastive``.
         num_workers: processes; None takes the cores there are.
-        time_limit: seconds one molecule may take.
+        time_limit: seconds of the processor that one molecule may take.
 
     Raises:
         ContrastiveError: the file, a column or a number cannot be read, nothing parses, RDKit is missing, or
