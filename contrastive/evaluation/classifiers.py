@@ -10,7 +10,7 @@ import torch
 from scipy.sparse import issparse
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics.pairwise import rbf_kernel
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.svm import SVC
 
@@ -99,7 +99,9 @@ def predict_svm(h: Any, y: np.ndarray, draw: Draw, kind: Kind) -> Prediction:
     """An RBF support vector machine whose C is chosen by 5-fold cross-validation of all but the test items.
 
     The protocol of InfoGraph and GraphCL (Sun et al. 2020, arXiv 1908.01000; You et al. 2020, 2010.13902).
-    Unlike theirs, features are standardised, by the training part, and one kernel width serves all C.
+    Unlike theirs, features are standardised, by the training part, one kernel width serves all C, and the
+    inner folds are shuffled as the outer ones are: files come in an order in which neighbours are alike, by
+    which cross-validation of NCI1 gives 76 % where test folds have 80.
 
     Raises:
         ContrastiveError: targets other than classes, or fewer than five items of one.
@@ -115,7 +117,8 @@ def predict_svm(h: Any, y: np.ndarray, draw: Draw, kind: Kind) -> Prediction:
     width = 1 / (scaled.shape[1] * scaled[train].var())  # scikit-learn's gamma="scale"
     # computed once: the 26 fits would otherwise spend their time on it
     kernel = rbf_kernel(scaled[train], scaled[train], gamma=width)
-    model = GridSearchCV(SVC(kernel="precomputed"), SVM_GRID, cv=5).fit(kernel, y[train])
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    model = GridSearchCV(SVC(kernel="precomputed"), SVM_GRID, cv=folds).fit(kernel, y[train])
     margins = model.decision_function(rbf_kernel(scaled[draw.test], scaled[train], gamma=width))
     margins = np.stack([-margins, margins], axis=1) if margins.ndim == 1 else margins
     score = np.full((len(margins), int(y.max()) + 1), margins.min() - 1)
