@@ -56,3 +56,16 @@ def test_two_augmentations_make_a_view_each():
     h, _ = module.project(Batch(batch, None, torch.arange(5)))
     bare = batch.edge_subgraph(torch.zeros(batch.num_edges, dtype=torch.bool))
     torch.testing.assert_close(h, torch.cat([encoder(batch), encoder(bare)]))
+
+
+def test_a_compiled_graph_encoder_has_the_same_gradients_and_keys():
+    """Traced and run by autograd alone: a compiler of C++ need not be there, and takes a minute."""
+    encoder, views, samples = graphs()
+    module = ContrastiveModule(encoder, views, seed=3)
+    batch, keys = Batch(samples, None, torch.arange(5)), list(module.state_dict())
+    parameters = list(module.parameters())
+    expected = torch.autograd.grad(module.step(batch)["loss"], parameters)
+    module.encoder.compile(backend="aot_eager")
+    for ours, theirs in zip(torch.autograd.grad(module.step(batch)["loss"], parameters), expected):
+        torch.testing.assert_close(ours, theirs)
+    assert list(module.state_dict()) == keys
