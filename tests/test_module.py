@@ -66,3 +66,16 @@ def test_a_method_with_views_of_its_own_is_asked_for_them():
     encoder, views, batch = graphs()
     h, _ = Unchanged(encoder, views).eval().project(Batch(batch, None, torch.arange(5)))
     torch.testing.assert_close(h, torch.cat([encoder(batch)] * 2))
+
+
+def test_a_compiled_graph_encoder_has_the_same_gradients_and_keys():
+    """Traced and run by autograd alone: a compiler of C++ need not be there, and takes a minute."""
+    encoder, views, samples = graphs()
+    module = ContrastiveModule(encoder, views, seed=3)
+    batch, keys = Batch(samples, None, torch.arange(5)), list(module.state_dict())
+    parameters = list(module.parameters())
+    expected = torch.autograd.grad(module.step(batch)["loss"], parameters)
+    module.encoder.compile(backend="aot_eager")
+    for ours, theirs in zip(torch.autograd.grad(module.step(batch)["loss"], parameters), expected):
+        torch.testing.assert_close(ours, theirs)
+    assert list(module.state_dict()) == keys
