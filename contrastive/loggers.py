@@ -19,6 +19,7 @@ from contrastive.report import write_whole
 
 Wandb = Literal["auto", "online", "offline", "off"]
 
+METRICS = "metrics.csv"  # in a run folder
 _WANDB_PATIENCE = "30"  # seconds for its server to answer before the run goes offline
 
 
@@ -33,7 +34,7 @@ class MetricsCSV(Logger):
 
     def __init__(self, run_dir: Path, steps_done: int | None = None) -> None:
         super().__init__()
-        self._path = run_dir / "metrics.csv"
+        self._path = run_dir / METRICS
         self._file: TextIO | None = None
         self._columns: list[str] = []
         if is_first_process():
@@ -136,10 +137,12 @@ def wandb_logger(run_dir: Path, mode: Wandb) -> WandbLogger:
     return logger
 
 
-def end_wandb() -> None:
-    """Close the run at W&B as a failed one, where it has begun."""
+def end_wandb(run_dir: Path) -> None:
+    """Close a run at W&B as a failed one, where it has begun; one of the caller's own stays open."""
     wandb: Any = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
+    id_file = run_dir / "wandb_id"
+    begun = wandb is not None and wandb.run is not None and id_file.exists()
+    if begun and wandb.run.id == id_file.read_text().strip():
         wandb.finish(exit_code=1)
 
 

@@ -25,7 +25,7 @@ from contrastive.faults import fit
 from contrastive.features import CONFIG, LAST
 from contrastive.loggers import MetricsCSV, Wandb, wandb_logger
 from contrastive.resume import changed_settings, find_checkpoint, lock
-from contrastive.run_folder import make_folder, missing, remove_folders, settle_folder
+from contrastive.run_folder import make_folder, remove_folders, settle_folder
 
 _NOT_OF_THE_RUN = ("config", "run_dir", "ckpt_path", "allow_changes")
 
@@ -133,9 +133,10 @@ class PretrainCLI(LightningCLI):
         recipe = Path(self.config.config[0].relative).stem if self.config.get("config") else "pretrain"
         self.run_dir = settle_folder(self.config.run_dir, recipe, self.config.ckpt_path)
         if is_first_process():
-            self.made = missing(self.run_dir)
-            make_folder(self.run_dir / LAST.parent)
+            made = make_folder(self.run_dir)
             self._lock = lock(self.run_dir)
+            self.made = made  # from here on it is no other run's
+            make_folder(self.run_dir / LAST.parent)
         self.checkpoint = find_checkpoint(self.run_dir, self.config.ckpt_path)
         if is_first_process():
             print(f"run folder: {self.run_dir}", flush=True)

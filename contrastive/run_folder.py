@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from contrastive.errors import ContrastiveError
-from contrastive.features import LAST
-from contrastive.loggers import end_wandb
+from contrastive.features import CONFIG, LAST
+from contrastive.loggers import METRICS, end_wandb
 
+_AT_THE_START = {CONFIG, METRICS, ".lock", "wandb", "wandb_id", LAST.parent.name}
 _FOLDER = "CONTRASTIVE_RUN"  # names the folder to the processes that a run starts
 
 
@@ -37,32 +38,55 @@ def settle_folder(given: str | None, recipe: str, asked: str | None) -> Path:
     return runs / os.environ[_FOLDER]
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder that can be written to, or say why not."""
+def make_folder(folder: Path) -> list[Path]:
+    """Make a folder that can be written to, or say why not.
+
+    Returns:
+        The folders that this call made, itself first; none where it was there before.
+    """
+    made: list[Path] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for path in (*reversed(folder.parents), folder):
+            try:
+                path.mkdir()
+            except OSError:  # it is there, or cannot be made, of which there is more than one error
+                if not path.is_dir():
+                    raise
+            else:
+                made.insert(0, path.absolute())
         probe = folder / f".writable-{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise ContrastiveError(f"cannot write to {folder}: {error.strerror}; give another folder") from error
-
-
-def missing(folder: Path) -> list[Path]:
-    """The folder and those above it that are not there, the innermost first."""
-    return [path for path in (folder, *folder.parents) if not path.exists()]
+    return made if folder.absolute() in made else []
 
 
 def remove_folders(made: Sequence[Path]) -> None:
     """Remove the folder of a run that ended before its first step, and those above it that hold nothing else.
 
     Args:
-        made: what `missing` gave before the run made them; nothing of another run is in the first one.
+        made: what `make_folder` made for a run that then held its lock. A folder with a checkpoint, a row of
+            metrics, or anything that a run does not write at its start is left alone.
     """
-    if not made:
+    if not made or not made[0].is_dir():
         return
-    end_wandb()  # it writes there
-    shutil.rmtree(made[0], ignore_errors=True)
+    run = made[0]
+    end_wandb(run)  # it writes there
+    if _has_more(run):
+        return
+    shutil.rmtree(run, ignore_errors=True)
     for folder in made[1:]:
         with contextlib.suppress(OSError):
             folder.rmdir()
+
+
+def _has_more(run: Path) -> bool:
+    """Whether a step left something: processes that Lightning forks take it unseen by the one that forked."""
+    names = {path.name for path in run.iterdir()}
+    checkpoints, metrics = run / LAST.parent, run / METRICS
+    return (
+        not names <= _AT_THE_START
+        or (checkpoints.exists() and any(checkpoints.iterdir()))
+        or (metrics.exists() and len(metrics.read_text().splitlines()) > 1)  # more than their names
+    )

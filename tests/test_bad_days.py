@@ -52,7 +52,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(uninterrupted, tmp_path):
 def test_output_that_cannot_be_written(tmp_path):
     run = pretrain(tmp_path / "run", run_dir="/proc/run")
     assert run.wait() == 1
-    assert "cannot write to /proc/run/checkpoints" in run.printed and "give another folder" in run.printed
+    assert "cannot write to /proc/run" in run.printed and "give another folder" in run.printed
 
 
 def test_two_runs_do_not_write_one_folder(folder):

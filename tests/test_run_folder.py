@@ -1,10 +1,15 @@
 """A run that ends before its first step leaves no folder, and one that had begun, or was there, is kept."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 from forked import pretrain as start
 
 from contrastive.errors import ContrastiveError
+from contrastive.loggers import end_wandb
 from contrastive.pretrain import pretrain
+from contrastive.run_folder import make_folder, remove_folders
 
 DIGITS = ["--config", "configs/image/simclr_digits.yaml", "--trainer.accelerator", "cpu"]
 DIGITS += ["--trainer.enable_progress_bar", "false", "--wandb", "off"]
@@ -44,6 +49,61 @@ def test_what_was_there_before_stays(tmp_path):
             pretrain([*DIGITS, "--run_dir", str(run_dir), "--data.init_args.source", "/no/such/place"])
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["1"]
     assert own.read_text() == (beside / "config.yaml").read_text() == "mine"
+
+
+def test_a_folder_that_is_reached_through_one_that_is_made_stays(tmp_path):
+    """The system cannot see it before ``new`` is there."""
+    own = tmp_path / "given" / "notes.txt"
+    own.parent.mkdir()
+    own.write_text("mine")
+    with pytest.raises(ContrastiveError, match="/no/such/place"):
+        pretrain(
+            [*DIGITS, "--run_dir", f"{tmp_path}/new/../given", "--data.init_args.source", "/no/such/place"]
+        )
+    assert own.read_text() == "mine"
+
+
+def test_the_folder_of_a_run_that_took_the_lock_stays(tmp_path, monkeypatch):
+    """Another run starts in the very moment: one makes the folder, the other one holds it."""
+
+    def taken(run_dir):
+        (run_dir / "config.yaml").write_text("theirs")
+        raise ContrastiveError("is being written by another one")
+
+    monkeypatch.setattr("contrastive.pretrain.lock", taken)
+    with pytest.raises(ContrastiveError, match="being written"):
+        pretrain([*DIGITS, "--run_dir", str(tmp_path / "run")])
+    assert (tmp_path / "run" / "config.yaml").read_text() == "theirs"
+
+
+@pytest.mark.parametrize("name", ["checkpoints/step-3.ckpt", "metrics.csv", "notes.txt"])
+def test_a_folder_with_more_than_a_start_in_it_stays(name, tmp_path):
+    """As of processes that Lightning forks, whose first step the one that started them does not see."""
+    made = make_folder(tmp_path / "runs" / "1")
+    assert made == [tmp_path / "runs" / "1", tmp_path / "runs"] and make_folder(made[0]) == []
+    file = made[0] / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("loss,step\n0.5,0\n")
+    remove_folders(made)
+    assert file.exists()
+    file.unlink()
+    remove_folders(made)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_the_callers_own_at_weights_and_biases_stays_open(tmp_path, monkeypatch):
+    ended = []
+    wandb = SimpleNamespace(
+        run=SimpleNamespace(id="theirs"), finish=lambda exit_code: ended.append(exit_code)
+    )
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    end_wandb(tmp_path)
+    (tmp_path / "wandb_id").write_text("ours")
+    end_wandb(tmp_path)
+    assert not ended
+    wandb.run.id = "ours"
+    end_wandb(tmp_path)
+    assert ended == [1]
 
 
 def test_a_run_that_failed_in_its_first_step_is_kept(tmp_path):
