@@ -12,6 +12,7 @@ from augmentations.random import SampleRandom
 from encoders.graph_batch import GraphBatch
 
 _FEW = 256  # walks that are as fast one by one
+_DEAR = 100  # edges in a list of Python's for a step of one walk: beyond, the lists cost more than the calls
 _LOOK = 16  # steps between two looks at how many still go on
 
 
@@ -87,7 +88,8 @@ class _Walks:
         for i in range(self.move.shape[1] if self.batch.num_edges else 0):
             if i % _LOOK == 0:
                 going = ((count < self.wanted) & (self.budget > i)).nonzero().squeeze(1)
-                if len(going) <= _FEW:
+                steps = int((self.budget - i)[going].sum())
+                if len(going) <= _FEW and _DEAR * steps >= self.batch.num_edges:
                     return self._walk_on(visited, going, i, here, self.wanted - count)
             here = self._next(here, i)
             seen = visited[here]
@@ -105,10 +107,10 @@ class _Walks:
     def _walk_on(self, visited: Tensor, going: Tensor, i: int, here: Tensor, left: Tensor) -> Tensor:
         """The same from step ``i``, when a dozen calls a step would be for a few walks."""
         src, indptr, seen = self.batch.src.tolist(), self.batch.adjacency.indptr.tolist(), visited.tolist()
-        for w in going.tolist():
-            node, unseen, stop = int(here[w]), int(left[w]), int(self.budget[w])
-            start = int(self.start[w])
-            for move, back in zip(self.move[w, i:stop].tolist(), self.back[w, i:stop].tolist()):
+        walks = torch.stack([here[going], left[going], self.budget[going], self.start[going]], dim=1).tolist()
+        moves, backs = self.move[going, i:].tolist(), self.back[going, i:].tolist()
+        for (node, unseen, stop, start), walk_moves, walk_backs in zip(walks, moves, backs):
+            for move, back in zip(walk_moves[: stop - i], walk_backs):
                 edge, end = indptr[node], indptr[node + 1]
                 node = start if back else src[edge + int(move * (end - edge))] if end > edge else node
                 if not seen[node]:

@@ -136,9 +136,9 @@ class ContrastiveModule(LightningModule):
         """Whether one augmentation makes both views of many samples; small graphs cost as much as its calls.
 
         A sample alone is a whole graph, whose two views share what is known of its features. A method with an
-        ``augment`` of its own is asked for its views.
+        ``augment`` or ``encode`` of its own is asked for its views.
         """
-        own = type(self).augment is not ContrastiveModule.augment
+        own = any(getattr(type(self), n) is not getattr(ContrastiveModule, n) for n in ("augment", "encode"))
         return len(self.views) == 1 and len(batch.index) > 1 and not own
 
     def _augment_at_once(self, batch: Batch) -> Any:

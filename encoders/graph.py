@@ -118,6 +118,8 @@ class GraphEncoder(nn.Module):
         self.share_equal_nodes = share_equal_nodes
         if share_equal_nodes and (layer in ("gcn", "rgcn") or readout == "virtual_node"):
             raise ValueError("share_equal_nodes does not go with gcn, rgcn or virtual_node; set it to false")
+        if share_equal_nodes and (isinstance(inputs, int) or isinstance(arguments.get("edge_features"), int)):
+            raise ValueError("share_equal_nodes needs categorical node and edge features; set it to false")
         self.virtual = nn.ModuleList()
         if readout == "virtual_node":
             if width != num_hidden or jumping_knowledge == "concat":

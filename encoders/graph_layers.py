@@ -170,7 +170,7 @@ class _AttentionSum(nn.Module):
         super().__init__()
         self.source = Linear(num_features, num_features)
         self.target = Linear(num_features, num_features, bias=False)
-        self.score = nn.Linear(num_features, 1, bias=False)
+        self.score = Linear(num_features, 1, bias=False)
 
     def forward(
         self, adjacency: Adjacency, source: Tensor, target: Tensor, messages: Tensor | None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from encoders.graph_batch import GraphBatch
-from encoders.graph_layers import mlp
+from encoders.graph_layers import Linear, mlp
 from encoders.message_passing import aggregate_edges, edge_softmax, gather_dst
 
 ReadoutName = Literal["sum", "mean", "max", "attention", "set2set", "virtual_node"]
@@ -43,7 +43,7 @@ class AttentionReadout(nn.Module):
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(num_features, 1)
+        self.gate = Linear(num_features, 1)
 
     def forward(self, batch: GraphBatch, h: Tensor) -> Tensor:
         """Weigh ``h`` over the nodes of each graph."""

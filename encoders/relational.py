@@ -94,7 +94,8 @@ class RGCN(nn.Module):
         out = source.new_zeros(adjacency.num_dst, self.weight.shape[2])
         for relation, (nodes, edges) in adjacency.relations.items():
             messages = aggregate(edges, source, self.reduce, edges.weight)
-            out = out.index_add(0, nodes, messages @ matrices[relation])
+            product = messages @ matrices[relation]  # shorter under autocast
+            out = out.index_add(0, nodes, product.to(out.dtype))
         return out
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from encoders.message_passing import Adjacency, aggregate, exporting
+from encoders.message_passing import Adjacency, aggregate
 
 
 class SparseFeatures:
@@ -148,7 +148,7 @@ class SparseFeatures:
 def linear(x: Tensor | SparseFeatures, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + b of dense or sparse features, ``(N, F)`` with W ``(O, F)`` → ``(N, O)``."""
     if isinstance(x, Tensor):
-        if not x.is_cpu or x.ndim != 2 or exporting():
+        if not x.is_cpu or x.ndim != 2 or torch.compiler.is_compiling():
             return F.linear(x, weight, bias)
         if short := _short_dtype(x):
             return _linear_of_few_sizes(x.to(short), weight, bias)
@@ -179,5 +179,5 @@ def _linear_of_few_sizes(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
     For products of 16-bit numbers oneDNN compiles and keeps a kernel for every size that it meets, and each
     batch of graphs has another number of nodes: that took half the time of 700 rows, and gigabytes.
     """
-    step = max(64, 1 << max(0, len(x).bit_length() - 5))  # at most a sixteenth more rows
+    step = max(64, 1 << max(0, len(x).bit_length() - 5))  # a sixteenth more rows at most, or 63
     return F.linear(F.pad(x, (0, 0, 0, -len(x) % step)), weight, bias)[: len(x)]

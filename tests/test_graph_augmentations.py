@@ -267,6 +267,15 @@ def test_random_walks_are_the_same_side_by_side_and_one_by_one():
             assert_same(together[g], augmentation(batch[g], SampleRandom(index[[g]], **random)))
 
 
+def test_a_walk_in_a_large_graph_is_the_same_with_and_without_lists(monkeypatch):
+    batch = make((400,), p=0.1)
+    outs = []
+    for dear in (0, 10**6):
+        monkeypatch.setattr("augmentations.subgraph._DEAR", dear)
+        outs.append(RandomWalkSubgraph(num_steps=40)(batch, SampleRandom(torch.arange(1), seed=3, epoch=1)))
+    assert_same(*outs)
+
+
 def test_ego_net_is_the_ball_of_its_centre():
     batch = make((30, 25, 7, 1), p=0.1)
     out = EgoNet(num_hops=2)(batch)

@@ -372,6 +372,23 @@ def test_a_graph_is_encoded_as_if_alone(kernels, layer, layer_args, edge_feature
     close(nodes, torch.cat([encoder.nodes(graph) for graph in batch]))
 
 
+@pytest.mark.parametrize(
+    ("layer", "layer_args", "edge_features"), [*LAYERS, ("rgcn", {"num_relations": 3}, None)]
+)
+def test_bfloat16_is_float32_but_for_rounding(kernels, layer, layer_args, edge_features):
+    batch = molecule_like()
+    batch = batch.with_features(edge_type=batch.edge_attr[:, 0])
+    encoder = GraphEncoder(
+        node_features=[5, 2], edge_features=edge_features, num_hidden=8, layer=layer, layer_args=layer_args
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        h = encoder(batch)
+    h.float().square().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in encoder.parameters())
+    expected = encoder(batch)
+    assert (h - expected).norm() < 0.1 * expected.norm()
+
+
 @pytest.mark.parametrize(("layer", "layer_args", "edge_features"), LAYERS)
 def test_renumbering_nodes_changes_nothing(layer, layer_args, edge_features):
     batch = molecule_like()

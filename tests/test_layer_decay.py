@@ -63,3 +63,12 @@ def test_graphs(options):
     encoder = GraphEncoder(node_features=[4], num_hidden=8, **options)
     ring = GraphBatch.from_edges(torch.tensor([[0, 1], [1, 2], [2, 0]]), torch.tensor([[0], [3], [1]]))
     check(encoder, ring, 1 + options["num_layers"])  # the embedding; a layer goes with its norm
+
+
+def test_stages_come_one_after_another():
+    """A list of lists, and lists of several lengths, are no layers with their norms."""
+    stages = nn.ModuleList([nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]) for _ in range(2)])
+    assert blocks(nn.ModuleDict({"stages": stages})) == [block for stage in stages for block in stage]
+    uneven = nn.Module()
+    uneven.hidden, uneven.write = (nn.ModuleList(nn.Linear(2, 2) for _ in range(n)) for n in (2, 3))
+    assert blocks(uneven) == [*uneven.hidden, *uneven.write]

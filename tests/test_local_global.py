@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from contrastive.data import Batch
@@ -117,3 +118,14 @@ def test_dgi_is_of_the_features_before_propagation():
     modules[1].load_state_dict(modules[0].state_dict())
     losses = [module.step(batch)["loss"] for module in modules]
     assert losses[0] == losses[1] and not torch.allclose(plain(batch.input), propagating(batch.input))
+
+
+def test_dgi_takes_a_node_encoder_of_the_users_own():
+    class Own(nn.Module):
+        num_features = 4
+
+        def forward(self, batch):
+            return batch.x
+
+    loss = DGI(Own()).step(Batch(graphs()[0], None, torch.tensor([0])))["loss"]
+    assert loss.isfinite()

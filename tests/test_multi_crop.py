@@ -88,3 +88,13 @@ def test_from_the_command_line(tmp_path):
     assert 0 < rows["pretrained"]["alignment"] < 4
     quick = ["--finetuning.num_epochs", "1", "--finetuning.min_steps", "1", "--untrained", "false"]
     assert main(["probe", str(run), "--method", "finetune", "--labels-per-class", "2", *quick]) == 0
+
+
+@pytest.mark.parametrize("view", [lambda x, random: x.float(), lambda x, random: [x.float()]])
+def test_what_is_no_list_of_crops_is_refused(view):
+    method = MultiCrop(Pooled(), [weak(size=12)], channels_last=False)
+    method.views[0].forward = view
+    with pytest.raises(ValueError, match="two crops or more"):
+        method.augment(BATCH)
+    with pytest.raises(ValueError, match="leave out data.init_args.crop"):
+        method.augment(Batch((IMAGES, IMAGES), None, BATCH.index))

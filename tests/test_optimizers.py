@@ -66,7 +66,7 @@ def test_fused_steps_are_those_of_torchs_loop(make):
     fuse(ours)
     assert all(group["fused"] for group in ours.param_groups)
     for step in range(40):
-        if step == 20:  # what an unfused run saved goes on fused, and the other way round
+        if step == 20:  # each goes on from what the other saved
             states = ours.state_dict(), theirs.state_dict()
             theirs.load_state_dict(states[0])
             ours.load_state_dict(states[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -194,12 +193,13 @@ def blocks(encoder: nn.Module) -> list[nn.Module]:
 def _parts(module: nn.Module, half: float) -> Iterator[nn.Module]:
     children = [child for child in module.children() if _size(child)]
     lists = [child for child in children if isinstance(child, nn.ModuleList)]
+    if isinstance(module, _SEQUENCES) or len({len(members) for members in lists}) > 1:
+        lists = []  # stages, one after another, or lists that do not go together
     for child in children:
         holds_most = not isinstance(module, _SEQUENCES) and _size(child) > half and any(child.children())
         if len(lists) > 1 and child in lists:
             if child is lists[0]:
-                for members in zip_longest(*lists):
-                    yield nn.ModuleList(member for member in members if member is not None)
+                yield from map(nn.ModuleList, zip(*lists, strict=True))
         elif isinstance(child, _SEQUENCES) or holds_most:
             yield from _parts(child, half)
         else:

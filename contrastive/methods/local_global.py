@@ -142,7 +142,8 @@ class DGI(_LocalGlobal):
         view = self.view(batch)
         order = SampleRandom(batch.index, seed=self.seed, epoch=self.current_epoch, view=1)
         shuffled = view.x[order.permutation(view.num_nodes)[0]]
-        h, corrupted = (self.encoder.local(part) for part in (view, view.with_features(x=shuffled)))  # type: ignore[operator]
+        local: Any = getattr(self.encoder, "local", self.encoder)
+        h, corrupted = (local(part) for part in (view, view.with_features(x=shuffled)))
         summary = self.projector(h.mean(0).sigmoid())
         loss = jensen_shannon(h @ summary, corrupted @ summary, tau_plus=self.tau_plus, beta=self.beta)
         return {"loss": loss, "h": h.detach(), "z": h.detach()}

@@ -22,7 +22,7 @@ class MultiCrop(ContrastiveModule):
 
     Args:
         encoder: maps images of either size to ``(N, encoder.num_features)``. This is what is kept.
-        views: one augmentation that gives a list of crops, those of the first one's size being the large
+        views: one augmentation that gives a list of crops, the first ones, of one size, being the large
             ones: ``augmentations.image.multi_crop``.
         options: of ContrastiveModule, but for ``accumulate_negatives``.
     """
@@ -34,21 +34,30 @@ class MultiCrop(ContrastiveModule):
 
     def augment(self, batch: Batch) -> list[Any]:
         """Draw the crops of every image, which follow from (seed, epoch, index) alone."""
+        if isinstance(batch.input, tuple):
+            raise ValueError("MultiCrop cuts crops by itself; leave out data.init_args.crop")
         random = SampleRandom(batch.index, seed=self.seed, epoch=self.current_epoch)
-        return self.views[0](batch.input, random)
+        crops = self.views[0](batch.input, random)
+        if not isinstance(crops, list) or len(crops) < 2:
+            raise ValueError("MultiCrop needs an augmentation that gives two crops or more: multi_crop")
+        return crops
 
     def encode(self, views: list[Any]) -> Tensor:
         """Features of all crops, ``(V·N, num_features)``, in one pass a size."""
-        sizes = groupby(views, key=lambda view: view.shape)
-        return torch.cat([self.encoder(torch.cat(list(crops))) for _, crops in sizes])
+        return torch.cat([self.encoder(torch.cat(crops)) for crops in _by_size(views)])
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """The loss ``()`` of a batch, and the features ``h`` and projections ``z`` of the large crops."""
         views = self.augment(batch)
-        h = self.encode(views).chunk(len(views))
-        z = self.projector(torch.cat(h)).chunk(len(views))
-        num_large = sum(view.shape == views[0].shape for view in views)
+        h = self.encode(views)
+        z = self.projector(h)
+        num_large, crops = len(_by_size(views)[0]), z.chunk(len(views))
         pairs = [(i, j) for i in range(num_large) for j in range(i + 1, len(views))]
-        loss = torch.stack([self.loss(z[i], z[j]) for i, j in pairs]).mean()
-        large = slice(num_large)
-        return {"loss": loss, "h": torch.cat(h[large]).detach(), "z": torch.cat(z[large]).detach()}
+        loss = torch.stack([self.loss(crops[i], crops[j]) for i, j in pairs]).mean()
+        large = slice(num_large * len(views[0]))
+        return {"loss": loss, "h": h[large].detach(), "z": z[large].detach()}
+
+
+def _by_size(views: list[Any]) -> list[list[Any]]:
+    """Crops of one size that follow one another, together."""
+    return [list(crops) for _, crops in groupby(views, key=lambda view: view.shape)]
