@@ -133,13 +133,15 @@ class ContrastiveModule(LightningModule):
         return h, self.projector(h)
 
     def _at_once(self, batch: Batch) -> bool:
-        """Whether one augmentation makes both views of many samples; small graphs cost as much as its calls.
+        """Whether one augmentation makes both views of many graphs, which cost as much as its calls do.
 
-        A sample alone is a whole graph, whose two views share what is known of its features. A method with an
-        ``augment`` or ``encode`` of its own is asked for its views.
+        Images cost what their pixels do, and room for twice as many. A graph alone has two views that share
+        what is known of its features. A method with an ``augment`` or ``encode`` of its own is asked for its
+        views.
         """
         own = any(getattr(type(self), n) is not getattr(ContrastiveModule, n) for n in ("augment", "encode"))
-        return len(self.views) == 1 and len(batch.index) > 1 and not own
+        sample = batch.input[0] if isinstance(batch.input, tuple) else batch.input
+        return len(self.views) == 1 and len(batch.index) > 1 and not isinstance(sample, Tensor) and not own
 
     def _augment_at_once(self, batch: Batch) -> Any:
         """The views of `augment`, by one call, as one input with the first view first."""

@@ -44,6 +44,7 @@ def test_views_drawn_at_once_are_those_drawn_one_by_one(make, num_inputs):
     module = ContrastiveModule(encoder, views, seed=3).eval()
     order = torch.tensor([2, 0, 1, 4, 3])
     batch = Batch(samples if num_inputs == 1 else (samples, samples[order]), None, torch.arange(5) * 3)
+    assert module._at_once(batch) == (make is graphs)
     h, z = module.project(batch)
     expected = torch.cat([encoder(view) for view in module.augment(batch)])
     torch.testing.assert_close(h, expected)
