@@ -89,7 +89,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """An error, and those that it was raised from or amid."""
     while error is not None:
         yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        error = error.__cause__ or error.__context__  # also one that `from None` hides
 
 
 def _is_of_memory(error: BaseException) -> bool:

@@ -7,11 +7,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from forked import pretrain, start
 from pytorch_lightning import Trainer
 from same_run import assert_same_run
 from torch.utils.data import DataLoader, Dataset
 
+from contrastive.checkpoint_files import WholeFiles
 from contrastive.errors import ContrastiveError
 from contrastive.faults import explained
 from contrastive.resume import lock
@@ -135,16 +137,21 @@ def test_a_data_worker_that_dies(uninterrupted, folder):
     assert_same_run(folder, uninterrupted("digits"))
 
 
-def test_a_data_worker_that_dies_while_a_checkpoint_is_written():
+def test_a_data_worker_that_dies_while_a_checkpoint_is_written(tmp_path, monkeypatch):
     """torch raises it in the midst of the writing, and the file that is left unended raises another error."""
-    try:
-        try:
+    writes = iter(range(100))
+
+    def write(self, data):
+        if next(writes) == 2:
             raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
-        finally:
-            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 826237 vs 826192")
-    except RuntimeError as error:
-        said = str(explained(error, Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")))
+        return self.file.write(data)
+
+    monkeypatch.setattr("contrastive.checkpoint_files._Hashed.write", write)
+    with pytest.raises(RuntimeError, match="unexpected pos") as raised:
+        WholeFiles().save_checkpoint({"w": torch.zeros(100000), "global_step": 3}, tmp_path / "step-3.ckpt")
+    said = str(explained(raised.value, Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")))
     assert "a process that reads data died" in said and "(pid 7) is killed by signal" in said
+    assert not list(tmp_path.glob("*.ckpt"))
 
 
 class Broken:
