@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from contrastive.distributed import num_processes, sum_over_ranks
+from contrastive.losses import require_projections
 
 
 def cca_ssg(z0: Tensor, z1: Tensor, *, decorrelation: float = 1e-3) -> Tensor:
@@ -31,7 +32,9 @@ def cca_ssg(z0: Tensor, z1: Tensor, *, decorrelation: float = 1e-3) -> Tensor:
     Raises:
         ValueError: shapes, dtypes or λ that do not fit.
     """
-    _require(z0, z1, decorrelation)
+    require_projections(z0, z1)
+    if not decorrelation >= 0:
+        raise ValueError(f"decorrelation must be at least 0, but is {decorrelation}; 0.001 is usual")
     z = torch.stack([z0, z1])
     with torch.autocast(z.device.type, enabled=False):  # it would round the products
         z = z.to(torch.promote_types(z.dtype, torch.float32))
@@ -47,16 +50,6 @@ def cca_ssg(z0: Tensor, z1: Tensor, *, decorrelation: float = 1e-3) -> Tensor:
         invariance = (~constant).sum() - 2 * (across * scale.prod(0)).sum()  # columns that vary have length 1
         identity = torch.eye(z.shape[2], dtype=z.dtype, device=z.device)
         return invariance + decorrelation * (correlation - identity).square().sum()
-
-
-def _require(z0: Tensor, z1: Tensor, decorrelation: float) -> None:
-    if z0.ndim != 2 or z0.shape != z1.shape or not z0.is_floating_point() or len(z0) < 2:
-        raise ValueError(
-            "expected the projections of two views, floating point (B, D) and (B, D) with B ≥ 2, "
-            f"but was given {tuple(z0.shape)} {z0.dtype} and {tuple(z1.shape)} {z1.dtype}"
-        )
-    if not decorrelation >= 0:
-        raise ValueError(f"decorrelation must be at least 0, but is {decorrelation}; 0.001 is usual")
 
 
 class CCASSG(nn.Module):

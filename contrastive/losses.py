@@ -299,13 +299,18 @@ def _scale(temperature: Temperature, z: Tensor) -> Tensor:
 
 
 def _require_views(z0: Tensor, z1: Tensor, temperature: Temperature, *, at_least: int = 2) -> None:
+    require_projections(z0, z1, at_least=at_least)
+    if isinstance(temperature, int | float) and not temperature > 0:
+        raise ValueError(f"temperature must be positive, but is {temperature}; 0.5 suits small batches")
+
+
+def require_projections(z0: Tensor, z1: Tensor, *, at_least: int = 2) -> None:
+    """Raise ValueError unless both are floating-point ``(B, D)`` with ``at_least`` rows."""
     if z0.ndim != 2 or z0.shape != z1.shape or not z0.is_floating_point() or len(z0) < at_least:
         raise ValueError(
             f"expected the projections of two views, floating point (B, D) and (B, D) with B ≥ {at_least}, "
             f"but was given {tuple(z0.shape)} {z0.dtype} and {tuple(z1.shape)} {z1.dtype}"
         )
-    if isinstance(temperature, int | float) and not temperature > 0:
-        raise ValueError(f"temperature must be positive, but is {temperature}; 0.5 suits small batches")
 
 
 def _reduce(rows: Tensor, reduction: Reduction) -> Tensor:
