@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import normalize
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler, normalize
+from sklearn.svm import SVC
 
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import predict_linear, predict_svm
@@ -85,6 +88,20 @@ def test_a_separable_set_is_learnt_and_noise_is_not():
     draw = next(folds(y, Protocol(""), deal=0))
     with pytest.raises(ContrastiveError, match="needs 5 labels of each class"):
         predict_svm(h, y, draw._replace(fit=draw.fit[:6], val=draw.fit[:0]), "classes")
+
+
+def test_the_svm_is_scikit_learns_on_compressed_features():
+    h, y = make_classification(120, 6, n_informative=4, n_classes=3, random_state=0)
+    h = np.sinh(2 * h)  # long tails
+    draw = next(folds(y, Protocol(""), deal=0))
+    ours = predict_svm(h, y, draw, "classes")
+    train = np.sort(np.concatenate([draw.fit, draw.val]))
+    signed_log = FunctionTransformer(lambda x: np.copysign(np.log(1 + abs(x)), x))
+    model = make_pipeline(signed_log, StandardScaler(), SVC(C=ours.chosen["C"], gamma="scale"))
+    margins = model.fit(h[train], y[train]).decision_function(h[draw.test])
+    np.testing.assert_allclose(ours.score, margins, atol=2e-3)  # the tolerance of its solver
+    plain = make_pipeline(StandardScaler(), SVC()).fit(h[train], y[train])
+    assert ours.val > cross_val_score(plain, h[train], y[train]).mean() + 0.05  # which the tails mislead
 
 
 def test_the_order_of_a_file_says_nothing_of_its_inner_score():
