@@ -29,7 +29,8 @@ from contrastive.data.node_files import read_nodes
 from contrastive.data.tables import read_smiles
 from contrastive.evaluation import probe
 from contrastive.evaluation.protocol import Protocol
-from contrastive.features import load_encoder, run_config
+from contrastive.features import load_encoder
+from contrastive.saved import run_config
 from encoders.image import ResNet
 
 RNG = np.random.default_rng(0)

@@ -20,16 +20,9 @@ from contrastive.evaluation.protocol import Protocol
 from contrastive.evaluation.statistics import mean_interval, percentile_interval
 from contrastive.evaluation.tasks import Task
 from contrastive.feature_cache import cached_features
-from contrastive.features import (
-    HUB,
-    FrozenEncoder,
-    build_plain,
-    load_encoder,
-    model_args,
-    run_folder,
-    untrained_like,
-)
+from contrastive.features import FrozenEncoder, build_plain, load_encoder, model_args, untrained_like
 from contrastive.report import print_table, track
+from contrastive.saved import HUB, run_folder
 
 log = logging.getLogger("contrastive")
 
