@@ -63,7 +63,7 @@ def read_items(
         source: as ``--data.source`` of pretraining.
         split: of images; other sources are read whole.
         targets: columns of a table of images or molecules.
-        smiles_column: of a table of molecules.
+        smiles_column: of a table of molecules; None is, of the table that it was trained on, the same one.
         cache_dir: of molecules' features; None is the one that pretraining had.
         options: of reading images, ``download`` and ``skip_corrupt``; other items have none.
 
@@ -83,6 +83,8 @@ def read_items(
         if not source.removesuffix(".gz").endswith(MOLECULE_FILES):
             raise ContrastiveError(f"{source} is no table of molecules; give a .csv with a smiles column")
         cache_dir = cache_dir or data.get("cache_dir")
+        if source == data.get("source"):
+            smiles_column = smiles_column or data.get("smiles_column")
         return read_molecules(source, smiles_column=smiles_column, targets=targets, cache_dir=cache_dir)
     return read_graphs(source, **{key: data[key] for key in GRAPH_OPTIONS if key in data})
 

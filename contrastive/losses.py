@@ -206,10 +206,7 @@ def _hard_negative_rows(
     z0: Tensor, z1: Tensor, temperature: Temperature, tau_plus: float, beta: float, negatives: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Loss of every row, ``(2B,)``, and whether it is floored, ``(2B,)`` bool."""
-    if not 0 <= tau_plus < 1:
-        raise ValueError(f"tau_plus is a probability below 1, but is {tau_plus}; 0 turns debiasing off")
-    if beta < 0:
-        raise ValueError(f"beta must be at least 0, but is {beta}; 0 weighs all negatives alike")
+    _require_weights(tau_plus, beta)
     positive, log_sums, n = _similarities(z0, z1, temperature, beta=beta, negatives=negatives)
     log_r = log_sums[0] if beta == 0 else math.log(n) + log_sums[0] - log_sums[1]
     log_ng, floored = _debias(positive, log_r, n, 1 / temperature, tau_plus)
@@ -300,8 +297,19 @@ def _scale(temperature: Temperature, z: Tensor) -> Tensor:
 
 def _require_views(z0: Tensor, z1: Tensor, temperature: Temperature, *, at_least: int = 2) -> None:
     require_projections(z0, z1, at_least=at_least)
+    _require_positive(temperature)
+
+
+def _require_positive(temperature: Temperature) -> None:
     if isinstance(temperature, int | float) and not temperature > 0:
         raise ValueError(f"temperature must be positive, but is {temperature}; 0.5 suits small batches")
+
+
+def _require_weights(tau_plus: float, beta: float) -> None:
+    if not 0 <= tau_plus < 1:
+        raise ValueError(f"tau_plus is a probability below 1, but is {tau_plus}; 0 turns debiasing off")
+    if beta < 0:
+        raise ValueError(f"beta must be at least 0, but is {beta}; 0 weighs all negatives alike")
 
 
 def require_projections(z0: Tensor, z1: Tensor, *, at_least: int = 2) -> None:
@@ -328,6 +336,7 @@ class InfoNCE(nn.Module):
 
     def __init__(self, *, temperature: float = 0.5) -> None:
         super().__init__()
+        _require_positive(temperature)
         self.temperature = temperature
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
@@ -346,6 +355,8 @@ class HardNegativeInfoNCE(nn.Module):
 
     def __init__(self, *, temperature: float = 0.5, tau_plus: float = 0.1, beta: float = 1.0) -> None:
         super().__init__()
+        _require_positive(temperature)
+        _require_weights(tau_plus, beta)
         self.temperature = temperature
         self.tau_plus = tau_plus
         self.beta = beta
@@ -396,6 +407,7 @@ class DecoupledInfoNCE(nn.Module):
 
     def __init__(self, *, temperature: float = 0.1) -> None:
         super().__init__()
+        _require_positive(temperature)
         self.temperature = temperature
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
@@ -412,6 +424,7 @@ class CrossModalInfoNCE(nn.Module):
 
     def __init__(self, *, temperature: float = 0.07) -> None:
         super().__init__()
+        _require_positive(temperature)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.metrics: dict[str, Tensor] = {}
 

@@ -157,6 +157,8 @@ class _TUFiles:
 
     def __init__(self, path: Path) -> None:
         if path.is_dir():
+            raw = path / "raw"  # where PyG's TUDataset puts them
+            path = raw if raw.is_dir() and not any(path.glob("*_A.txt")) else path
             self.texts = {file.name: file for file in sorted(path.glob("*.txt"))}
         elif path.suffix == ".zip" and path.is_file():
             try:
@@ -206,7 +208,9 @@ def _joined(labels: np.ndarray | None, attributes: np.ndarray | None) -> Tensor 
 
 def named(source: str | Sequence[Any]) -> str:
     """What messages call a source."""
-    return source if isinstance(source, str) else f"the list of {len(source)} graphs"
+    if isinstance(source, str):
+        return source
+    return f"the list of {len(source)} graphs" if isinstance(source, list | tuple) else type(source).__name__
 
 
 def _read(source: str | Sequence[Any]) -> GraphDataset:
