@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from contrastive.data.graph_features import refuse_other_features
 from contrastive.data.graphs import read_graphs
 from contrastive.data.images import open_images, read_images
 from contrastive.data.loading import Split
@@ -86,7 +87,9 @@ def read_items(
         if source == data.get("source"):
             smiles_column = smiles_column or data.get("smiles_column")
         return read_molecules(source, smiles_column=smiles_column, targets=targets, cache_dir=cache_dir)
-    return read_graphs(source, **{key: data[key] for key in GRAPH_OPTIONS if key in data})
+    dataset = read_graphs(source, **{key: data[key] for key in GRAPH_OPTIONS if key in data})
+    refuse_other_features(encoder, dataset.graphs.x, source, "give graphs as those it was trained on")
+    return dataset
 
 
 GRAPH_OPTIONS = ("node_features", "max_degree")  # of reading graphs, as pretraining read them

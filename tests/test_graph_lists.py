@@ -11,6 +11,8 @@ from augmentations.graph import EdgeDrop
 from contrastive.cli import main
 from contrastive.data.graphs import GraphData, read_graphs
 from contrastive.errors import ContrastiveError
+from contrastive.features import FrozenEncoder
+from contrastive.items import read_items
 from contrastive.module import ContrastiveModule
 from encoders.graph import GraphEncoder
 
@@ -212,3 +214,11 @@ def test_labels_of_several_names_are_asked_for(tmp_path):
 def test_what_is_wrong_with_a_list_is_said(make, message):
     with pytest.raises(ContrastiveError, match=message):
         read_graphs(make())
+
+
+def test_graphs_of_other_features_than_a_run_had_are_refused(tmp_path):
+    torch.manual_seed(0)
+    encoder = FrozenEncoder(GraphEncoder(node_features=3, num_hidden=4, num_layers=2), torch.nn.Identity())
+    dgl.save_graphs(str(tmp_path / "g.bin"), dgl_graphs())
+    with pytest.raises(ContrastiveError, match=r"have 2 number\(s\) each, but the encoder takes 3"):
+        read_items(encoder, str(tmp_path / "g.bin"))
