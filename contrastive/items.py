@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from contrastive.data.graph_features import refuse_other_features
-from contrastive.data.graphs import read_graphs
+from contrastive.data.graphs import GraphDataset, read_graphs
 from contrastive.data.images import open_images, read_images
 from contrastive.data.loading import Split
 from contrastive.data.molecules import read_molecules
@@ -86,8 +86,10 @@ def read_items(
         cache_dir = cache_dir or data.get("cache_dir")
         if source == data.get("source"):
             smiles_column = smiles_column or data.get("smiles_column")
-        return read_molecules(source, smiles_column=smiles_column, targets=targets, cache_dir=cache_dir)
-    dataset = read_graphs(source, **{key: data[key] for key in GRAPH_OPTIONS if key in data})
+        options = {"smiles_column": smiles_column, "targets": targets, "cache_dir": cache_dir}
+        dataset: GraphDataset = read_molecules(source, **options)  # type: ignore[arg-type]
+    else:
+        dataset = read_graphs(source, **{key: data[key] for key in GRAPH_OPTIONS if key in data})
     refuse_other_features(encoder, dataset.graphs.x, source, "give graphs as those it was trained on")
     return dataset
 
