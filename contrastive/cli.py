@@ -6,6 +6,7 @@ import importlib
 import inspect
 import itertools
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -44,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     name, *args = (sys.argv[1:] if argv is None else argv) or [""]
     if name not in COMMANDS:
         return _usage(name)
+    if os.getcwd() not in sys.path and "" not in sys.path:  # classes of the user's own, after all else
+        sys.path.append(os.getcwd())
     from jsonargparse import ArgumentError, auto_cli
 
     from contrastive.errors import ContrastiveError
@@ -55,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             auto_cli(
                 command,
-                args=_with_flags(command, _with_runs(command, [_underscored(arg) for arg in args])),
+                args=_with_runs(command, _with_flags(command, [_underscored(arg) for arg in args])),
                 prog=f"contrastive {name}{' RUN …' if _takes_runs(command) else ''}",
                 exit_on_error=False,
             )
@@ -106,11 +109,20 @@ def _takes_runs(command: Callable[..., None]) -> bool:
 
 
 def _with_runs(command: Callable[..., None], args: list[str]) -> list[str]:
-    """``probe A B --k 5`` is ``probe --runs=["A", "B"] --k 5``."""
+    """``probe A B --k 5``, and ``probe --k 5 A B``, is ``probe --runs=["A", "B"] --k 5``."""
     if not _takes_runs(command):
         return args
-    runs = list(itertools.takewhile(lambda arg: not arg.startswith("-"), args))
-    return [f"--runs={json.dumps(runs)}", *args[len(runs) :]] if runs else args
+    runs: list[str] = []
+    options: list[str] = []
+    rest = iter(args)
+    for arg in rest:
+        if not arg.startswith("-"):
+            runs.append(arg)
+            continue
+        options.append(arg)
+        if "=" not in arg and arg not in ("-h", "--help", "--print_config"):  # all others take one value
+            options += itertools.islice(rest, 1)
+    return [f"--runs={json.dumps(runs)}", *options] if runs else args
 
 
 def _with_flags(command: Callable[..., None], args: list[str]) -> list[str]:
@@ -118,8 +130,9 @@ def _with_flags(command: Callable[..., None], args: list[str]) -> list[str]:
     options = inspect.signature(command).parameters.values()
     flags = {f"--{option.name}" for option in options if str(option.annotation).startswith("bool")}
     followers = [*args[1:], "--"]
+    values = ("true", "false", "yes", "no", "null")
     return [
-        f"{arg}=true" if arg in flags and follower.startswith("-") else arg
+        f"{arg}=true" if arg in flags and follower.lower() not in values else arg
         for arg, follower in zip(args, followers)
     ]
 

@@ -100,12 +100,11 @@ def _write_npz(encoder: FrozenEncoder, dataset: Any, batch_size: int, part: Path
 
 def _write_npy(encoder: FrozenEncoder, dataset: Any, batch_size: int, part: Path, file: Path) -> None:
     shape = (num_items(dataset), encoder.num_features)
-    h = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
-    start = 0
-    for batch in _batches(encoder, dataset, batch_size):
-        h[start : start + len(batch)] = batch
-        start += len(batch)
-    h.flush()
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False}
+    with part.open("wb") as stream:  # not a memory map, which a full disk ends with SIGBUS
+        np.lib.format.write_array_header_1_0(stream, {**header, "shape": shape})
+        for batch in _batches(encoder, dataset, batch_size):
+            stream.write(batch.astype(np.float32, copy=False).tobytes())
     if dataset.labels is not None:  # before the features are in their place: who finds them finds both
         labels = dataset.labels.numpy()
         write_whole(file.with_suffix(".y.npy"), lambda beside: _save(beside, labels), advice=_ADVICE)

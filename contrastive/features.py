@@ -19,6 +19,9 @@ from contrastive.saved import fetched, read_saved
 class FrozenEncoder(nn.Module):
     """An encoder with the preprocessing it was trained behind, in eval mode and without gradients.
 
+    It stays so as a part of a network that is put in train mode. After ``requires_grad_(True)`` it is trained
+    too, and follows that network's mode.
+
     Args:
         encoder: has ``num_features`` and maps preprocessed inputs to ``(N, num_features)``.
         preprocess: maps raw inputs to what the encoder takes.
@@ -32,6 +35,10 @@ class FrozenEncoder(nn.Module):
         self.encoder, self.preprocess, self.config = encoder, preprocess, config
         self.num_features: int = encoder.num_features  # type: ignore[assignment]
         self.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> FrozenEncoder:
+        """Train mode where parameters are trained; else batch norms would take a stranger's statistics."""
+        return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
 
     @property
     def data(self) -> dict[str, Any]:
@@ -169,8 +176,9 @@ def untrained_like(encoder: FrozenEncoder, seed: int) -> FrozenEncoder:
 
 
 def in_channels(encoder: FrozenEncoder) -> int:
-    """Channels of the images that an encoder takes: those of its first convolution, else of its data."""
-    return first_channels(encoder.encoder) or encoder.data.get("channels") or 3
+    """Channels of an encoder's images: by its first convolution, its data or its preprocessing."""
+    means = [len(part.mean) for part in encoder.preprocess.modules() if isinstance(part, Normalize)]
+    return first_channels(encoder.encoder) or encoder.data.get("channels") or next(iter(means), 3)
 
 
 def first_channels(network: nn.Module) -> int | None:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contrastive.data.graphs import read_graphs
+from contrastive.data.graph_features import refuse_other_features
+from contrastive.data.graphs import GraphDataset, read_graphs
 from contrastive.data.images import open_images, read_images
 from contrastive.data.loading import Split
 from contrastive.data.molecules import read_molecules
@@ -63,7 +64,7 @@ def read_items(
         source: as ``--data.source`` of pretraining.
         split: of images; other sources are read whole.
         targets: columns of a table of images or molecules.
-        smiles_column: of a table of molecules.
+        smiles_column: of a table of molecules; None is, of the table that it was trained on, the same one.
         cache_dir: of molecules' features; None is the one that pretraining had.
         options: of reading images, ``download`` and ``skip_corrupt``; other items have none.
 
@@ -83,8 +84,14 @@ def read_items(
         if not source.removesuffix(".gz").endswith(MOLECULE_FILES):
             raise ContrastiveError(f"{source} is no table of molecules; give a .csv with a smiles column")
         cache_dir = cache_dir or data.get("cache_dir")
-        return read_molecules(source, smiles_column=smiles_column, targets=targets, cache_dir=cache_dir)
-    return read_graphs(source, **{key: data[key] for key in GRAPH_OPTIONS if key in data})
+        if source == data.get("source"):
+            smiles_column = smiles_column or data.get("smiles_column")
+        options = {"smiles_column": smiles_column, "targets": targets, "cache_dir": cache_dir}
+        dataset: GraphDataset = read_molecules(source, **options)  # type: ignore[arg-type]
+    else:
+        dataset = read_graphs(source, **{key: data[key] for key in GRAPH_OPTIONS if key in data})
+    refuse_other_features(encoder, dataset.graphs.x, source, "give graphs as those it was trained on")
+    return dataset
 
 
 GRAPH_OPTIONS = ("node_features", "max_degree")  # of reading graphs, as pretraining read them

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from contrastive import distributed
-from contrastive.projections import Temperature, require_views, scale_of, unit
+from contrastive.projections import Temperature, require_positive, require_views, scale_of, unit
 from contrastive.streaming import cross_logsumexp, paired_logsumexp, self_logsumexp
 
 Reduction = Literal["mean", "none"]
@@ -206,10 +206,7 @@ def _hard_negative_rows(
     z0: Tensor, z1: Tensor, temperature: Temperature, tau_plus: float, beta: float, negatives: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Loss of every row, ``(2B,)``, and whether it is floored, ``(2B,)`` bool."""
-    if not 0 <= tau_plus < 1:
-        raise ValueError(f"tau_plus is a probability below 1, but is {tau_plus}; 0 turns debiasing off")
-    if beta < 0:
-        raise ValueError(f"beta must be at least 0, but is {beta}; 0 weighs all negatives alike")
+    _require_weights(tau_plus, beta)
     positive, log_sums, n = _similarities(z0, z1, temperature, beta=beta, negatives=negatives)
     log_r = log_sums[0] if beta == 0 else math.log(n) + log_sums[0] - log_sums[1]
     log_ng, floored = _debias(positive, log_r, n, 1 / temperature, tau_plus)
@@ -267,6 +264,13 @@ def _queue_log_sums(z: Tensor, queue: Tensor, scale: Tensor, beta: float) -> Ten
     return cross_logsumexp(z, unit(queue.detach().to(z)), scale, beta=beta)
 
 
+def _require_weights(tau_plus: float, beta: float) -> None:
+    if not 0 <= tau_plus < 1:
+        raise ValueError(f"tau_plus is a probability below 1, but is {tau_plus}; 0 turns debiasing off")
+    if beta < 0:
+        raise ValueError(f"beta must be at least 0, but is {beta}; 0 weighs all negatives alike")
+
+
 def _reduce(rows: Tensor, reduction: Reduction) -> Tensor:
     if reduction not in ("mean", "none"):
         raise ValueError(f'reduction must be "mean" or "none", but is {reduction!r}')
@@ -282,6 +286,7 @@ class InfoNCE(nn.Module):
 
     def __init__(self, *, temperature: float = 0.5) -> None:
         super().__init__()
+        require_positive(temperature)
         self.temperature = temperature
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
@@ -300,6 +305,8 @@ class HardNegativeInfoNCE(nn.Module):
 
     def __init__(self, *, temperature: float = 0.5, tau_plus: float = 0.1, beta: float = 1.0) -> None:
         super().__init__()
+        require_positive(temperature)
+        _require_weights(tau_plus, beta)
         self.temperature = temperature
         self.tau_plus = tau_plus
         self.beta = beta
@@ -350,6 +357,7 @@ class DecoupledInfoNCE(nn.Module):
 
     def __init__(self, *, temperature: float = 0.1) -> None:
         super().__init__()
+        require_positive(temperature)
         self.temperature = temperature
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
@@ -366,6 +374,7 @@ class CrossModalInfoNCE(nn.Module):
 
     def __init__(self, *, temperature: float = 0.07) -> None:
         super().__init__()
+        require_positive(temperature)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.metrics: dict[str, Tensor] = {}
 

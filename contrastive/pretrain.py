@@ -27,6 +27,7 @@ from contrastive.resume import changed_settings, find_checkpoint, lock
 from contrastive.run_folder import make_folder, remove_folders, settle_folder
 from contrastive.saved import CONFIG, LAST
 
+_SAY_WHAT = ("--config", "-c", "--model", "--help", "-h", "--print_config")  # one of them is needed
 _NOT_OF_THE_RUN = ("config", "run_dir", "ckpt_path", "allow_changes")
 
 
@@ -56,6 +57,8 @@ def parse(cls: type[CLI], args: list[str], command: str, description: str) -> CL
         description: of the ``--help``.
     """
     _quieten()
+    if not any(arg.startswith(_SAY_WHAT) for arg in args):
+        raise ContrastiveError("give --config FILE, as --config configs/image/simclr_digits.yaml")
     return cls(
         LightningModule,  # a method of its own, as links are, need not be a ContrastiveModule
         LightningDataModule,
@@ -220,6 +223,11 @@ class Progress(RichProgressBar):
         metrics = super().get_metrics(*args)
         metrics.pop("v_num", None)
         return metrics
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        """Which epoch it is, of how many where there is an end; without one Lightning writes ``/-2``."""
+        text = super()._get_train_description(current_epoch)
+        return text.replace("/-2", "", 1)
 
 
 class RecordConfig(Callback):

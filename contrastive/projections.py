@@ -42,6 +42,11 @@ def scale_of(temperature: Temperature, z: Tensor) -> Tensor:
 def require_views(z0: Tensor, z1: Tensor, temperature: Temperature, *, at_least: int = 2) -> None:
     """Raise ValueError unless `require_projections` holds, and a temperature that is a number is positive."""
     require_projections(z0, z1, at_least=at_least)
+    require_positive(temperature)
+
+
+def require_positive(temperature: Temperature) -> None:
+    """Raise ValueError for a temperature that is a number and not positive."""
     if isinstance(temperature, int | float) and not temperature > 0:
         raise ValueError(f"temperature must be positive, but is {temperature}; 0.5 suits small batches")
 

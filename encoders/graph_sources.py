@@ -16,7 +16,7 @@ from torch import Tensor
 from encoders.graph_batch import GraphBatch
 
 _PER_EDGE = ("edge_attr", "edge_weight", "edge_type")
-_FEATURE_KEYS = ("x", "feat", "attr")
+FEATURE_KEYS = ("x", "feat", "attr")
 
 
 def from_edges(
@@ -182,10 +182,10 @@ def from_dgl(graphs: Any, *, x: str | None = None, edge_attr: str | None = None)
     features = {k: frames[k][types[k]] if types[k] in frames[k] else frames[k].get(k) for k in types}
     return from_edges(
         merged.edges(order="eid"),
-        _pick(merged.ndata, x, _FEATURE_KEYS, "ndata"),
+        _pick(merged.ndata, x, FEATURE_KEYS, "ndata"),
         num_nodes=merged.num_nodes(),
         ptr=torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]),
-        edge_attr=_pick(merged.edata, edge_attr, ("edge_attr", *_FEATURE_KEYS), "edata"),
+        edge_attr=_pick(merged.edata, edge_attr, ("edge_attr", *FEATURE_KEYS), "edata"),
         edge_weight=merged.edata.get("edge_weight"),
         **features,
     )
@@ -234,9 +234,34 @@ def from_pyg(graphs: Any) -> GraphBatch:
     sizes = [int(size) for g in graphs for size in (g.ptr.diff() if hasattr(g, "ptr") else [g.num_nodes])]
     starts = np.cumsum([0] + [int(g.num_nodes) for g in graphs])
     features: dict[str, Any] = {key: _join(graphs, key) for key in ("x", "node_type", *_PER_EDGE)}
-    edges = torch.cat([g.edge_index + int(start) for g, start in zip(graphs, starts)], dim=1)
+    edges = _numbered_through([_edge_index(g, i) for i, g in enumerate(graphs)], starts)
     ptr = torch.tensor(np.cumsum([0, *sizes]))
     return from_edges((edges[0], edges[1]), num_nodes=int(starts[-1]), ptr=ptr, **features)
+
+
+def _edge_index(graph: Any, i: int) -> Tensor:
+    """``(2, E)`` int64 of a ``Data``; without edges of any type, as ``torch.empty(2, 0)`` is."""
+    if graph.edge_index is None:
+        raise ValueError(f"graph {i} has no edge_index; without edges it is torch.empty(2, 0)")
+    edges = _tensor(graph.edge_index)
+    if edges.dim() != 2 or len(edges) != 2:
+        advice = "; transpose it" if edges.shape[1:] == (2,) else ""
+        raise ValueError(f"edge_index of graph {i} has shape {tuple(edges.shape)}, expected (2, E){advice}")
+    if edges.numel() and edges.is_floating_point():
+        raise ValueError(f"edge_index of graph {i} has dtype {edges.dtype}, expected integers")
+    return edges.long()
+
+
+def _numbered_through(edges: Sequence[Tensor], starts: np.ndarray) -> Tensor:
+    """``(2, E)``, the edges of all graphs; one that leaves its graph would be another's, and is refused."""
+    graph = torch.repeat_interleave(torch.tensor([ends.shape[1] for ends in edges]))
+    ends, first = torch.cat(list(edges), dim=1), torch.from_numpy(starts)
+    wrong = ((ends < 0) | (ends >= first.diff()[graph])).any(0).nonzero()
+    if len(wrong):
+        i = int(graph[wrong[0]])
+        edge = tuple(ends[:, int(wrong[0])].tolist())
+        raise ValueError(f"graph {i} has the edge {edge}, expected nodes in 0 … {int(first.diff()[i]) - 1}")
+    return ends + first[graph]
 
 
 def _join(graphs: Sequence[Any], key: str) -> Any:
@@ -244,7 +269,14 @@ def _join(graphs: Sequence[Any], key: str) -> Any:
     absent = sum(value is None for value in values)
     if absent not in (0, len(values)):
         raise ValueError(f"{key} is missing in {absent} of {len(values)} graphs: give it to all or to none")
-    return None if absent else torch.cat(values)
+    if absent:
+        return None
+    rows = [_tensor(value) for value in values]
+    other = next((i for i, row in enumerate(rows) if row.shape[1:] != rows[0].shape[1:]), None)
+    if other is not None:
+        shapes = f"{tuple(rows[0].shape)} in graph 0 but {tuple(rows[other].shape)} in graph {other}"
+        raise ValueError(f"{key} is {shapes}: give all graphs as many columns")
+    return torch.cat(rows)
 
 
 def to_pyg(batch: GraphBatch) -> Any:

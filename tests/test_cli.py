@@ -7,10 +7,13 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
+
+from contrastive import cli
 
 DIGITS = "configs/image/simclr_digits.yaml"
 
@@ -102,6 +105,7 @@ def test_accumulated_negatives_train(pretrain, tmp_path):
         ),
         (("--ckpt_path", "/nowhere.ckpt"), "no checkpoint /nowhere.ckpt"),
         (("--ckpt_path", "last"), "to resume from"),
+        (("--model.loss.temperature", 0), "temperature must be positive, but is 0"),
     ],
 )
 def test_bad_settings_get_one_message(pretrain, args, message):
@@ -160,6 +164,42 @@ def test_options_are_checked_and_take_hyphens_or_underscores(command, digits_run
     assert done.returncode == 2 and "labelz" in done.stderr and "Traceback" not in done.stderr
     done = command("probe", digits_run, "--labels_per_class", 1, "--fraction", 0.5)
     assert done.returncode == 1 and "not both" in done.stderr
+
+
+@pytest.mark.parametrize("args", [(), ("--data.source", "m.csv"), ("--trainer.max_epochs", 1)])
+def test_a_command_line_without_a_configuration_is_told_of_one(command, args):
+    done = command("pretrain", *args)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "give --config FILE" in done.stderr
+
+
+def test_classes_of_the_users_own_lie_in_the_folder_that_a_command_is_given_in(command, tmp_path):
+    (tmp_path / "very_own.py").write_text(
+        "from torch import nn\n\n\nclass Flat(nn.Module):\n    num_features = 64\n\n"
+        "    def forward(self, images):\n        return images.flatten(1)\n"
+    )
+    options = ["--model.encoder", "very_own.Flat", "--trainer.max_steps", 1, "--model.channels_last", "false"]
+    done = command(
+        "pretrain", "--config", DIGITS, "--run_dir", "run", "--wandb", "off", *options, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    done = command("embed", "run", "--out", "h.npy", cwd=tmp_path)
+    assert done.returncode == 0 and np.load(tmp_path / "h.npy").shape == (1257, 64), done.stderr
+
+
+def test_runs_are_named_before_or_after_options():
+    def probe(
+        runs: list[str] | None = None, *, k: int = 20, raw: bool | None = None, seed: int = 0
+    ) -> None: ...
+
+    def parsed(text):
+        return cli._with_runs(probe, cli._with_flags(probe, text.split()))
+
+    named = '--runs=["A", "B"]'
+    assert parsed("A B --k 5 --raw") == [named, "--k", "5", "--raw=true"]
+    assert parsed("--k 5 A --raw B") == [named, "--k", "5", "--raw=true"]
+    assert parsed("A --raw false --seed -1 B") == [named, "--raw", "false", "--seed", "-1"]
+    assert parsed("--k=5 A B --help") == [named, "--k=5", "--help"]
+    assert parsed("--runs [A] --k 5") == ["--runs", "[A]", "--k", "5"]
 
 
 def test_quickstart_passes_its_bar(command, tmp_path):

@@ -3,11 +3,12 @@ import subprocess
 
 import pytest
 import torch
+from torch import nn
 
 import contrastive
 from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
-from contrastive.features import evaluating
+from contrastive.features import evaluating, load_encoder
 from contrastive.items import encode_items
 from encoders.image import SmallCNN
 
@@ -100,3 +101,17 @@ def test_evaluating_gives_every_part_its_mode_back():
         assert not any(part.training for part in network.modules())
         raise KeyError
     assert [part for part in network.modules() if not part.training] == [norm]
+
+
+def test_a_frozen_part_of_a_network_that_is_trained_stays_as_it_is(digits_run, images):
+    encoder = load_encoder(digits_run)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    h = encoder(images)
+    model = nn.Sequential(encoder, nn.Linear(encoder.num_features, 2)).train()
+    model(images).sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    assert torch.equal(encoder(images), h) and model[1].training and model[1].weight.grad is not None
+    encoder.requires_grad_(True)
+    model.train()
+    assert all(part.training for part in encoder.modules())
+    assert not any(part.training for part in model.eval().modules())

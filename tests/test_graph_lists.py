@@ -11,6 +11,8 @@ from augmentations.graph import EdgeDrop
 from contrastive.cli import main
 from contrastive.data.graphs import GraphData, read_graphs
 from contrastive.errors import ContrastiveError
+from contrastive.features import FrozenEncoder
+from contrastive.items import read_items
 from contrastive.module import ContrastiveModule
 from encoders.graph import GraphEncoder
 
@@ -62,6 +64,42 @@ def test_a_list_is_read_as_it_is(kind):
     data = GraphData(make(), batch_size=2)
     data.setup()
     assert_is_the_list(data.train, expected)
+
+
+def changed(g, **values):
+    """The list, of which one graph has something else."""
+    graphs = pyg_graphs()
+    for name, value in values.items():
+        setattr(graphs[g], name, value)
+    return graphs
+
+
+@pytest.mark.parametrize("none", [torch.empty(2, 0), torch.empty(2, 0).long()])
+def test_a_graph_without_edges_is_one_among_others(none):
+    graphs = read_graphs(changed(1, edge_index=none)).graphs
+    assert graphs.edge_ptr.diff().tolist() == [3, 0, 2, 2]
+    assert graphs[2].src.tolist() == [1, 0] and graphs[2].dst.tolist() == [0, 1]
+
+
+def test_arrays_of_numpy_and_float64_are_what_networks_take():
+    graphs = pyg_graphs()
+    for graph in graphs:
+        graph.x, graph.edge_index = graph.x.double().numpy(), graph.edge_index.numpy()
+    dataset = read_graphs(graphs)
+    assert dataset.graphs.x.dtype == torch.float32
+    assert_is_the_list(dataset, [1, 0, 1, 1])
+    GraphEncoder(node_features=2, num_hidden=4, num_layers=2)(dataset.graphs)
+
+
+def test_features_that_are_not_read_for_their_name_are_told_of(caplog):
+    graphs = dgl_graphs()
+    for graph in graphs:
+        graph.ndata["h"] = graph.ndata.pop("feat")
+    read_graphs(graphs)
+    assert "no node features are read: ndata has h, and none of x, feat, attr" in caplog.text
+    caplog.clear()
+    read_graphs(dgl_graphs())
+    assert not caplog.text
 
 
 def test_targets_of_several_numbers_stay_numbers():
@@ -151,8 +189,36 @@ def test_labels_of_several_names_are_asked_for(tmp_path):
         (lambda: dgl_graphs() + pyg_graphs(), "of one kind; it holds DGLGraph, Data"),
         (lambda: [(g, 1 if i else None) for i, g in enumerate(dgl_graphs())], "1 of 4 graphs have no label"),
         (lambda: [dgl.batch(dgl_graphs())], "4 graphs are batched in 1"),
+        (lambda: dgl_graphs()[0], "expected a list of graphs; it is a DGLGraph"),
+        (lambda: pyg_graphs()[0], "expected a list of graphs; it is a Data"),
+        (
+            lambda: changed(1, edge_index=torch.tensor([[2], [3]])),
+            r"graph 1 has the edge \(2, 3\), .* in 0 … 1",
+        ),
+        (lambda: changed(1, edge_index=torch.tensor([[0], [-1]])), r"graph 1 has the edge \(0, -1\)"),
+        (lambda: changed(1, edge_index=None), "graph 1 has no edge_index"),
+        (
+            lambda: changed(1, edge_index=torch.zeros(5, 2).long()),
+            r"graph 1 has shape \(5, 2\).*; transpose it",
+        ),
+        (lambda: changed(1, edge_index=torch.zeros(2, 1)), "edge_index of graph 1 has dtype torch.float32"),
+        (lambda: changed(2, x=torch.zeros(2, 3)), r"x is \(3, 2\) in graph 0 but \(2, 3\) in graph 2"),
+        (lambda: changed(2, y="active"), "a label is 'active', expected a number"),
+        (lambda: [(g, "ab"[i % 2]) for i, g in enumerate(dgl_graphs())], "a label is 'a', expected a number"),
+        (
+            lambda: [*dgl_graphs(), dgl.graph(([0], [1]))],
+            "do not fit together: Expect all graphs to have the same",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_list_is_said(make, message):
     with pytest.raises(ContrastiveError, match=message):
         read_graphs(make())
+
+
+def test_graphs_of_other_features_than_a_run_had_are_refused(tmp_path):
+    torch.manual_seed(0)
+    encoder = FrozenEncoder(GraphEncoder(node_features=3, num_hidden=4, num_layers=2), torch.nn.Identity())
+    dgl.save_graphs(str(tmp_path / "g.bin"), dgl_graphs())
+    with pytest.raises(ContrastiveError, match=r"have 2 number\(s\) each, but the encoder takes 3"):
+        read_items(encoder, str(tmp_path / "g.bin"))

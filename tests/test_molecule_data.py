@@ -70,6 +70,33 @@ def test_a_table_gives_targets_with_nan_for_blanks(read):
     assert part.smiles == ["c1ccccc1"] and part.labels.tolist() == [[2.5, 0]]
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_a_table_reads_as_pandas_reads_it(tmp_path, separator, ending):
+    pandas = pytest.importorskip("pandas")
+    rows = [
+        ("smiles", "the name", "active"),
+        ("CCO", '"a, ""b""; c"', "yes"),
+        ("CC", "d", "NA"),
+        ("C", "", "FALSE"),
+    ]
+    file = tmp_path / "a folder" / "m.csv"
+    file.parent.mkdir()
+    file.write_bytes(
+        ending.join(separator.join(row) for row in [*rows, ("C=O", "e", "1")]).encode("utf-8-sig")
+    )
+    frame = pandas.read_csv(file, sep=separator, true_values=["yes"])
+    table = read_smiles(file, targets=["active"])
+    assert table.smiles == frame.smiles.tolist()
+    expected = frame.active.map({"yes": 1.0, "FALSE": 0.0, "1": 1.0}).to_numpy(np.float32)
+    np.testing.assert_array_equal(table.targets[:, 0], expected)
+
+
+def test_a_named_column_is_found_behind_semicolons(tmp_path):
+    (tmp_path / "m.csv").write_text("id;canonical\n1;CC\n")
+    assert read_smiles(tmp_path / "m.csv", smiles_column="canonical").smiles == ["CC"]
+
+
 def test_what_does_not_parse_is_left_out_counted_and_named(read, tmp_path, caplog):
     text = "smiles,y\nCCO,1\nC(,0\n,0\nC(C)(C)(C)(C)C,1\nCC,0\n"
     with caplog.at_level(logging.WARNING, "contrastive"):

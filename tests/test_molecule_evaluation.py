@@ -1,6 +1,7 @@
 """The evaluation of molecules: against scikit-learn, RDKit and MoleculeNet's numbers, and for leaks."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,14 +13,16 @@ from torch import nn
 
 from contrastive.data.molecules import MoleculeDataset, read_molecules
 from contrastive.data.splits import scaffold_split
+from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import predict_linear
 from contrastive.evaluation.finetune import finetune
 from contrastive.evaluation.linear import REGULARISATIONS
 from contrastive.evaluation.molecules import morgan_fingerprints
-from contrastive.evaluation.protocol import Draw, Finetuning
+from contrastive.evaluation.protocol import Draw, Finetuning, Protocol
 from contrastive.evaluation.roc_auc import mean_roc_auc, weighted_roc_auc
-from contrastive.evaluation.tasks import Task
+from contrastive.evaluation.tasks import Task, read_task
 from contrastive.features import FrozenEncoder
+from contrastive.items import read_items
 from encoders.graph import GraphEncoder
 from encoders.graph_batch import GraphBatch
 
@@ -66,6 +69,36 @@ def test_blanks_and_tasks_of_one_class_are_left_out_of_the_roc_auc():
     expected = (roc_auc_score(y[:, 0], score[:, 0]) + roc_auc_score(y[known, 1], score[known, 1])) / 2
     assert mean_roc_auc(y, score) == pytest.approx(expected)
     assert np.isnan(mean_roc_auc(y[:, 2:], score[:, 2:]))
+
+
+def test_a_test_part_of_one_value_is_one_message(encoder, tmp_path):
+    file = tmp_path / "m.csv"  # the scaffold split tests the first ring, all 0
+    file.write_text("smiles,y\n" + "".join(f"{s},{int(i >= 24) * (i % 2)}\n" for i, s in enumerate(SMILES)))
+    protocol = Protocol(str(file), targets=("y",))
+    with pytest.raises(ContrastiveError, match=r"no target has two values among the 1\d test molecules"):
+        read_task(encoder, protocol, cache_dir=str(tmp_path))
+    task = read_task(encoder, replace(protocol, split="stratified"), cache_dir=str(tmp_path))
+    assert set(task.y[task.draws[0].test, 0]) == {0, 1}
+
+
+def test_two_values_among_quantities_are_told_of(encoder, tmp_path, caplog):
+    file = tmp_path / "m.csv"
+    file.write_text("smiles,y,z\n" + "".join(f"{s},{i % 2 * 2 - 1},{i}\n" for i, s in enumerate(SMILES)))
+    read_task(encoder, Protocol(str(file), targets=("y", "z")), cache_dir=str(tmp_path))
+    assert "y of" in caplog.text and "is -1 or 1, and is judged as a quantity" in caplog.text
+    assert "z of" not in caplog.text
+
+
+def test_the_column_of_smiles_that_pretraining_had_is_taken_again(encoder, tmp_path):
+    file = tmp_path / "m.csv"
+    file.write_text("smiles,canonical\nC,CC\nC,CCC\n")
+    data = {"class_path": "contrastive.data.molecules.MoleculeData"}
+    data["init_args"] = {"source": str(file), "smiles_column": "canonical", "cache_dir": str(tmp_path)}
+    run = FrozenEncoder(encoder.encoder, nn.Identity(), {**encoder.config, "data": data})
+    assert read_items(run, str(file)).smiles == ["CC", "CCC"]
+    assert read_items(run, str(file), smiles_column="smiles").smiles == ["C", "C"]
+    (tmp_path / "other.csv").write_text(file.read_text())
+    assert read_items(run, str(tmp_path / "other.csv")).smiles == ["C", "C"]
 
 
 def test_morgan_fingerprints_are_rdkits():

@@ -11,7 +11,7 @@ from contrastive.errors import ContrastiveError
 _OURS = ("augmentations.", "torch.")
 
 
-def refuse_other_features(model: nn.Module, x: Any, source: str) -> None:
+def refuse_other_features(model: nn.Module, x: Any, source: str, advice: str | None = None) -> None:
     """Check that the encoder of a model takes nodes with these features.
 
     An encoder that does not say what it takes, and views of the user's own, are passed over.
@@ -20,6 +20,7 @@ def refuse_other_features(model: nn.Module, x: Any, source: str) -> None:
         model: what is pretrained.
         x: of the nodes, ``(N, F)``, dense or sparse.
         source: of the graphs, for the message.
+        advice: what the message says to do; None says what to set before training.
 
     Raises:
         ContrastiveError: it takes others; the message says what to set.
@@ -33,8 +34,9 @@ def refuse_other_features(model: nn.Module, x: Any, source: str) -> None:
     if number == wanted and of_categories == isinstance(expected, list):
         return
     kinds = ("number(s)", "categories")
-    advice = "atoms" if of_categories else number
+    setting = "atoms" if of_categories else number
     raise ContrastiveError(
         f"the nodes of {source} have {number} {kinds[of_categories]} each, but the encoder takes {wanted} "
-        f"{kinds[isinstance(expected, list)]}: pass --model.encoder.init_args.node_features {advice}"
+        f"{kinds[isinstance(expected, list)]}: "
+        f"{advice or f'pass --model.encoder.init_args.node_features {setting}'}"
     )

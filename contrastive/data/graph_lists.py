@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import Tensor
 from contrastive.data.processes import guarded_map
 from contrastive.errors import ContrastiveError
 from encoders.graph_batch import GraphBatch
+from encoders.graph_sources import FEATURE_KEYS
 
+log = logging.getLogger("contrastive")
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle")
 GRAPH_FILES = (".bin", *_PICKLES)  # the pickles only to be refused
 _TIME_LIMIT = 3600.0  # seconds DGL may take to read a file
@@ -39,6 +42,8 @@ def graphs_and_labels(items: Sequence[Any]) -> tuple[GraphBatch, Tensor | None]:
     Raises:
         ContrastiveError: no graph, something else among them, or some with labels and some without.
     """
+    if not isinstance(items, Iterable) or hasattr(items, "edge_index") or _is_dgl(items):
+        raise ContrastiveError(f"expected a list of graphs; it is a {type(items).__name__}")
     pairs = [item if isinstance(item, tuple) and len(item) == 2 else (item, None) for item in items]
     graphs = [graph for graph, _ in pairs]
     is_pyg = [hasattr(graph, "edge_index") for graph in graphs]
@@ -47,12 +52,39 @@ def graphs_and_labels(items: Sequence[Any]) -> tuple[GraphBatch, Tensor | None]:
             f"expected a list of DGLGraphs or of PyG's Data, of one kind; it holds {_kinds(graphs)}"
         )
     try:
-        batch = GraphBatch.from_pyg(graphs) if is_pyg[0] else GraphBatch.from_dgl(graphs)
+        batch = GraphBatch.from_pyg(graphs) if is_pyg[0] else _from_dgl(graphs)
     except ValueError as error:
         raise ContrastiveError(f"the graphs do not fit together: {error}") from error
     if len(batch) != len(graphs):
         raise ContrastiveError(f"{len(batch)} graphs are batched in {len(graphs)}; give them one by one")
-    return batch, _rows([graph.y if pyg else label for (graph, label), pyg in zip(pairs, is_pyg)])
+    return single_precision(batch), _rows(
+        [graph.y if pyg else label for (graph, label), pyg in zip(pairs, is_pyg)]
+    )
+
+
+def single_precision(batch: GraphBatch) -> GraphBatch:
+    """Float features as float32, which networks have and NumPy's arrays are not; categories as they are."""
+    features = {name: getattr(batch, name) for name in ("x", "edge_attr", "edge_weight")}
+    wide = {name: f.float() for name, f in features.items() if f is not None and f.dtype == torch.float64}
+    return batch.with_features(**wide) if wide else batch
+
+
+def _from_dgl(graphs: Sequence[Any]) -> GraphBatch:
+    """The graphs as a batch, with a word on features that are not read for their name."""
+    import dgl
+
+    try:
+        batch = GraphBatch.from_dgl(graphs)
+    except dgl.DGLError as error:  # as of other features in one of them, with where in its C++ it failed
+        raise ValueError(str(error).split("\nStack trace")[0]) from error
+    names = sorted(map(str, graphs[0].ndata)) if graphs[0].is_homogeneous else []
+    if names and not set(names) & set(FEATURE_KEYS):
+        log.warning(
+            "no node features are read: ndata has %s, and none of %s; name them so",
+            ", ".join(names),
+            ", ".join(FEATURE_KEYS),
+        )
+    return batch
 
 
 def _is_dgl(graph: Any) -> bool:
@@ -68,7 +100,7 @@ def _rows(labels: Sequence[Any]) -> Tensor | None:
     absent = sum(label is None for label in labels)
     if absent == len(labels):
         return None
-    rows = [None if label is None else torch.as_tensor(label).reshape(-1) for label in labels]
+    rows = [None if label is None else _row(label) for label in labels]
     widths = {None if row is None else len(row) for row in rows}
     if absent or len(widths) != 1:
         raise ContrastiveError(
@@ -78,10 +110,22 @@ def _rows(labels: Sequence[Any]) -> Tensor | None:
     return torch.stack([row for row in rows if row is not None])
 
 
+def _row(label: Any) -> Tensor:
+    try:
+        return torch.as_tensor(label).reshape(-1)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ContrastiveError(
+            f"a label is {label!r}, expected a number or several; number the classes from 0"
+        ) from error
+
+
 def _complaint(path: Path) -> str:
     """What DGL's reader has against a file; empty where it reads it."""
     import dgl
 
+    # a process that was forked has none of the threads that OpenMP believes it has, and would wait for them
+    torch.set_num_threads(1)
+    dgl.utils.set_num_threads(1)
     try:
         graphs, _ = dgl.load_graphs(str(path))
         graphs_and_labels(graphs)

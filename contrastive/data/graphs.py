@@ -104,7 +104,9 @@ def one_hot_degree(graphs: GraphBatch, max_degree: int) -> Tensor:
 
 def named(source: str | Sequence[Any]) -> str:
     """What messages call a source."""
-    return source if isinstance(source, str) else f"the list of {len(source)} graphs"
+    if isinstance(source, str):
+        return source
+    return f"the list of {len(source)} graphs" if isinstance(source, list | tuple) else type(source).__name__
 
 
 def _read(source: str | Sequence[Any]) -> GraphDataset:

@@ -14,6 +14,7 @@ import numpy as np
 from contrastive.errors import ContrastiveError
 
 _TABLES = {".csv": ",", ".tsv": "\t"}
+_WORDS = {"": np.nan, "na": np.nan, "n/a": np.nan, "true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
 _LISTS = (".smi", ".smiles", ".txt")
 _LARGEST = float(np.finfo(np.float32).max)  # larger ones are infinite in the targets
 _HEADERS = ("smiles", "canonical_smiles", "isomeric_smiles")
@@ -43,6 +44,9 @@ def read_smiles(
 ) -> SmilesTable:
     """Read a file of SMILES; none of them is parsed yet.
 
+    A table is UTF-8 and has a header. Its columns are separated by what its name says, or by what the header
+    shows: a comma, a semicolon or a tab. Of targets a blank or NA is NaN, true and yes are 1, false and no 0.
+
     Raises:
         ContrastiveError: no such file, another kind of file, a column that is not there, or a target that is
             no number; the message names it, with its line.
@@ -68,7 +72,9 @@ def _text(path: Path) -> str:
         if path.suffix.lower() == ".gz":
             data = gzip.decompress(data)
         return data.decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+    except UnicodeDecodeError as error:
+        raise ContrastiveError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
         what = getattr(error, "strerror", None) or error
         raise ContrastiveError(f"{path} cannot be read: {what}") from error
 
@@ -89,7 +95,10 @@ def _read_list(source: str, text: str) -> SmilesTable:
 def _read_table(
     source: str, text: str, delimiter: str, smiles_column: str | None, targets: Sequence[str]
 ) -> SmilesTable:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    if not text.strip():
+        raise ContrastiveError(f"{source} is empty; give a table with a header")
+    separator = _separator(text, delimiter, smiles_column)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
         header = [name.strip() for name in next(reader, [])]
         place = _smiles_place(source, header, smiles_column)
@@ -107,6 +116,16 @@ def _read_table(
         raise ContrastiveError(f"{source}, line {reader.line_num}: {error}") from error
     values = np.array(numbers, dtype=np.float32).reshape(-1, len(places)) if places else None
     return SmilesTable(source, smiles, lines, values, tuple(targets))
+
+
+def _separator(text: str, usual: str, smiles_column: str | None) -> str:
+    """The usual one, unless the header has the column of SMILES by another, as Excel's ``;``, alone."""
+    head = text.splitlines()[0]
+    for separator in (usual, ",", ";", "\t"):
+        names = [name.strip() for name in next(csv.reader([head], delimiter=separator), [])]
+        if smiles_column in names or (smiles_column is None and "smiles" in map(str.lower, names)):
+            return separator
+    return usual
 
 
 def _smiles_place(source: str, header: list[str], name: str | None) -> int:
@@ -137,11 +156,12 @@ def _listed(names: Sequence[str]) -> str:
 def _number(source: str, row: list[str], header: list[str], place: int, line: int) -> float:
     text = row[place].strip() if place < len(row) else ""
     try:
-        number = float(text) if text else float("nan")
+        number = _WORDS[text.lower()] if text.lower() in _WORDS else float(text)
         if abs(number) > _LARGEST:
             raise ValueError
         return number
     except ValueError:
         raise ContrastiveError(
-            f"{source}, line {line}: {header[place]} is {text!r}, expected a number or a blank"
+            f"{source}, line {line}: {header[place]} is {text!r}, expected a number or a blank; "
+            "write classes as 0 and 1, and decimals with a point"
         ) from None

@@ -73,6 +73,8 @@ class _TUFiles:
 
     def __init__(self, path: Path) -> None:
         if path.is_dir():
+            raw = path / "raw"  # where PyG's TUDataset puts them
+            path = raw if raw.is_dir() and not any(path.glob("*_A.txt")) else path
             self.texts = {file.name: file for file in sorted(path.glob("*.txt"))}
         elif path.suffix == ".zip" and path.is_file():
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,6 +24,8 @@ from contrastive.evaluation.metrics import Kind, kind_of
 from contrastive.evaluation.protocol import Draw, Method, Protocol, draws, set_aside, strata
 from contrastive.features import FrozenEncoder
 from contrastive.items import read_items, unit_of
+
+log = logging.getLogger("contrastive")
 
 NUM_FOLDS = 10  # of a graph set without a published split
 NUM_NODE_SPLITS = 20
@@ -124,6 +127,7 @@ def read_task(
     else:
         task = _graph_task(encoder, protocol)
     _check_targets(task, protocol.data)
+    _check_tests(task)
     return task.with_draws(protocol)
 
 
@@ -132,12 +136,38 @@ def _check_targets(task: Task, source: str) -> None:
     columns = task.y.reshape(len(task.y), -1).T
     distinct = [np.unique(column[~np.isnan(column)]) for column in columns.astype(float)]
     if any(len(values) > 1 for values in distinct):
+        if task.kind == "values":
+            _warn_of_two_values(task, source, distinct)
         return
     if task.kind == "classes":
         raise ContrastiveError(f"{source} has one class only ({task.names[0]}); a probe needs two or more")
     values = ", ".join(f"{value:g}" for column in distinct for value in column) or "blank"
     names = ", ".join(task.names)
     raise ContrastiveError(f"{names} of {source} is {values} throughout; a probe needs two values or more")
+
+
+def _warn_of_two_values(task: Task, source: str, distinct: Sequence[np.ndarray]) -> None:
+    """Say that what may be two classes is taken for a quantity, as beside other quantities."""
+    for name, values in zip(task.names, distinct):
+        if len(values) == 2:
+            log.warning(
+                "%s of %s is %g or %g, and is judged as a quantity; for two classes write 0 and 1, and probe "
+                "it without the quantities",
+                name, source, *values,
+            )  # fmt: skip
+
+
+def _check_tests(task: Task) -> None:
+    """Without both values among the test items there is no area under a curve: say so before fitting."""
+    if task.kind != "labels":
+        return
+    for split in task.splits:
+        test = task.y[split.test]
+        if not any(len(np.unique(column[~np.isnan(column)])) == 2 for column in test.T):
+            raise ContrastiveError(
+                f"no target has two values among the {len(test)} test {task.unit} ({task.rule}); split "
+                "otherwise, or give more items"
+            )
 
 
 def _image_task(encoder: FrozenEncoder, protocol: Protocol, **options: Any) -> Task:
