@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from contrastive.card_usage import usage
-from contrastive.features import CONFIG, FrozenEncoder, model_args, run_folder, takes_graphs
+from contrastive.features import FrozenEncoder, model_args, takes_graphs
+from contrastive.saved import CONFIG, run_folder
 
 PACKAGE = "contrastive-pretraining"
 

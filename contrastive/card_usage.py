@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from contrastive.backbones import resnet_name
-from contrastive.features import EXPORT_WEIGHTS, HUB, FrozenEncoder, takes_graphs
+from contrastive.features import FrozenEncoder, takes_graphs
+from contrastive.saved import EXPORT_WEIGHTS, HUB
 
 
 def usage(encoder: FrozenEncoder, file: str, inputs: dict[str, Tensor] | None) -> list[str]:

@@ -13,8 +13,8 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
 from contrastive.errors import ContrastiveError
-from contrastive.features import LAST, sha256
 from contrastive.report import write_whole
+from contrastive.saved import LAST, sha256
 
 _ADVICE = "the checkpoint before it is whole: make room, then go on with --ckpt_path last"
 

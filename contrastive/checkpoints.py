@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from contrastive.callbacks import OnlineKNN
 from contrastive.checkpoint_files import record_of, records, write_record
 from contrastive.errors import ContrastiveError
-from contrastive.features import LAST
+from contrastive.saved import LAST
 from contrastive.signals import Signals, Stopped, requeue
 
 BEST = LAST.with_name("best.ckpt")

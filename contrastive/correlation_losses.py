@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from contrastive.distributed import num_processes, sum_over_ranks
-from contrastive.losses import require_projections
+from contrastive.projections import require_projections
 
 
 def cca_ssg(z0: Tensor, z1: Tensor, *, decorrelation: float = 1e-3) -> Tensor:

@@ -11,17 +11,10 @@ from torch import Tensor
 
 from contrastive.card import model_card
 from contrastive.errors import ContrastiveError
-from contrastive.features import (
-    EXPORT_CONFIG,
-    EXPORT_SUMS,
-    EXPORT_WEIGHTS,
-    FrozenEncoder,
-    load_encoder,
-    sha256,
-    takes_graphs,
-)
+from contrastive.features import FrozenEncoder, load_encoder, takes_graphs
 from contrastive.items import image_size_of
 from contrastive.report import whole_folder, write_whole
+from contrastive.saved import EXPORT_CONFIG, EXPORT_SUMS, EXPORT_WEIGHTS, sha256
 
 Format = Literal["safetensors", "onnx", "torch-export"]
 CARD, ONNX, PROGRAM = "README.md", "encoder.onnx", "encoder.pt2"

@@ -15,7 +15,7 @@ from pytorch_lightning import LightningModule, Trainer
 
 from contrastive.checkpoints import Checkpoints
 from contrastive.errors import ContrastiveError
-from contrastive.features import LAST
+from contrastive.saved import LAST
 from contrastive.signals import Stopped
 
 _LOST = re.compile(r"Connection (closed|reset)|Broken pipe|Timed out waiting|recv|NCCL", re.IGNORECASE)

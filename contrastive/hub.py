@@ -8,7 +8,8 @@ from typing import Any
 
 from contrastive.errors import ContrastiveError
 from contrastive.export import write_safetensors
-from contrastive.features import EXPORT_CONFIG, EXPORT_SUMS, EXPORT_WEIGHTS, HUB, FrozenEncoder, load_encoder
+from contrastive.features import FrozenEncoder, load_encoder
+from contrastive.saved import EXPORT_CONFIG, EXPORT_SUMS, EXPORT_WEIGHTS, HUB
 
 try:
     from huggingface_hub import PyTorchModelHubMixin, snapshot_download

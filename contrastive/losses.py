@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from contrastive import distributed
+from contrastive.projections import Temperature, require_views, scale_of, unit
 from contrastive.streaming import cross_logsumexp, paired_logsumexp, self_logsumexp
 
-Temperature = float | Tensor
 Reduction = Literal["mean", "none"]
 
 
@@ -135,14 +135,14 @@ def supervised_info_nce(
         positives: "all" rows of the class but i itself, or only those "across", in the other view.
         reduction: "mean" or "none".
     """
-    _require_views(z0, z1, temperature)
+    require_views(z0, z1, temperature)
     if labels.shape != z0.shape[:1] or labels.is_floating_point():
         raise ValueError(
             f"expected an integer label a sample, ({len(z0)},), not {tuple(labels.shape)} {labels.dtype}"
         )
     if positives not in ("all", "across"):
         raise ValueError(f'positives must be "all" or "across", but is {positives!r}')
-    views = _unit(torch.cat([z0, z1])).unflatten(0, (2, -1))
+    views = unit(torch.cat([z0, z1])).unflatten(0, (2, -1))
     classes = distributed.gather(labels).unique()
     label = torch.searchsorted(classes, labels)
     # the last column of ones counts the members of each class
@@ -151,7 +151,7 @@ def supervised_info_nce(
         views.new_zeros(2, len(classes), members.shape[2]).index_add(1, label, members)
     )
     targets = sums.flip(0)[:, label] if positives == "across" else sums.sum(0)[label] - members
-    scale = _scale(temperature, views)
+    scale = scale_of(temperature, views)
     positive = (views * targets[..., :-1]).sum(2) / targets[..., -1] * scale
     return _reduce(_log_sums(views.flatten(0, 1), scale, 0.0, (0,), None)[0] - positive.flatten(), reduction)
 
@@ -171,9 +171,9 @@ def queue_info_nce(
         temperature: t > 0.
         reduction: "mean", or "none" for ``(B,)``.
     """
-    _require_views(q, k, temperature, at_least=1)
-    q, k = _unit(q), _unit(k)
-    scale = _scale(temperature, q)
+    require_views(q, k, temperature, at_least=1)
+    q, k = unit(q), unit(k)
+    scale = scale_of(temperature, q)
     positive = (q * k).sum(1) * scale
     return _reduce(-F.logsigmoid(positive - _queue_log_sums(q, queue, scale, 0.0)[0]), reduction)
 
@@ -192,9 +192,9 @@ def cross_modal_info_nce(
         temperature: t > 0.
         reduction: "mean" or "none".
     """
-    _require_views(z0, z1, temperature)
-    sides = torch.stack([_unit(z0), _unit(z1)])
-    scale = _scale(temperature, sides)
+    require_views(z0, z1, temperature)
+    sides = torch.stack([unit(z0), unit(z1)])
+    scale = scale_of(temperature, sides)
     positive = sides.prod(0).sum(1) * scale
     log_sums = torch.cat(paired_logsumexp(sides[0], sides[1], scale, excluded=(0,)))
     if distributed.num_processes() > 1:
@@ -236,10 +236,10 @@ def _similarities(
     z0: Tensor, z1: Tensor, temperature: Temperature, *, beta: float = 0.0, negatives: Tensor | None = None
 ) -> tuple[Tensor, Tensor, int]:
     """Positive similarities ``(2B,)``, log-sum-exps over negatives ``(E, 2B)``, and their number n."""
-    _require_views(z0, z1, temperature)
+    require_views(z0, z1, temperature)
     batch_size = len(z0)
-    z = _unit(torch.cat([z0, z1]))
-    scale = _scale(temperature, z)
+    z = unit(torch.cat([z0, z1]))
+    scale = scale_of(temperature, z)
     view0, view1 = z.chunk(2)
     positive = ((view0 * view1).sum(1) * scale).repeat(2)
     log_sums = _log_sums(z, scale, beta, (0, batch_size), negatives)
@@ -264,53 +264,7 @@ def _queue_log_sums(z: Tensor, queue: Tensor, scale: Tensor, beta: float) -> Ten
         raise ValueError(
             f"expected negatives (K, {z.shape[1]}) with K ≥ 1, but was given {tuple(queue.shape)}"
         )
-    return cross_logsumexp(z, _unit(queue.detach().to(z)), scale, beta=beta)
-
-
-def _unit(z: Tensor) -> Tensor:
-    """Rows divided by their lengths, in float32 at least; a zero row stays zero and has no gradient."""
-    return _Unit.apply(z.to(torch.promote_types(z.dtype, torch.float32)))
-
-
-class _Unit(torch.autograd.Function):
-    """Autograd's own would keep three copies of z, which is all the memory that a streamed loss takes."""
-
-    @staticmethod
-    def forward(ctx, z):  # type: ignore[no-untyped-def]
-        largest = z.abs().amax(1, keepdim=True)  # divided by first, so that no square overflows or vanishes
-        zero = largest == 0
-        unit = z / largest.masked_fill(zero, 1)
-        # at least 1 by the largest entry, but for a zero row
-        length = torch.linalg.vector_norm(unit, dim=1, keepdim=True).clamp_min_(1)
-        unit /= length
-        ctx.save_for_backward(unit, torch.where(zero, 0, 1 / length / largest))
-        return unit
-
-    @staticmethod
-    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        unit, inverse_length = ctx.saved_tensors
-        along = (gradient * unit).sum(1, keepdim=True)  # no product of matrices, which autocast would round
-        return torch.addcmul(gradient, unit, along, value=-1).mul_(inverse_length)
-
-
-def _scale(temperature: Temperature, z: Tensor) -> Tensor:
-    """1/t in z's dtype; that of a number stays on the CPU, where reading it waits for no device."""
-    return (1 / torch.as_tensor(temperature, dtype=z.dtype)).reshape(())
-
-
-def _require_views(z0: Tensor, z1: Tensor, temperature: Temperature, *, at_least: int = 2) -> None:
-    require_projections(z0, z1, at_least=at_least)
-    if isinstance(temperature, int | float) and not temperature > 0:
-        raise ValueError(f"temperature must be positive, but is {temperature}; 0.5 suits small batches")
-
-
-def require_projections(z0: Tensor, z1: Tensor, *, at_least: int = 2) -> None:
-    """Raise ValueError unless both are floating-point ``(B, D)`` with ``at_least`` rows."""
-    if z0.ndim != 2 or z0.shape != z1.shape or not z0.is_floating_point() or len(z0) < at_least:
-        raise ValueError(
-            f"expected the projections of two views, floating point (B, D) and (B, D) with B ≥ {at_least}, "
-            f"but was given {tuple(z0.shape)} {z0.dtype} and {tuple(z1.shape)} {z1.dtype}"
-        )
+    return cross_logsumexp(z, unit(queue.detach().to(z)), scale, beta=beta)
 
 
 def _reduce(rows: Tensor, reduction: Reduction) -> Tensor:

@@ -22,10 +22,10 @@ from contrastive.data.image_crops import refuse_second_crop
 from contrastive.distributed import is_first_process
 from contrastive.errors import ContrastiveError
 from contrastive.faults import fit
-from contrastive.features import CONFIG, LAST
 from contrastive.loggers import MetricsCSV, Wandb, wandb_logger
 from contrastive.resume import changed_settings, find_checkpoint, lock
 from contrastive.run_folder import make_folder, remove_folders, settle_folder
+from contrastive.saved import CONFIG, LAST
 
 _NOT_OF_THE_RUN = ("config", "run_dir", "ckpt_path", "allow_changes")
 

@@ -21,7 +21,7 @@ from contrastive.evaluation.linear import Features, features_of, linear_probe
 from contrastive.evaluation.protocol import Finetuning, Protocol
 from contrastive.evaluation.statistics import mean_interval
 from contrastive.evaluation.tasks import Task, read_task
-from contrastive.features import LAST, FrozenEncoder, load_encoder, untrained_like
+from contrastive.features import FrozenEncoder, load_encoder, untrained_like
 from contrastive.pretrain import pretrain
 from contrastive.report import (
     percent,
@@ -32,6 +32,7 @@ from contrastive.report import (
     write_json,
 )
 from contrastive.run_folder import make_folder
+from contrastive.saved import LAST
 
 RECIPE = "configs/image/simclr_digits.yaml"
 LABELS_PER_CLASS = (1, 5, 20)

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from contrastive.checkpoint_files import newest, verify
 from contrastive.errors import ContrastiveError
-from contrastive.features import LAST
+from contrastive.saved import LAST
 
 # What may change between a checkpoint and its resume: where a run computes and reports, not what.
 FREE = re.compile(

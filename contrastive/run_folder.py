@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from contrastive.errors import ContrastiveError
-from contrastive.features import CONFIG, LAST
 from contrastive.loggers import METRICS, end_wandb
+from contrastive.saved import CONFIG, LAST
 
 _AT_THE_START = {CONFIG, METRICS, ".lock", "wandb", "wandb_id", LAST.parent.name}
 _FOLDER = "CONTRASTIVE_RUN"  # names the folder to the processes that a run starts

@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from encoders.adjacency import Adjacency
 from encoders.graph_batch import GraphBatch
 from encoders.graph_layers import FeatureEncoder, Linear
-from encoders.message_passing import Adjacency, aggregate_edges, gather_src
+from encoders.message_passing import aggregate_edges, gather_src
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
 from encoders.readout import Readout
 

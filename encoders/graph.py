@@ -10,10 +10,10 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from encoders.adjacency import exporting
 from encoders.graph_batch import GraphBatch
 from encoders.graph_convolutions import GAT, GCN, PNA, GATv2, Propagation
 from encoders.graph_layers import GIN, GINE, FeatureEncoder, GraphLayer, GraphSAGE
-from encoders.message_passing import exporting
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
 from encoders.readout import Readout, ReadoutName, VirtualNode, make_readout
 from encoders.relational import RGCN
@@ -116,19 +116,20 @@ class GraphEncoder(nn.Module):
         self.num_node_features = num_hidden * (num_layers if jumping_knowledge == "concat" else 1)
         self.readout, self.num_features = make_readout(readout, self.num_node_features)
         self.share_equal_nodes = share_equal_nodes
-        if share_equal_nodes and (layer in ("gcn", "rgcn") or readout == "virtual_node"):
-            raise ValueError("share_equal_nodes does not go with gcn, rgcn or virtual_node; set it to false")
-        if share_equal_nodes and (isinstance(inputs, int) or isinstance(arguments.get("edge_features"), int)):
-            raise ValueError("share_equal_nodes needs categorical node and edge features; set it to false")
+        if share_equal_nodes:
+            _require_sharing(layer, readout, inputs, arguments.get("edge_features"))
         self.virtual = nn.ModuleList()
         if readout == "virtual_node":
-            if width != num_hidden or jumping_knowledge == "concat":
-                raise ValueError(
-                    "readout virtual_node needs width num_hidden throughout: set input_layer to true and "
-                    "jumping_knowledge to another than concat"
-                )
-            self.virtual_start = nn.Parameter(torch.zeros(num_hidden))
-            self.virtual = nn.ModuleList(VirtualNode(num_hidden) for _ in self.layers)
+            self._add_virtual_nodes(width, num_hidden)
+
+    def _add_virtual_nodes(self, width: int, num_hidden: int) -> None:
+        if width != num_hidden or self.jumping_knowledge == "concat":
+            raise ValueError(
+                "readout virtual_node needs width num_hidden throughout: set input_layer to true and "
+                "jumping_knowledge to another than concat"
+            )
+        self.virtual_start = nn.Parameter(torch.zeros(num_hidden))
+        self.virtual = nn.ModuleList(VirtualNode(num_hidden) for _ in self.layers)
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Features of the graphs, ``(num_graphs, num_features)``."""
@@ -220,6 +221,14 @@ class NodeEncoder(GraphEncoder):
 
 def _targets(batch: GraphBatch, h: Tensor) -> Tensor:
     return h if batch.target is None else h[batch.target]
+
+
+def _require_sharing(layer: LayerName, readout: ReadoutName, node_features: Any, edge_features: Any) -> None:
+    """Raise ValueError where equal surroundings do not make nodes equal, or can hardly be found."""
+    if layer in ("gcn", "rgcn") or readout == "virtual_node":
+        raise ValueError("share_equal_nodes does not go with gcn, rgcn or virtual_node; set it to false")
+    if isinstance(node_features, int) or isinstance(edge_features, int):
+        raise ValueError("share_equal_nodes needs categorical node and edge features; set it to false")
 
 
 def _embedding(inputs: int | list[int], num_hidden: int, input_layer: bool) -> tuple[nn.Module | None, int]:

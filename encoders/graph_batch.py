@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from encoders.message_passing import Adjacency, aggregate, range_of_each
+from encoders.adjacency import Adjacency, range_of_each
+from encoders.message_passing import aggregate
 from encoders.sparse_features import SparseFeatures
 
 _PER_EDGE = ("edge_attr", "edge_weight", "edge_type")

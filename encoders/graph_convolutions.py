@@ -8,15 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
+from encoders.adjacency import Adjacency, exporting
 from encoders.graph_layers import FeatureEncoder, Features, Linear, reduce_messages, scale, split
-from encoders.message_passing import (
-    Adjacency,
-    aggregate,
-    edge_softmax,
-    exporting,
-    gather_dst,
-    gather_src,
-)
+from encoders.message_passing import aggregate, edge_softmax, gather_dst, gather_src
 from encoders.sparse_features import SparseFeatures, linear
 
 

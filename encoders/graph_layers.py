@@ -13,15 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from encoders.message_passing import (
-    Adjacency,
-    aggregate,
-    aggregate_edges,
-    edge_softmax,
-    exporting,
-    gather_dst,
-    gather_src,
-)
+from encoders.adjacency import Adjacency, exporting
+from encoders.message_passing import aggregate, aggregate_edges, edge_softmax, gather_dst, gather_src
 from encoders.sparse_features import SparseFeatures, linear
 
 Features = Tensor | tuple[Tensor, Tensor]

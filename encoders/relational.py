@@ -8,8 +8,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from encoders.adjacency import Adjacency
 from encoders.graph_layers import Features, Linear, split
-from encoders.message_passing import Adjacency, Reduce, aggregate
+from encoders.message_passing import Reduce, aggregate
 
 
 class RGCN(nn.Module):

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from encoders.adjacency import Adjacency
 from encoders.graph_batch import GraphBatch
-from encoders.message_passing import Adjacency, gather_src
+from encoders.message_passing import gather_src
 
 _GOLDEN = -7046029254386353131  # 2^64 / golden ratio: without it 0 would be mixed to 0
 _MULTIPLIERS = (-4658895280553007687, -7723592293110705685)

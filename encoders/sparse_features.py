@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from encoders.message_passing import Adjacency, aggregate
+from encoders.adjacency import Adjacency
+from encoders.message_passing import aggregate
 
 
 class SparseFeatures:

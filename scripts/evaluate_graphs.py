@@ -32,6 +32,24 @@ def run_seed(
     return json.loads(result.read_text())["rows"]
 
 
+def over_seeds(runs: list[list[dict]]) -> list[dict]:
+    """A row a representation: the mean of the seeds' test accuracies, with its interval."""
+    rows = []
+    for i, first in enumerate(runs[0]):
+        seeds = [run[i]["accuracy_mean"] for run in runs]
+        mean, interval = mean_interval(seeds)
+        rows.append(
+            {
+                "representation": first["representation"],
+                "accuracy_mean": mean,
+                "accuracy_ci95": list(interval),
+                "val_accuracy": sum(run[i]["val_accuracy"] for run in runs) / len(runs),
+                "seeds": seeds,
+            }
+        )
+    return rows
+
+
 def main() -> None:
     """Run all seeds and write ``OUT/NAME/table.json``."""
     parser = argparse.ArgumentParser(
@@ -57,19 +75,7 @@ def main() -> None:
         )
         for seed in range(arguments.seeds)
     ]
-    rows = []
-    for i, first in enumerate(runs[0]):
-        seeds = [run[i]["accuracy_mean"] for run in runs]
-        mean, interval = mean_interval(seeds)
-        rows.append(
-            {
-                "representation": first["representation"],
-                "accuracy_mean": mean,
-                "accuracy_ci95": list(interval),
-                "val_accuracy": sum(run[i]["val_accuracy"] for run in runs) / len(runs),
-                "seeds": seeds,
-            }
-        )
+    rows = over_seeds(runs)
     print_table(
         f"{arguments.name}: mean over {arguments.seeds} seeds of pretraining",
         ("representation", "test accuracy, % [95 %]", "seeds"),

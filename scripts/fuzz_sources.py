@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from scipy import sparse
 
-from contrastive.data import molecules
+from contrastive.data import molecule_features
 from contrastive.data.graphs import read_graphs
 from contrastive.data.image_dataset import read_image
 from contrastive.data.image_shards import decode, shard_samples
@@ -29,7 +29,8 @@ from contrastive.data.node_files import read_nodes
 from contrastive.data.tables import read_smiles
 from contrastive.evaluation import probe
 from contrastive.evaluation.protocol import Protocol
-from contrastive.features import load_encoder, run_config
+from contrastive.features import load_encoder
+from contrastive.saved import run_config
 from encoders.image import ResNet
 
 RNG = np.random.default_rng(0)
@@ -238,16 +239,16 @@ def _smiles_table(folder: Path) -> None:
 def read_molecules(file: Path, **options: Any) -> None:
     """As ``read_molecules`` does, in this process: a guarded one can start no others."""
     for smiles in read_smiles(file, **options).smiles:
-        molecules._molecule(smiles)
+        molecule_features._molecule(smiles)
 
 
 def _cached_molecules(folder: Path) -> None:
-    features = molecules._computed(["CCO", "c1ccccc1", "C("], 1, 10.0, "m.smi")
-    molecules._save(folder / "cache.safetensors", features)
+    features = molecule_features._computed(["CCO", "c1ccccc1", "C("], 1, 10.0, "m.smi")
+    molecule_features._save(folder / "cache.safetensors", features)
 
 
 def _read_cache(folder: Path) -> None:
-    features = molecules._load(folder / "cache.safetensors", 3)
+    features = molecule_features._load(folder / "cache.safetensors", 3)
     if features is not None:
         features.graphs()[0]
 

@@ -12,8 +12,8 @@ from scipy import stats
 
 from augmentations.image import simclr
 from augmentations.random import SampleRandom
+from contrastive.building import build_module
 from contrastive.evaluation.comparison import markdown, summarise
-from contrastive.features import build_module
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 SMALL = ["--source", "digits", "--epochs", "1", "--batch-size", "64", "--width", "8", "--threads", "1"]

@@ -266,7 +266,7 @@ def test_importing_encoders_loads_no_graph_library(tmp_path):
     code = (
         "import sys, encoders.graph, encoders.graph_batch, augmentations.graph\n"
         "assert not {'dgl', 'torch_geometric', 'rdkit'} & set(sys.modules)\n"
-        "from encoders.message_passing import load_dgl; load_dgl()"
+        "from encoders.adjacency import load_dgl; load_dgl()"
     )
     environment = {k: v for k, v in os.environ.items() if k != "DGLBACKEND"} | {"HOME": str(tmp_path)}
     done = subprocess.run(

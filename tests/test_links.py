@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from sklearn.neighbors import NearestNeighbors
 
 from contrastive.data.links import LinkData
-from contrastive.evaluation.link_report import page
+from contrastive.evaluation.link_page import page
 from contrastive.methods.links import LinkPrediction, open_links
 from encoders.decoders import DistMult
 from encoders.graph_batch import GraphBatch

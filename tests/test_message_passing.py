@@ -2,14 +2,8 @@ import pytest
 import torch
 
 from encoders import message_passing as mp
-from encoders.message_passing import (
-    Adjacency,
-    aggregate,
-    aggregate_edges,
-    edge_softmax,
-    gather_dst,
-    gather_src,
-)
+from encoders.adjacency import Adjacency
+from encoders.message_passing import aggregate, aggregate_edges, edge_softmax, gather_dst, gather_src
 
 
 def gradcheck(function, inputs):

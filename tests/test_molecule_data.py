@@ -83,7 +83,7 @@ def test_what_does_not_parse_is_left_out_counted_and_named(read, tmp_path, caplo
 
 
 def test_a_molecule_that_takes_too_long_is_left_out(read, monkeypatch):
-    import contrastive.data.molecules as module
+    import contrastive.data.molecule_features as module
 
     real = module.featurize
 

@@ -9,7 +9,8 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from contrastive.features import build_module, load_encoder
+from contrastive.building import build_module
+from contrastive.features import load_encoder
 from encoders.image import ResNet
 from encoders.pretrained import TimmEncoder, TorchvisionEncoder
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from contrastive import programs
+from contrastive.building import build_module
 from contrastive.errors import ContrastiveError
-from contrastive.features import FrozenEncoder, build_module, default_preprocess
+from contrastive.features import FrozenEncoder, default_preprocess
 from encoders.graph_batch import GraphBatch
 from encoders.sparse_features import SparseFeatures
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from contrastive.data.link_splits import contains
 from contrastive.data.link_table import Links
 from contrastive.errors import ContrastiveError
-from encoders.message_passing import Adjacency, aggregate
+from encoders.adjacency import Adjacency
+from encoders.message_passing import aggregate
 
 EvidenceKind = Literal["none", "ends", "all"]
 NUM_FEATURES = {"none": 0, "ends": 6, "all": 8}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from augmentations.random import hash64
-from encoders.message_passing import Adjacency
+from encoders.adjacency import Adjacency
 
 
 def sample_neighbourhood(

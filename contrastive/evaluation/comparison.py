@@ -15,9 +15,10 @@ from contrastive.evaluation.knn import knn_accuracy
 from contrastive.evaluation.linear import features_of, linear_probe
 from contrastive.evaluation.protocol import Protocol
 from contrastive.evaluation.statistics import mean_interval
-from contrastive.features import LAST, FrozenEncoder, load_encoder, untrained_like
+from contrastive.features import FrozenEncoder, load_encoder, untrained_like
 from contrastive.pretrain import pretrain
 from contrastive.report import write_json
+from contrastive.saved import LAST
 
 METRICS = ("knn_accuracy", "linear_accuracy")
 RESULT = Path("results") / "comparison.json"  # in a run folder

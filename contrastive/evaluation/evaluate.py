@@ -16,20 +16,13 @@ from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import Prediction, predict_knn, predict_linear, predict_svm
 from contrastive.evaluation.finetune import finetune
 from contrastive.evaluation.metrics import LOWER_IS_BETTER, PRIMARY, TITLES, bootstrap, measure
-from contrastive.evaluation.protocol import Protocol
+from contrastive.evaluation.protocol import TRAINED, Protocol
 from contrastive.evaluation.statistics import mean_interval, percentile_interval
 from contrastive.evaluation.tasks import Task
 from contrastive.feature_cache import cached_features
-from contrastive.features import (
-    HUB,
-    FrozenEncoder,
-    build_plain,
-    load_encoder,
-    model_args,
-    run_folder,
-    untrained_like,
-)
+from contrastive.features import FrozenEncoder, build_plain, load_encoder, model_args, untrained_like
 from contrastive.report import print_table, track
+from contrastive.saved import HUB, run_folder
 
 log = logging.getLogger("contrastive")
 
@@ -94,7 +87,7 @@ def evaluate_all(
     results = []
     for name in names:
         if name == "raw":
-            if protocol.method in ("finetune", "scratch"):
+            if protocol.method in TRAINED:
                 continue
             results.append(_frozen(name, task.raw(), task, protocol))
             continue
@@ -106,9 +99,8 @@ def evaluate_all(
                 log.warning("no untrained row: the encoder does not say how it is built")
                 continue
             encoder = untrained_like(source, protocol.seed)
-        if protocol.method in ("finetune", "scratch"):
-            title = name if name in encoders or name == "scratch" else "scratch"
-            results.append(_trained(title, encoder, task, protocol))
+        if protocol.method in TRAINED:
+            results.append(_trained(name if name in encoders else "scratch", encoder, task, protocol))
         else:
             label = f"Encoding ({name})"
             h = cached_features(encoder, task.dataset, progress=label, batch_size=batch_size, enabled=cache)

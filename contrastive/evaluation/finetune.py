@@ -54,8 +54,7 @@ def finetune(
     target = _Target(task, draw, encoder)
     normed = task.unit != "images" if settings.feature_norm is None else settings.feature_norm
     model = _Network(encoder, target.width, settings, normed).to(accelerator())
-    epoch_steps = max(1, len(draw.fit) // settings.batch_size)
-    epoch_steps *= max(1, -(-settings.min_steps // (epoch_steps * settings.num_epochs)))
+    epoch_steps = _epoch_steps(len(draw.fit), settings)
     optimizer = torch.optim.AdamW(_groups(model, settings), weight_decay=settings.weight_decay)
     schedule = _schedule(optimizer, settings, epoch_steps * settings.num_epochs)
     mixed = settings.precision == "bf16-mixed"
@@ -86,6 +85,12 @@ def finetune(
     model.load_state_dict(best_state)
     score = target.predict(model, draw.test)
     return Prediction(score, sign * best, {"epoch": best_epoch, "num_epochs": epoch}, last)
+
+
+def _epoch_steps(num_items: int, settings: Finetuning) -> int:
+    """Steps of an epoch, which goes over few items several times, so that all have ``min_steps`` at least."""
+    once = max(1, num_items // settings.batch_size)
+    return once * max(1, -(-settings.min_steps // (once * settings.num_epochs)))
 
 
 def _schedule(

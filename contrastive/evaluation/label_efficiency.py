@@ -13,13 +13,19 @@ import torch
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.evaluate import describe, evaluate_all, open_encoders, results_folder
 from contrastive.evaluation.metrics import PRIMARY, TITLES
-from contrastive.evaluation.protocol import NUM_DRAWS, Finetuning, Method, Protocol, SplitRule, parse_targets
+from contrastive.evaluation.protocol import (
+    NUM_DRAWS,
+    TRAINED,
+    Finetuning,
+    Method,
+    Protocol,
+    SplitRule,
+    parse_targets,
+)
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.features import FrozenEncoder
 from contrastive.items import source_of
 from contrastive.report import plot_label_efficiency, print_table, write_json, write_whole
-
-TRAINED: tuple[Method, ...] = ("scratch", "finetune")
 
 
 def label_efficiency(
@@ -83,9 +89,10 @@ def label_efficiency(
         "protocol": base.to_json(),
         "train_repeats": train_repeats,
         "task": describe(task),
+        "versions": {"torch": torch.__version__},
+        "rows": rows,
     }
-    content["versions"] = {"torch": torch.__version__}
-    write_json(folder / "label_efficiency.json", content | {"rows": rows})
+    write_json(folder / "label_efficiency.json", content)
     write_whole(folder / "label_efficiency.png", lambda part: _plot(rows, names, task, part))
     print(f"result: {folder / 'label_efficiency.json'}\npicture: {folder / 'label_efficiency.png'}")
 

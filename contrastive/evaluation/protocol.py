@@ -13,6 +13,7 @@ from sklearn.model_selection import train_test_split
 from contrastive.errors import ContrastiveError
 
 Method = Literal["linear", "knn", "svm", "finetune", "scratch"]
+TRAINED: tuple[Method, ...] = ("scratch", "finetune")  # the network itself, not a classifier on its features
 Objective = Literal["softmax", "one_vs_rest"]
 SplitRule = Literal["auto", "scaffold", "random", "stratified"]
 NUM_DRAWS = 10  # of some of the labels

@@ -24,9 +24,10 @@ from contrastive.data.link_table import Links
 from contrastive.data.links import LinkData
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.links import by_relation, summary
-from contrastive.features import CONFIG, checkpoint_of, evaluating, run_config
+from contrastive.features import evaluating
 from contrastive.link_losses import LinkBCE
 from contrastive.optimizers import decay_groups, scheduled
+from contrastive.saved import CONFIG, checkpoint_of, run_config
 from encoders.decoders import DistMult
 from encoders.links import LinkGraph, LinkModel, NodeTable
 

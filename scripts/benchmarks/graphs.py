@@ -27,9 +27,10 @@ from torch import Tensor, nn
 
 from augmentations.graph import Compose, EdgeDrop, FeatureMask, NodeDrop
 from augmentations.molecule import AtomMask, BondDrop
+from encoders.adjacency import Adjacency
 from encoders.graph import GraphEncoder
 from encoders.graph_batch import GraphBatch
-from encoders.message_passing import Adjacency, aggregate
+from encoders.message_passing import aggregate
 from encoders.molecules import ATOM_FEATURES
 
 

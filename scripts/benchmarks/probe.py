@@ -16,7 +16,6 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,6 +63,25 @@ def timed(name: str, fit: Callable[[], Predict], test: Features) -> np.ndarray:
     return right
 
 
+def compare(objective: Objective, name: str, peer: Any, fit: Features, val: Features, test: Features) -> None:
+    """Time our whole probe and, if there is one, a peer at the strength that ours chose."""
+    chosen: list[float] = []
+
+    def ours() -> Predict:
+        classify, c = select_classifier(fit, val, objective=objective)
+        chosen.append(c)
+        return lambda h: classify(h).argmax(1)
+
+    right = timed(f"ours, {objective}, 7 strengths", ours, test)
+    if peer is None:
+        return
+    peer.set_params(C=chosen[0])
+    model = peer if objective == "softmax" else OneVsRestClassifier(peer)
+    theirs = timed(f"{name}, C = {chosen[0]:g}", lambda: model.fit(fit.h, fit.y).predict, test)
+    apart = f"right: only ours {(right & ~theirs).sum()}, only theirs {(theirs & ~right).sum()}"
+    print(f"{apart}, p = {mcnemar(right, theirs):.2g} (McNemar)", flush=True)
+
+
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(
@@ -98,21 +116,7 @@ def main() -> None:
         ("one_vs_rest", "scikit-learn, liblinear", liblinear),
     ]
     for objective, name, model in pairs:
-        chosen: list[float] = []
-
-        def ours(objective: Objective = objective, chosen: list[float] = chosen) -> Predict:
-            classify, c = select_classifier(fit, val, objective=objective)
-            chosen.append(c)
-            return lambda h: classify(h).argmax(1)
-
-        right = timed(f"ours, {objective}, 7 strengths", ours, test)
-        if not options.no_peers:
-            model.set_params(C=chosen[0])
-            peer = model if objective == "softmax" else OneVsRestClassifier(model)
-            fitting = partial(peer.fit, fit.h, fit.y)
-            theirs = timed(f"{name}, C = {chosen[0]:g}", lambda fit=fitting: fit().predict, test)
-            apart = f"right: only ours {(right & ~theirs).sum()}, only theirs {(theirs & ~right).sum()}"
-            print(f"{apart}, p = {mcnemar(right, theirs):.2g} (McNemar)", flush=True)
+        compare(objective, name, None if options.no_peers else model, fit, val, test)
 
 
 if __name__ == "__main__":
