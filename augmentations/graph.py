@@ -4,10 +4,14 @@ Each is called ``augmentation(batch, random=None)`` and returns a new GraphBatch
 are keyed by its index, those of its nodes and edges by their place inside it too, so that what
 happens to a graph does not depend on the batch that it is in. ``random`` None draws afresh from
 torch's generator.
+
+Some take a third argument ``some``, ``(G,)`` bool, the graphs to augment; None are all. The others stay as
+they are and draw nothing that is used. `OneOf` then need not take the batch apart.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +42,11 @@ def edge_draws(batch: GraphBatch, random: SampleRandom, undirected: bool) -> Sam
     return random.expand(graph, (torch.minimum(u, v) << 32) + torch.maximum(u, v))
 
 
+def within(some: Tensor | None, graph: Tensor, changed: Tensor) -> Tensor:
+    """``changed``, bool of nodes or edges, where their ``graph`` is one of ``some``."""
+    return changed if some is None else changed & some.index_select(0, graph)
+
+
 def check_probability(name: str, p: float) -> float:
     """Return ``p``; ValueError unless it is a probability."""
     if not 0 <= p <= 1:
@@ -48,7 +57,9 @@ def check_probability(name: str, p: float) -> float:
 class Identity(nn.Module):
     """The batch itself."""
 
-    def forward(self, batch: GraphBatch, random: SampleRandom | None = None) -> GraphBatch:
+    def forward(
+        self, batch: GraphBatch, random: SampleRandom | None = None, some: Tensor | None = None
+    ) -> GraphBatch:
         """Return ``batch``."""
         return batch
 
@@ -90,6 +101,7 @@ class OneOf(nn.Module):
             raise ValueError(
                 f"probabilities is {weights}, expected {len(self.augmentations)} numbers ≥ 0, not all 0"
             )
+        self.in_place = ["some" in inspect.signature(a.forward).parameters for a in self.augmentations]
         self.thresholds = (torch.tensor(weights).double().cumsum(0) / sum(weights))[:-1].tolist()
 
     def forward(self, batch: GraphBatch, random: SampleRandom | None = None) -> GraphBatch:
@@ -99,12 +111,22 @@ class OneOf(nn.Module):
         choice = torch.zeros_like(drawn, dtype=torch.int64)
         for threshold in self.thresholds:
             choice += drawn >= threshold
-        parts, members = [], []
+        everything = torch.arange(batch.num_graphs, device=batch.device)
+        parts, members, left = [], [], torch.ones_like(choice, dtype=torch.bool)
         for i, augmentation in enumerate(self.augmentations):
-            graphs = (choice == i).nonzero().squeeze(1)
-            parts.append(augmentation(batch[graphs], random.expand(graphs, torch.full_like(graphs, i))))
-            members.append(graphs)
-        return GraphBatch.concatenate(parts)[torch.cat(members).argsort()]
+            chosen = choice == i
+            graphs = everything if self.in_place[i] else chosen.nonzero().squeeze(1)
+            rows = random.expand(graphs, torch.full_like(graphs, i))
+            if self.in_place[i]:
+                batch = augmentation(batch, rows, chosen)
+            else:
+                parts.append(augmentation(batch[graphs], rows))
+                members.append(graphs)
+                left &= ~chosen
+        if not parts:
+            return batch
+        members.append(left.nonzero().squeeze(1))
+        return GraphBatch.concatenate([*parts, batch[members[-1]]])[torch.cat(members).argsort()]
 
 
 class EdgeDrop(nn.Module):
@@ -119,10 +141,12 @@ class EdgeDrop(nn.Module):
         super().__init__()
         self.p, self.undirected = check_probability("p", p), undirected
 
-    def forward(self, batch: GraphBatch, random: SampleRandom | None = None) -> GraphBatch:
+    def forward(
+        self, batch: GraphBatch, random: SampleRandom | None = None, some: Tensor | None = None
+    ) -> GraphBatch:
         """Drop edges."""
         dropped = edge_draws(batch, draws(batch, random), self.undirected).bernoulli(self.p)
-        return batch.edge_subgraph(~dropped)
+        return batch.edge_subgraph(~within(some, batch.graph_of_edge, dropped))
 
 
 class EdgeAdd(nn.Module):
@@ -187,13 +211,15 @@ class NodeDrop(nn.Module):
         super().__init__()
         self.p, self.remove = check_probability("p", p), remove
 
-    def forward(self, batch: GraphBatch, random: SampleRandom | None = None) -> GraphBatch:
+    def forward(
+        self, batch: GraphBatch, random: SampleRandom | None = None, some: Tensor | None = None
+    ) -> GraphBatch:
         """Drop nodes."""
         drawn = node_draws(batch, draws(batch, random)).uniform()
         highest = drawn.new_full((batch.num_graphs,), -1)
         highest = highest.scatter_reduce(0, batch.graph_of_node, drawn, "amax")
-        keep = (drawn >= self.p) | (drawn == highest.index_select(0, batch.graph_of_node))
-        return restrict(batch, keep, remove=self.remove)
+        dropped = (drawn < self.p) & (drawn != highest.index_select(0, batch.graph_of_node))
+        return restrict(batch, ~within(some, batch.graph_of_node, dropped), remove=self.remove)
 
 
 def restrict(batch: GraphBatch, keep: Tensor, *, remove: bool) -> GraphBatch:
@@ -215,10 +241,12 @@ class FeatureMask(nn.Module):
         super().__init__()
         self.p = check_probability("p", p)
 
-    def forward(self, batch: GraphBatch, random: SampleRandom | None = None) -> GraphBatch:
+    def forward(
+        self, batch: GraphBatch, random: SampleRandom | None = None, some: Tensor | None = None
+    ) -> GraphBatch:
         """Mask dimensions; ValueError for categories."""
         dropped = draws(batch, random).bernoulli(self.p, require_float(batch).shape[1])
-        return mask_dimensions(batch, ~dropped)
+        return mask_dimensions(batch, ~(dropped if some is None else dropped & some.unsqueeze(1)))
 
 
 def mask_dimensions(batch: GraphBatch, keep: Tensor) -> GraphBatch:
@@ -272,9 +300,12 @@ class AttributeMask(nn.Module):
         super().__init__()
         self.p, self.value, self.mask_edges = check_probability("p", p), value, mask_edges
 
-    def forward(self, batch: GraphBatch, random: SampleRandom | None = None) -> GraphBatch:
+    def forward(
+        self, batch: GraphBatch, random: SampleRandom | None = None, some: Tensor | None = None
+    ) -> GraphBatch:
         """Mask nodes."""
-        return self.mask(batch, node_draws(batch, draws(batch, random)).bernoulli(self.p))
+        masked = node_draws(batch, draws(batch, random)).bernoulli(self.p)
+        return self.mask(batch, within(some, batch.graph_of_node, masked))
 
     def mask(self, batch: GraphBatch, masked: Tensor) -> GraphBatch:
         """Mask the nodes where ``masked``, ``(N,)`` bool, is true."""

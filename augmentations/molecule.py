@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from augmentations.graph import AttributeMask, check_probability, draws, edge_draws, node_draws
+from augmentations.graph import AttributeMask, check_probability, draws, edge_draws, node_draws, within
 from augmentations.random import SampleRandom
 from encoders.graph_batch import GraphBatch
 
@@ -63,7 +63,9 @@ class BondDrop(nn.Module):
         self.p = check_probability("p", p)
         self.keep_rings, self.keep_functional_groups = keep_rings, keep_functional_groups
 
-    def forward(self, batch: GraphBatch, random: SampleRandom | None = None) -> GraphBatch:
+    def forward(
+        self, batch: GraphBatch, random: SampleRandom | None = None, some: Tensor | None = None
+    ) -> GraphBatch:
         """Delete bonds; ValueError where the batch is not of molecules."""
         edge_attr = _molecules(batch)[1]
         keep = ~edge_draws(batch, draws(batch, random), undirected=True).bernoulli(self.p)
@@ -72,7 +74,7 @@ class BondDrop(nn.Module):
         if self.keep_functional_groups:
             group = functional_group_atoms(batch)
             keep |= group[batch.src] & group[batch.dst]
-        return batch.edge_subgraph(keep)
+        return batch.edge_subgraph(~within(some, batch.graph_of_edge, ~keep))
 
 
 class AtomMask(AttributeMask):
@@ -86,7 +88,10 @@ class AtomMask(AttributeMask):
     def __init__(self, *, p: float = 0.2, mask_edges: bool = True) -> None:
         super().__init__(p=p, mask_edges=mask_edges)
 
-    def forward(self, batch: GraphBatch, random: SampleRandom | None = None) -> GraphBatch:
+    def forward(
+        self, batch: GraphBatch, random: SampleRandom | None = None, some: Tensor | None = None
+    ) -> GraphBatch:
         """Mask atoms; ValueError where the batch is not of molecules."""
         drawn = node_draws(batch, draws(batch, random)).bernoulli(self.p)
-        return self.mask(batch, drawn & ~functional_group_atoms(batch))
+        masked = within(some, batch.graph_of_node, drawn & ~functional_group_atoms(batch))
+        return self.mask(batch, masked)

@@ -17,6 +17,7 @@ from encoders.sparse_features import SparseFeatures
 
 _PER_EDGE = ("edge_attr", "edge_weight", "edge_type")
 _PER_NODE = ("x", "node_type", "target")
+_OF_NODES = ("nodes_per_graph", "graph_of_node", "membership")  # caches that edges have no part in
 
 
 @dataclass(eq=False, repr=False)
@@ -85,7 +86,7 @@ class GraphBatch:
         """``(G + 1,)`` int64 offsets of the graphs' edges: edges sorted by dst are sorted by graph."""
         return torch.searchsorted(self.dst, self.ptr)
 
-    @property
+    @cached_property
     def graph_of_edge(self) -> Tensor:
         """``(E,)`` int64, ascending."""
         return self.graph_of_node.index_select(0, self.dst)
@@ -144,7 +145,7 @@ class GraphBatch:
         """All nodes and the edges where ``keep`` (``(E,)`` bool) is true."""
         kept = keep.nonzero().squeeze(1)
         src, dst = self.src.index_select(0, kept), self.dst.index_select(0, kept)
-        return replace(self, src=src, dst=dst, **self._select(_PER_EDGE, kept))
+        return self._with_edges(src=src, dst=dst, **self._select(_PER_EDGE, kept))
 
     def node_subgraph(self, keep: Tensor) -> GraphBatch:
         """The nodes where ``keep`` (``(N,)`` bool) is true, renumbered, and the edges between them."""
@@ -160,7 +161,13 @@ class GraphBatch:
         order = dst.argsort(stable=True)
         given: dict[str, Any] = {name: edge_features.get(name) for name in _PER_EDGE}
         edges: dict[str, Any] = {name: None if v is None else v[order] for name, v in given.items()}
-        return replace(self, src=src[order], dst=dst[order], **edges)
+        return self._with_edges(src=src[order], dst=dst[order], **edges)
+
+    def _with_edges(self, **edges: Any) -> GraphBatch:
+        """Other edges, and what was cached of the nodes."""
+        changed = replace(self, **edges)
+        changed.__dict__.update({name: self.__dict__[name] for name in _OF_NODES if name in self.__dict__})
+        return changed
 
     def __repr__(self) -> str:
         given = [f"{k}={tuple(v.shape)}" for k, v in self._tensors().items() if v is not None]

@@ -225,6 +225,7 @@ class GraphLayer(nn.Module):
         super().__init__()
         self.aggregate = Aggregate(num_in, aggregate, edge_features=edge_features)
         self.combine = combine
+        self.sums_neighbours = combine == "mlp" and aggregate == "sum" and edge_features is None
         num_messages = self.aggregate.num_out
         if combine == "linear":
             self.self_linear = Linear(num_in, num_out)
@@ -241,6 +242,8 @@ class GraphLayer(nn.Module):
 
     def forward(self, adjacency: Adjacency, x: Features) -> Tensor:
         """One round of messages."""
+        if self.sums_neighbours and isinstance(x, Tensor):
+            return self.mlp(aggregate(adjacency, x, "sum", adjacency.weight, own=1 + self.eps))
         messages, target = self.aggregate(adjacency, x), split(x)[1]
         if self.combine == "linear":
             return self.self_linear(target) + self.neighbour_linear(messages)

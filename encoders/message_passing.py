@@ -25,7 +25,11 @@ warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta"
 
 
 def aggregate(
-    adjacency: Adjacency, x: Tensor, reduce: Reduce = "sum", weight: Tensor | None = None
+    adjacency: Adjacency,
+    x: Tensor,
+    reduce: Reduce = "sum",
+    weight: Tensor | None = None,
+    own: Tensor | None = None,
 ) -> Tensor:
     """out_v = reduce over edges u → v of w_uv x_u; 0 where no edge arrives.
 
@@ -35,19 +39,24 @@ def aggregate(
         reduce: ``sum``, ``mean``, ``max`` or ``min``; where several edges tie for ``max`` or ``min``, one of
             them takes the gradient (on CUDA they share it).
         weight: ``(E,)`` or ``(E, H)`` float; it takes a gradient too. Summed and averaged messages alone.
+        own: ``()`` float; adds own · x_v to the sum, where sources and destinations are the same nodes. To do
+            it here spares passes over all nodes, most of them backward.
 
     Returns:
         ``(num_dst, F)`` or ``(num_dst, H, F)``, of x's dtype.
     """
     if reduce in ("max", "min") and weight is not None:
         raise ValueError(f"aggregate: reduce={reduce!r} takes no weight; use sum or mean, or drop the weight")
+    if own is not None and reduce != "sum":
+        raise ValueError(f"aggregate: reduce={reduce!r} takes no own; use sum, or add it afterwards")
     if exporting():
         messages = x[adjacency.src]
         messages = messages if weight is None else messages * _align(weight.to(x.dtype), messages)
-        return aggregate_edges(adjacency, messages, reduce)
+        out = aggregate_edges(adjacency, messages, reduce)
+        return out if own is None else torch.addcmul(out, x, own)
     if reduce in ("max", "min"):
         return _extreme(adjacency, adjacency.src, x, reduce)
-    out = _weighted_sum(adjacency, x, weight)
+    out = _weighted_sum(adjacency, x, weight, own)
     return out if reduce == "sum" else out / _column(adjacency.degree.clamp(min=1), out)
 
 
@@ -80,13 +89,17 @@ def _column(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
 
 
-def _weighted_sum(adjacency: Adjacency, x: Tensor, weight: Tensor | None) -> Tensor:
+def _weighted_sum(
+    adjacency: Adjacency, x: Tensor, weight: Tensor | None, own: Tensor | None = None
+) -> Tensor:
     if not (x.device.type == "cpu" and x.dtype == torch.float64 and load_dgl() is not None):
-        return _SumNeighbours.apply(x, weight, adjacency)
+        return _SumNeighbours.apply(x, weight, own, adjacency)
     dgl: Any = load_dgl()
     if weight is None:
-        return dgl.ops.copy_u_sum(adjacency.dgl_graph, x)
-    return dgl.ops.u_mul_e_sum(adjacency.dgl_graph, x, _align(weight.to(x.dtype), x))
+        out = dgl.ops.copy_u_sum(adjacency.dgl_graph, x)
+    else:
+        out = dgl.ops.u_mul_e_sum(adjacency.dgl_graph, x, _align(weight.to(x.dtype), x))
+    return out if own is None else torch.addcmul(out, x, own)
 
 
 def _align(weight: Tensor, x: Tensor) -> Tensor:
@@ -142,24 +155,30 @@ class _SumNeighbours(torch.autograd.Function):
     """The weighted sum and its gradient as products with the CSR matrix and its transpose."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, adjacency: Adjacency) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, own: Tensor | None, adjacency: Adjacency
+    ) -> Tensor:
         ctx.adjacency = adjacency
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
-        return _csr_weighted(adjacency.indptr, adjacency.src, weight, x)
+        ctx.save_for_backward(x if any(ctx.needs_input_grad[1:3]) else None, weight, own)
+        out = _csr_weighted(adjacency.indptr, adjacency.src, weight, x)
+        return out if own is None else out.addcmul_(x, own)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
-        x, weight = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight, own = ctx.saved_tensors
         adjacency: Adjacency = ctx.adjacency
-        grad_x = grad_weight = None
+        grad_x = grad_weight = grad_own = None
         if ctx.needs_input_grad[0]:
             indptr, order, dst = adjacency.by_src
             permuted = None if weight is None else weight[order]
             grad_x = _csr_weighted(indptr, dst, permuted, grad)
+            grad_x = grad_x if own is None else grad_x.addcmul_(grad, own)
         if weight is not None and ctx.needs_input_grad[1]:
             products = grad[adjacency.dst] * x[adjacency.src]
             grad_weight = products.flatten(weight.dim()).sum(-1).to(weight.dtype)
-        return grad_x, grad_weight, None
+        if own is not None and ctx.needs_input_grad[2]:
+            grad_own = grad.flatten().to(own.dtype) @ x.flatten().to(own.dtype)
+        return grad_x, grad_weight, grad_own, None
 
 
 class _SumEdges(torch.autograd.Function):

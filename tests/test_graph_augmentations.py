@@ -245,6 +245,45 @@ def test_one_of_draws_for_each_graph():
     assert_fraction(int((edges == 0).sum()), 600, 0.25)
 
 
+IN_PLACE = [
+    Identity(),
+    EdgeDrop(p=0.4),
+    EdgeDrop(p=0.4, undirected=True),
+    NodeDrop(p=0.4),
+    NodeDrop(p=0.4, remove=False),
+    FeatureMask(p=0.5),
+    AttributeMask(p=0.5),
+]
+
+
+@pytest.mark.parametrize("further", [[], [RandomWalkSubgraph(ratio=0.6), EdgeAdd(p=0.5)]], ids=["", "mixed"])
+@pytest.mark.parametrize("molecular", [False, True])
+def test_one_of_in_place_is_one_of_taken_apart(molecular, further):
+    """A Compose of one takes no ``some``, so that its graphs are taken out and put back."""
+    batch = molecules(20) if molecular else make((12, 1, 0, 9, 15) * 12)
+    choices = [AttributeMask(p=0.5, mask_edges=True), *MOLECULAR] if molecular else IN_PLACE
+    apart = [Compose(augmentations=[choice]) for choice in choices]
+    in_place = OneOf(augmentations=[*further, *choices])
+    assert in_place.in_place == [False] * len(further) + [True] * len(choices)
+    key = {"seed": 5, "epoch": 2, "view": 1}
+    index = torch.arange(batch.num_graphs) * 7 + 3
+    expected = OneOf(augmentations=[*further, *apart])(batch, SampleRandom(index, **key))
+    out = in_place(batch, SampleRandom(index, **key))
+    check_valid(out)
+    assert_same(out, expected)
+    assert out.num_edges < batch.num_edges  # something was drawn
+
+
+def test_other_edges_leave_what_is_known_of_the_nodes():
+    batch = make()
+    known = batch.membership, batch.graph_of_node, batch.nodes_per_graph, batch.adjacency, batch.graph_of_edge
+    for out in (EdgeDrop(p=0.5)(batch), EdgeAdd(p=0.9)(batch)):
+        assert (out.membership, out.graph_of_node, out.nodes_per_graph) == known[:3]
+        assert out.adjacency is not known[3] and out.adjacency.num_edges == out.num_edges
+        assert torch.equal(out.graph_of_edge, out.graph_of_node[out.dst])
+        assert torch.equal(out.edge_ptr, torch.searchsorted(out.dst, out.ptr))
+
+
 @pytest.mark.parametrize("restart", [0.0, 0.3])
 def test_random_walk_subgraph_is_connected_and_of_the_size_asked(restart):
     batch = make((30, 25, 7, 1), p=0.4, seed=2)  # connected, wherever a walk starts

@@ -60,6 +60,51 @@ def test_weighted(kernels, reduce, shape, heads):
     assert gradcheck(lambda x, w: aggregate(adjacency, x, reduce, w), (x, weight))
 
 
+@pytest.mark.parametrize("heads", [None, 2])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_sum_with_a_share_of_ones_own(kernels, weighted, heads):
+    adjacency = make(6, 6)
+    width = (3,) if heads is None else (heads, 3)
+    x = torch.randn(6, *width, dtype=torch.float64, requires_grad=True)
+    own = torch.tensor(1.7, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(14, *width[:-1], dtype=torch.float64, requires_grad=True) if weighted else None
+    messages = x[adjacency.src] * weight.unsqueeze(-1) if weighted else x[adjacency.src]
+    expected = loop(adjacency, messages, "sum") + own * x
+    torch.testing.assert_close(aggregate(adjacency, x, "sum", weight, own), expected)
+    inputs = (x, own, weight) if weighted else (x, own)
+    assert gradcheck(lambda x, o, w=None: aggregate(adjacency, x, "sum", w, o), inputs)
+    constant = x.detach()  # as what a first layer is given
+    gradient = torch.autograd.grad(aggregate(adjacency, constant, "sum", weight, own).sin().sum(), own)[0]
+    torch.testing.assert_close(gradient, (expected.cos() * x).sum())
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.1)):
+        short = [t.detach().to(dtype).requires_grad_() for t in (x, *inputs[2:])]
+        share = own.detach().float().requires_grad_()
+        out = aggregate(adjacency, short[0], "sum", *([None], short[1:])[weighted], own=share)
+        assert out.dtype == dtype
+        ours = [out, *torch.autograd.grad(out.sum(), [short[0], share])]
+        truth = [expected, *torch.autograd.grad(expected.sum(), [x, own], retain_graph=True)]
+        for a, b in zip(ours, truth):
+            torch.testing.assert_close(a.double(), b, atol=tolerance, rtol=tolerance)
+    with pytest.raises(ValueError, match="reduce='mean' takes no own"):
+        aggregate(adjacency, x, "mean", own=own)
+
+
+def test_second_derivatives_of_a_sum_with_a_share_of_ones_own():
+    adjacency = make(6, 6)
+    dense = torch.zeros(6, 6, dtype=torch.float64)
+    dense.index_put_((adjacency.dst, adjacency.src), torch.ones(14, dtype=torch.float64), accumulate=True)
+    x, own = torch.randn(6, 3, dtype=torch.float64), torch.tensor(1.7, dtype=torch.float64)
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        inputs = [t.to(dtype).requires_grad_() for t in (x, own)]
+        out = aggregate(adjacency, inputs[0], own=inputs[1]) if dtype == torch.float32 else None
+        out = dense @ inputs[0] + inputs[1] * inputs[0] if out is None else out
+        first = torch.autograd.grad(out.pow(3).sum(), inputs, create_graph=True)
+        results.append(torch.autograd.grad(sum(g.pow(2).sum() for g in first), inputs))
+    for ours, truth in zip(*results):
+        torch.testing.assert_close(ours.double(), truth, atol=0, rtol=1e-4)
+
+
 @pytest.mark.parametrize("reduce", ["sum", "mean", "max", "min"])
 def test_edge_messages(kernels, reduce):
     adjacency = make()
