@@ -67,7 +67,7 @@ class GraphEncoder(nn.Module):
         share_equal_nodes: compute nodes with equal surroundings once, see :mod:`encoders.sharing`; the same
             result, on molecules with all atom features 1.4 to 1.5 times as fast. For categorical features,
             and not for ``gcn``, ``rgcn`` and ``virtual_node``, where more counts. Training with dropout
-            shares nothing, for each node draws its own.
+            shares nothing, for each node draws its own, nor does it with synchronised batch norms.
 
     Attributes:
         node_features: what ``x`` is, as the argument.
@@ -153,9 +153,7 @@ class GraphEncoder(nn.Module):
 
     def _encode(self, batch: GraphBatch) -> tuple[list[Tensor], Tensor | None]:
         """The nodes after every layer, and the virtual nodes where there are any."""
-        drops = self.training and self.dropout.p > 0
-        # nor in a program, which cannot foresee how many are equal
-        if self.share_equal_nodes and not drops and not exporting():
+        if self._shares():
             return self._encode_shared(batch), None
         h = batch.x if self.embed is None else self.embed(batch.x)
         virtual = cast("list[VirtualNode]", self.virtual)  # a ModuleList forgets what it holds
@@ -170,6 +168,13 @@ class GraphEncoder(nn.Module):
                 g = virtual[i].collect(batch, g, h)
             outputs.append(h)
         return outputs, g
+
+    def _shares(self) -> bool:
+        """Whether equal nodes are computed once: not where each draws its own, or all processes' count."""
+        drops = self.training and self.dropout.p > 0
+        synced = self.training and not all(isinstance(n, nn.BatchNorm1d | nn.Identity) for n in self.norms)
+        # nor in a program, which cannot foresee how many are equal
+        return self.share_equal_nodes and not drops and not synced and not exporting()
 
     def _encode_shared(self, batch: GraphBatch) -> list[Tensor]:
         first, *levels = colour(batch, len(self.layers))

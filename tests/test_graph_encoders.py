@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from contrastive.batch_norm import SyncedOnCPU
 from encoders import message_passing as mp
 from encoders.dmpnn import DMPNN, reverse_edges
 from encoders.graph import GraphEncoder, NodeEncoder
@@ -536,6 +537,17 @@ def test_sharing_equal_nodes_changes_nothing(kernels, layer, layer_args, edge_fe
         )
     for plain, shared in zip(*results):
         torch.testing.assert_close(shared, plain, atol=1e-8, rtol=1e-6)
+
+
+def test_norms_over_all_processes_count_every_node():
+    batch = GraphBatch.concatenate([molecule_like(), molecule_like()[[2, 0]]])
+    batch = batch.with_features(x=batch.x[:, 1:], edge_attr=None)
+    found = []
+    for shared in (False, True):
+        torch.manual_seed(0)
+        encoder = GraphEncoder(node_features=[2], num_hidden=8, share_equal_nodes=shared)
+        found.append(SyncedOnCPU().apply(encoder).train()(batch))
+    torch.testing.assert_close(*found)
 
 
 def test_sharing_loses_no_more_to_bfloat16_than_going_without():
