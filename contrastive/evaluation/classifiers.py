@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.linalg import LinAlgWarning
 from scipy.sparse import issparse
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics.pairwise import rbf_kernel
@@ -168,7 +170,9 @@ def _ridge_columns(h: Any, y: np.ndarray, fit: np.ndarray, part: np.ndarray, c: 
     for column, truth in enumerate(y.T):
         known = fit[~np.isnan(truth[fit])]
         if len(known):
-            score[:, column] = Ridge(alpha=1 / c).fit(h[known], truth[known]).predict(h[part])
+            with warnings.catch_warnings():  # a weak penalty of more columns than rows; validation judges it
+                warnings.simplefilter("ignore", LinAlgWarning)
+                score[:, column] = Ridge(alpha=1 / c).fit(h[known], truth[known]).predict(h[part])
     return score
 
 

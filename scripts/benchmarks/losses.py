@@ -211,9 +211,11 @@ def plot(results: dict, path: Path) -> None:
 
 
 def report(results: dict, out: Path, command: str) -> None:
-    """Write ``out.md`` and ``out.png``."""
+    """Write ``out.png`` and ``out.md``, whose sections below the table stay as they are."""
     results = dict(sorted(results.items(), key=lambda item: int(item[0])))
-    out.with_suffix(".md").write_text(
+    page = out.with_suffix(".md")
+    _, heading, sections = page.read_text().partition("\n## ") if page.exists() else ("", "", "")
+    page.write_text(
         f"# The losses, measured\n\n    {command}\n\n"
         f"Forward and backward, d = {WIDTH}, float32, {torch.get_num_threads()} thread(s), torch "
         f"{torch.__version__}. Medians of runs that take turns in one process, in processor seconds where "
@@ -222,7 +224,7 @@ def report(results: dict, out: Path, command: str) -> None:
         f"turn with them.\n\n![time and memory](losses.png)\n\n"
         f"From B = {PEER_BATCH_SIZE:,} on, the time of hard negatives grows as "
         f"B^{fitted_exponent(results, 'time', SCALED):.2f} and the memory above the inputs as "
-        f"B^{fitted_exponent(results, 'memory', SCALED):.2f}.\n\n{table(results)}\n"
+        f"B^{fitted_exponent(results, 'memory', SCALED):.2f}.\n\n{table(results)}\n{heading}{sections}"
     )
     plot(results, out.with_suffix(".png"))
 
