@@ -125,8 +125,10 @@ class OneOf(nn.Module):
                 left &= ~chosen
         if not parts:
             return batch
-        members.append(left.nonzero().squeeze(1))
-        return GraphBatch.concatenate([*parts, batch[members[-1]]])[torch.cat(members).argsort()]
+        if any(self.in_place):  # else none is left, of which edges may lack what the others gave theirs
+            members.append(left.nonzero().squeeze(1))
+            parts.append(batch[members[-1]])
+        return GraphBatch.concatenate(parts)[torch.cat(members).argsort()]
 
 
 class EdgeDrop(nn.Module):

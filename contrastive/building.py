@@ -47,7 +47,8 @@ def build_module(spec: dict[str, Any], *, own: bool = False) -> nn.Module:
         return parser.instantiate_classes(parsed).module
     except Exception as error:
         name = spec.get("class_path") if isinstance(spec, dict) else spec
-        raise ContrastiveError(f"cannot build {name}: {error}") from error
+        advice = "; a module of your own is found on PYTHONPATH" if "No module named" in str(error) else ""
+        raise ContrastiveError(f"cannot build {name}: {error}{advice}") from error
 
 
 def _check(paths: Iterator[str]) -> None:

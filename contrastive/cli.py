@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import itertools
@@ -45,8 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     name, *args = (sys.argv[1:] if argv is None else argv) or [""]
     if name not in COMMANDS:
         return _usage(name)
-    if os.getcwd() not in sys.path and "" not in sys.path:  # classes of the user's own, after all else
-        sys.path.append(os.getcwd())
+    if name in CONFIGURED:  # not where a stranger's file is opened, beside which may lie what it names
+        with contextlib.suppress(OSError):
+            sys.path.append(os.getcwd())  # classes of the user's own, after all else
     from jsonargparse import ArgumentError, auto_cli
 
     from contrastive.errors import ContrastiveError
@@ -130,7 +132,7 @@ def _with_flags(command: Callable[..., None], args: list[str]) -> list[str]:
     options = inspect.signature(command).parameters.values()
     flags = {f"--{option.name}" for option in options if str(option.annotation).startswith("bool")}
     followers = [*args[1:], "--"]
-    values = ("true", "false", "yes", "no", "null")
+    values = ("true", "false", "yes", "no", "null", "none", "on", "off", "0", "1")
     return [
         f"{arg}=true" if arg in flags and follower.lower() not in values else arg
         for arg, follower in zip(args, followers)

@@ -57,7 +57,7 @@ def parse(cls: type[CLI], args: list[str], command: str, description: str) -> CL
         description: of the ``--help``.
     """
     _quieten()
-    if not any(arg.startswith(_SAY_WHAT) for arg in args):
+    if not any(arg.startswith(_SAY_WHAT) or ".help" in arg for arg in args):
         raise ContrastiveError("give --config FILE, as --config configs/image/simclr_digits.yaml")
     return cls(
         LightningModule,  # a method of its own, as links are, need not be a ContrastiveModule

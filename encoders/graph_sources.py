@@ -255,7 +255,8 @@ def _edge_index(graph: Any, i: int) -> Tensor:
 def _numbered_through(edges: Sequence[Tensor], starts: np.ndarray) -> Tensor:
     """``(2, E)``, the edges of all graphs; one that leaves its graph would be another's, and is refused."""
     graph = torch.repeat_interleave(torch.tensor([ends.shape[1] for ends in edges]))
-    ends, first = torch.cat(list(edges), dim=1), torch.from_numpy(starts)
+    ends = torch.cat(list(edges), dim=1)
+    graph, first = graph.to(ends.device), torch.from_numpy(starts).to(ends.device)
     wrong = ((ends < 0) | (ends >= first.diff()[graph])).any(0).nonzero()
     if len(wrong):
         i = int(graph[wrong[0]])

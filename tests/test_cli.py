@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,7 +183,12 @@ def test_classes_of_the_users_own_lie_in_the_folder_that_a_command_is_given_in(c
         "pretrain", "--config", DIGITS, "--run_dir", "run", "--wandb", "off", *options, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    done = command("embed", "run", "--out", "h.npy", cwd=tmp_path)
+    # a file that is opened may be a stranger's, who put the module beside it
+    embed = [Path(sys.executable).with_name("contrastive"), "embed", "run", "--out", "h.npy"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    refused = subprocess.run(embed, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert refused.returncode == 1 and "found on PYTHONPATH" in refused.stderr, refused.stderr
+    done = subprocess.run(embed, cwd=tmp_path, env=environment | {"PYTHONPATH": "."}, capture_output=True)
     assert done.returncode == 0 and np.load(tmp_path / "h.npy").shape == (1257, 64), done.stderr
 
 

@@ -488,3 +488,11 @@ def test_built_from_yaml():
     built = parser.instantiate_classes(parser.parse_args([f"--augmentation={text}"])).augmentation
     assert built.augmentations[0].p == 0.4 and built.augmentations[1].centrality == "pagerank"
     check_valid(built(make()))
+
+
+def test_one_of_augmentations_that_give_edges_weights():
+    batch = GraphBatch.from_edges([(0, 1), (1, 2)], x=[[1.0], [0.5], [2.0]], undirected=True)
+    diffusion = PPRDiffusion()
+    torch.testing.assert_close(
+        OneOf(augmentations=[diffusion, diffusion])(batch).edge_weight, diffusion(batch).edge_weight
+    )

@@ -122,7 +122,10 @@ def _separator(text: str, usual: str, smiles_column: str | None) -> str:
     """The usual one, unless the header has the column of SMILES by another, as Excel's ``;``, alone."""
     head = text.splitlines()[0]
     for separator in (usual, ",", ";", "\t"):
-        names = [name.strip() for name in next(csv.reader([head], delimiter=separator), [])]
+        try:
+            names = [name.strip() for name in next(csv.reader([head], delimiter=separator), [])]
+        except csv.Error:  # which the reading of the table meets too, and names
+            continue
         if smiles_column in names or (smiles_column is None and "smiles" in map(str.lower, names)):
             return separator
     return usual
