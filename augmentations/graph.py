@@ -112,7 +112,7 @@ class OneOf(nn.Module):
         for threshold in self.thresholds:
             choice += drawn >= threshold
         everything = torch.arange(batch.num_graphs, device=batch.device)
-        parts, members, left = [], [], torch.ones_like(choice, dtype=torch.bool)
+        parts, members = [], []
         for i, augmentation in enumerate(self.augmentations):
             chosen = choice == i
             graphs = everything if self.in_place[i] else chosen.nonzero().squeeze(1)
@@ -122,11 +122,11 @@ class OneOf(nn.Module):
             else:
                 parts.append(augmentation(batch[graphs], rows))
                 members.append(graphs)
-                left &= ~chosen
         if not parts:
             return batch
         if any(self.in_place):  # else none is left, of which edges may lack what the others gave theirs
-            members.append(left.nonzero().squeeze(1))
+            in_place = torch.tensor(self.in_place, device=batch.device)[choice]
+            members.append(in_place.nonzero().squeeze(1))
             parts.append(batch[members[-1]])
         return GraphBatch.concatenate(parts)[torch.cat(members).argsort()]
 

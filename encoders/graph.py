@@ -171,10 +171,10 @@ class GraphEncoder(nn.Module):
 
     def _shares(self) -> bool:
         """Whether equal nodes are computed once: not where each draws its own, or all processes' count."""
-        drops = self.training and self.dropout.p > 0
-        synced = self.training and not all(isinstance(n, nn.BatchNorm1d | nn.Identity) for n in self.norms)
-        # nor in a program, which cannot foresee how many are equal
-        return self.share_equal_nodes and not drops and not synced and not exporting()
+        if not self.share_equal_nodes or exporting():  # a program cannot foresee how many are equal
+            return False
+        local = all(isinstance(norm, nn.BatchNorm1d | nn.Identity) for norm in self.norms)
+        return not self.training or (self.dropout.p == 0 and local)
 
     def _encode_shared(self, batch: GraphBatch) -> list[Tensor]:
         first, *levels = colour(batch, len(self.layers))
