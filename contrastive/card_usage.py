@@ -8,6 +8,7 @@ from torch import Tensor
 
 from contrastive.backbones import resnet_name
 from contrastive.features import FrozenEncoder, takes_graphs
+from contrastive.predictor import Predictor
 from contrastive.saved import EXPORT_WEIGHTS, HUB
 
 
@@ -89,6 +90,21 @@ def _usage_of_weights(encoder: FrozenEncoder) -> list[str]:
         f'model.load_state_dict(load_file("{EXPORT_WEIGHTS}"))',
     ]
     return [*_code(code), "", "The names of the weights are torchvision's and timm's:", "", *_code(theirs)]
+
+
+def usage_of_predictor(predictor: Predictor) -> list[str]:
+    """The lines of Markdown that say how to open what ``contrastive probe --save`` writes."""
+    what = (
+        "SMILES, DGLGraphs, or Data of PyG" if takes_graphs(predictor.encoder) else "paths, images or arrays"
+    )
+    code = [
+        "import contrastive",
+        "",
+        f'predictor = contrastive.load_predictor("FOLDER")  # this folder, or "{HUB}OWNER/NAME"',
+        f"predictions = predictor.predict(items)  # {what} → (N, {len(predictor.names)})",
+    ]
+    command = ["```console", "contrastive predict FOLDER --data SOURCE --out predictions.csv", "```"]
+    return [*command, "", *_code(code)]
 
 
 def _code(lines: Sequence[str]) -> list[str]:

@@ -9,12 +9,13 @@ from typing import Literal
 from safetensors.torch import save
 from torch import Tensor
 
-from contrastive.card import model_card
+from contrastive.card import model_card, predictor_card
 from contrastive.errors import ContrastiveError
 from contrastive.features import FrozenEncoder, load_encoder, takes_graphs
 from contrastive.items import image_size_of
+from contrastive.predictor import Predictor, write_head
 from contrastive.report import whole_folder, write_whole
-from contrastive.saved import EXPORT_CONFIG, EXPORT_SUMS, EXPORT_WEIGHTS, sha256
+from contrastive.saved import EXPORT_CONFIG, EXPORT_SUMS, EXPORT_WEIGHTS, PREDICTOR, sha256
 
 Format = Literal["safetensors", "onnx", "torch-export"]
 CARD, ONNX, PROGRAM = "README.md", "encoder.onnx", "encoder.pt2"
@@ -54,6 +55,20 @@ def write_safetensors(encoder: FrozenEncoder, folder: Path, run: Path | None) ->
     _write_texts(encoder, folder, run, EXPORT_WEIGHTS)
 
 
+def save_predictor(predictor: Predictor, folder: Path, run: Path) -> None:
+    """Write a predictor whole or not at all: an export of its encoder, and beside it `PREDICTOR`.
+
+    Args:
+        predictor: what a probe fitted.
+        folder: is made; it must not exist yet.
+        run: whence the encoder came, for the card.
+    """
+    with whole_folder(folder) as part:
+        write_head(predictor, part / PREDICTOR)
+        (part / CARD).write_text(predictor_card(predictor, run))
+        write_safetensors(predictor, part, None)
+
+
 def write_program(
     encoder: FrozenEncoder, folder: Path, run: Path | None, format: Format, image_size: int | None = None
 ) -> str:
@@ -83,7 +98,7 @@ def write_program(
 
 def _card_of(run: Path | None, file: str) -> str | None:
     """The card of an export that is copied: it knows what its run knew."""
-    if run is None or not ((run / file).is_file() and (run / CARD).is_file()):
+    if run is None or (run / PREDICTOR).exists() or not ((run / file).is_file() and (run / CARD).is_file()):
         return None
     return (run / CARD).read_text()
 
@@ -106,5 +121,6 @@ def _write_texts(
         texts[CARD] = _card_of(run, file) or model_card(encoder, run, file, inputs)
     for name, text in texts.items():
         write_whole(folder / name, lambda part, text=text: part.write_text(text))  # type: ignore[misc]
-    sums = "".join(f"{sha256(folder / name)}  {name}\n" for name in (file, EXPORT_CONFIG, CARD))
+    names = [file, EXPORT_CONFIG, CARD, *[PREDICTOR] * (folder / PREDICTOR).exists()]
+    sums = "".join(f"{sha256(folder / name)}  {name}\n" for name in names)
     write_whole(folder / EXPORT_SUMS, lambda part: part.write_text(sums))

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from contrastive.data.graph_features import refuse_other_features
 from contrastive.data.graphs import GraphDataset, read_graphs
+from contrastive.data.image_dataset import ImageDataset
 from contrastive.data.images import open_images, read_images
 from contrastive.data.loading import Split
-from contrastive.data.molecules import read_molecules
+from contrastive.data.molecules import MoleculeDataset, read_molecules
 from contrastive.data.node_files import NodeDataset, read_nodes
 from contrastive.errors import ContrastiveError
 from contrastive.features import FrozenEncoder, accelerator, in_channels, takes_graphs
@@ -112,6 +113,15 @@ def image_size_of(encoder: FrozenEncoder) -> int | None:
 def num_items(dataset: Any) -> int:
     """Rows that a data set's features have: images, graphs, molecules, or the nodes of its graph."""
     return dataset.graph.num_nodes if isinstance(dataset, NodeDataset) else len(dataset)
+
+
+def item_names(dataset: Any) -> list[str] | None:
+    """What each item is called: a SMILES or a path; None where items have no names."""
+    if isinstance(dataset, MoleculeDataset):
+        return dataset.smiles
+    if isinstance(dataset, ImageDataset) and dataset.paths is not None:
+        return [str(path) for path in dataset.paths]
+    return None
 
 
 def feature_batches(
