@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contrastive.card_usage import usage, usage_of_predictor
+from contrastive.card_usage import usage
 from contrastive.features import FrozenEncoder, model_args, takes_graphs
 from contrastive.predictor import Predictor
 from contrastive.saved import CONFIG, run_folder
@@ -49,30 +49,35 @@ def model_card(
     return "\n".join(lines) + "\n"
 
 
-def predictor_card(predictor: Predictor, run: Path) -> str:
-    """The README of what ``contrastive probe --save`` writes: what it predicts, and how well it did.
+def predictor_card(
+    predictor: Predictor, run: Path | None, file: str, inputs: dict[str, Tensor] | None = None
+) -> str:
+    """The README of a saved probe, and of its program: what it predicts, and how well it did.
 
     Args:
         predictor: what is saved.
         run: whence its encoder came.
+        file: the name of the file with the encoder or the program.
+        inputs: see `model_card`.
     """
-    judged, folder = predictor.judged, _run_folder(run)
-    method, data = judged["protocol"]["method"], judged["protocol"]["data"]
-    rows = [_cells(judged["row"])]
+    row, task, protocol = (predictor.judged.get(key, {}) for key in ("row", "task", "protocol"))
+    method, data, cells = protocol.get("method"), protocol.get("data"), _cells(row)
+    if method not in ("finetune", "scratch"):
+        protocol = {key: value for key, value in protocol.items() if key != "finetuning"}
     lines = [
         *_front_matter(predictor),
         f"# {', '.join(predictor.names[:5])}{', …' if len(predictor.names) > 5 else ''} of {data}",
         "",
         f"Predicts {PREDICTED[predictor.kind]} from {_kind(predictor)}: {', '.join(predictor.names)}.",
         f"An encoder, {_trained(predictor)}, and a linear function of its features (`{method}`).",
-        *_section("How to use it", usage_of_predictor(predictor)),
-        *_section("How well it did", _table(list(rows[0]), [list(row.values()) for row in rows])),
+        *_section("How to use it", usage(predictor, file, inputs)),
+        *_section("How well it did", _table(list(cells), [list(cells.values())])),
         "",
         "On the test items of the first draw, or the mean over all draws; the predictor is the first draw's.",
         "",
-        *_items({key: judged[key] for key in ("task", "protocol")}),
+        *_items({"task": task, "protocol": protocol}),
         *_section("Data of the encoder", _data(predictor)),
-        *_section("Recipe of the encoder", _recipe(predictor, folder)),
+        *_section("Recipe of the encoder", _recipe(predictor, _run_folder(run))),
         *_section("Versions and licence", _versions()),
     ]
     return "\n".join(lines) + "\n"

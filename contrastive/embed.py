@@ -23,7 +23,7 @@ def embed(
     *,
     data: str | None = None,
     out: str = "features.npz",
-    split: Split = "train",
+    split: Split = "all",
     targets: str | None = None,
     smiles_column: str | None = None,
     batch_size: int = 512,
@@ -42,7 +42,7 @@ def embed(
         run: a run folder, a checkpoint or an export.
         data: a source of the kind that the run was trained on (default: what it was trained on).
         out: the file to write: .npz, .parquet (pip install pyarrow) or .npy.
-        split: which split of images; other sources are encoded whole.
+        split: of images, train, test, or all of the source; other sources are encoded whole.
         targets: columns of a table to write as labels: A,B or ["A", "B"].
         smiles_column: of a table of molecules (default: the one named smiles).
         batch_size: items encoded at a time.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from safetensors.torch import save
 from torch import Tensor
@@ -13,7 +13,7 @@ from contrastive.card import model_card, predictor_card
 from contrastive.errors import ContrastiveError
 from contrastive.features import FrozenEncoder, load_encoder, takes_graphs
 from contrastive.items import image_size_of
-from contrastive.predictor import Predictor, write_head
+from contrastive.predictor import Predictor, holds_predictor, load_predictor, write_head
 from contrastive.report import whole_folder, write_whole
 from contrastive.saved import EXPORT_CONFIG, EXPORT_SUMS, EXPORT_WEIGHTS, PREDICTOR, sha256
 
@@ -25,7 +25,8 @@ def export(run: str, *, output: str, format: Format = "safetensors", image_size:
     """Write the encoder of a run into a folder of its own, for use elsewhere.
 
     Args:
-        run: a run folder, a checkpoint, an export, or hf://OWNER/NAME
+        run: a run folder, a checkpoint, an export, or hf://OWNER/NAME; of what probe --save wrote, programs
+            predict, and safetensors has the encoder
         output: the folder to make, for the encoder, its configuration, a model card written from the run, and
             SHA256SUMS; it must not exist yet
         format: safetensors holds the weights alone, for load_encoder and the Hugging Face Hub; onnx and
@@ -34,11 +35,11 @@ def export(run: str, *, output: str, format: Format = "safetensors", image_size:
         image_size: side in pixels of the images that a program takes (default: what the run was trained on)
     """
     with whole_folder(Path(output)) as folder:
-        encoder = load_encoder(run)
         if format == "safetensors":
-            write_safetensors(encoder, folder, Path(run))
+            write_safetensors(load_encoder(run), folder, Path(run))
         else:
-            print(write_program(encoder, folder, Path(run), format, image_size))
+            opened = load_predictor(run) if holds_predictor(run) else load_encoder(run)
+            print(write_program(opened, folder, Path(run), format, image_size))
     print(f"export: {output}")
 
 
@@ -65,8 +66,7 @@ def save_predictor(predictor: Predictor, folder: Path, run: Path) -> None:
     """
     with whole_folder(folder) as part:
         write_head(predictor, part / PREDICTOR)
-        (part / CARD).write_text(predictor_card(predictor, run))
-        write_safetensors(predictor, part, None)
+        write_safetensors(predictor, part, run)
 
 
 def write_program(
@@ -118,7 +118,8 @@ def _write_texts(
         )
     texts = {EXPORT_CONFIG: json.dumps(encoder.config, indent=2) + "\n"}
     if not (folder / CARD).exists():
-        texts[CARD] = _card_of(run, file) or model_card(encoder, run, file, inputs)
+        card: Any = predictor_card if isinstance(encoder, Predictor) else model_card
+        texts[CARD] = _card_of(run, file) or card(encoder, run, file, inputs)
     for name, text in texts.items():
         write_whole(folder / name, lambda part, text=text: part.write_text(text))  # type: ignore[misc]
     names = [file, EXPORT_CONFIG, CARD, *[PREDICTOR] * (folder / PREDICTOR).exists()]

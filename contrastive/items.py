@@ -130,6 +130,7 @@ def feature_batches(
     """Yield frozen features, float32 ``(n, num_features)`` on the CPU, of the items in their order.
 
     The nodes of a graph come at once, for each depends on the others; other items ``batch_size`` at a time.
+    NaN stands for an image that was to be decoded when it was asked for, and could not.
     """
     device = accelerator()
     encoder.to(device)
@@ -138,9 +139,12 @@ def feature_batches(
     else:
         batches = np.array_split(np.arange(len(dataset)), max(1, -(-len(dataset) // batch_size)))
     for part in track(batches, progress):
-        inputs = dataset.graph if part is None else dataset.__getitems__(part.tolist()).input
+        batch = None if part is None else dataset.__getitems__(part.tolist())
+        inputs = dataset.graph if batch is None else batch.input
         with torch.inference_mode():
             h = encoder(inputs.to(device)).float().cpu()
+            if batch is not None and isinstance(dataset, ImageDataset):
+                h[batch.index != torch.from_numpy(part)] = torch.nan  # another was read in its place
         yield h
 
 

@@ -21,7 +21,7 @@ def predict(
     *,
     data: str,
     out: str = "predictions.csv",
-    split: Split = "train",
+    split: Split = "all",
     smiles_column: str | None = None,
     batch_size: int = 512,
     download: bool = False,
@@ -38,7 +38,7 @@ def predict(
         predictor: the folder that `contrastive probe RUN --save FOLDER` made, or hf://OWNER/NAME.
         data: a source of the kind that the encoder was trained on.
         out: the file to write, comma-separated.
-        split: which split of images; other sources are predicted whole.
+        split: of images, train, test, or all of the source; other sources are predicted whole.
         smiles_column: of a table of molecules (default: the one named smiles).
         batch_size: items at a time.
         download: whether torchvision may download the data.
@@ -72,6 +72,8 @@ def _rows(predictor: Predictor, dataset: Any, batch_size: int) -> Iterator[list[
     start = 0
     for batch in feature_batches(predictor, dataset, batch_size=batch_size, progress="Predicting"):
         for name, row in zip(names[start : start + len(batch)], batch.numpy()):
+            if np.isnan(row).all():  # an image that does not decode
+                continue
             best = [predictor.names[int(np.argmax(row))]] if classes else []
             yield [name, *best, *(f"{value:.6g}" for value in row)]
         start += len(batch)

@@ -113,6 +113,11 @@ def write_head(predictor: Predictor, file: Path) -> None:
     write_whole(file, lambda part: part.write_bytes(content))
 
 
+def holds_predictor(path: str | Path) -> bool:
+    """Whether `load_predictor` opens what is there."""
+    return (fetched(path) / PREDICTOR).is_file()
+
+
 def load_predictor(path: str | Path) -> Predictor:
     """Open what ``contrastive probe RUN --save FOLDER`` wrote.
 

@@ -69,7 +69,7 @@ def test_files_are_named_and_targets_of_a_table_are_kept(digits_run, tmp_path):
     options = ["--data", str(tmp_path / "t.csv"), "--targets", "round,ink", "--out", str(out)]
     assert main(["embed", str(digits_run), *options]) == 0
     arrays = np.load(out)
-    assert arrays["classes"].tolist() == ["round", "ink"] and arrays["y"].shape == (4, 2)
+    assert arrays["classes"].tolist() == ["round", "ink"] and arrays["y"].shape == (6, 2)
     for item, y in zip(arrays["item"], arrays["y"]):
         i = int(item.rpartition("/")[2][0])
         np.testing.assert_allclose(y, [i % 2, np.nan if i == 2 else i / 10], rtol=1e-6)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from contrastive.data.epochs import EpochLoader, EpochOrder
 from contrastive.errors import ContrastiveError
 
-Split = Literal["train", "test"]
+Split = Literal["train", "test", "all"]
 MAX_CLASSES = 2**20  # larger numbers are no classes and stand for something else
 
 

@@ -179,14 +179,9 @@ def describe(task: Task) -> dict[str, Any]:
 def predictor_of(
     evaluation: Evaluation, encoders: dict[str, FrozenEncoder], task: Task, protocol: Protocol
 ) -> Predictor:
-    """What an evaluation fitted on its first draw, for other items.
-
-    Raises:
-        ContrastiveError: its method gives no linear function of features.
-    """
+    """What an evaluation by linear, finetune or scratch fitted on its first draw, for other items."""
     fitted = evaluation.predictions[0]
-    if fitted.head is None:
-        raise ContrastiveError(f"what {protocol.method} fits is not kept; give --method linear or finetune")
+    assert fitted.head is not None
     encoder = encoders.get(evaluation.name) or next(iter(encoders.values()))
     if fitted.encoder is not None:
         config = encoder.config and {**encoder.config, "labels": protocol.data}  # which it has now seen

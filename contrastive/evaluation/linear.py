@@ -119,7 +119,9 @@ def select_classifier(
     """
     best: LinearClassifier | None = None
     best_key, best_c = (-1.0, 0.0), 0.0
+    num_classes = int(max(fit.y.max(), val.y.max(initial=0))) + 1  # a rare one may be in one part alone
     for c, classify in fit_path(fit, regularisations, objective):
+        classify = classify.widened(num_classes)
         p = classify(val.h)
         truth = p[np.arange(len(p)), val.y] if len(p) else np.ones(1)
         key = (float((p.argmax(1) == val.y).mean()) if len(p) else 0.0, float(np.log(truth + 1e-12).mean()))

@@ -91,8 +91,8 @@ def probe(
         skip_corrupt: leave out files that do not decode, and count them, instead of stopping.
         cache: keep features in ~/.cache/contrastive and use those that are there.
         output: result file (default: in results of the first run's folder, by the method's name).
-        save: a folder to make, for `contrastive predict`: the run and what was fitted to it on the first
-            draw, by linear, finetune or scratch.
+        save: a folder to make, for `contrastive predict`: the first run's encoder and what was fitted on the
+            first draw, by linear, finetune or scratch.
         from_: a result file: repeat its evaluation, and say whether the numbers are the same.
     """
     if labels_per_class is not None and fraction is not None:
@@ -117,6 +117,8 @@ def probe(
         protocol = replace(protocol, method=method or task.default_method)
         extra = {"untrained": untrained, "raw": task.unit in ("graphs", "nodes") if raw is None else raw}
         wanted = [*encoders, *(name for name, asked in extra.items() if asked)]
+    if save and protocol.method in ("knn", "svm"):
+        raise ContrastiveError(f"--save keeps no {protocol.method}; give --method linear or finetune")
     evaluations = evaluate_all(encoders, wanted, task, protocol, batch_size=batch_size, cache=cache)
     rows = [evaluation.row() for evaluation in evaluations]
     print_rows(rows, task, protocol)
