@@ -114,7 +114,8 @@ class ImageData(PretrainingData):
         batch_size: images a process takes a step. Every other image in the batch is a negative.
         train_subset: pretrain on so many images of the training split, or on this share of it, drawn with
             ``seed`` and stratified where there are labels; None takes them all.
-        val_fraction: share of those images kept from pretraining, for the online evaluation.
+        val_fraction: share of those images, where they have labels, kept from pretraining for the online
+            evaluation.
         num_workers: processes that decode; 0 is fastest for images that fit in memory.
         download: whether torchvision or Hugging Face may download the data.
         unlabelled: pretrain on the unlabelled images of STL10 too.
