@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import re
 import signal
 import sys
@@ -20,6 +21,7 @@ from contrastive.signals import Stopped
 
 _LOST = re.compile(r"Connection (closed|reset)|Broken pipe|Timed out waiting|recv|NCCL", re.IGNORECASE)
 _WORKER = re.compile(r"DataLoader worker \(pid|Pin memory thread exited")  # raised wherever the process is
+_OURS = ("augmentations.", "contrastive.", "encoders.")
 _MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
 
 
@@ -53,6 +55,13 @@ def explained(error: BaseException, trainer: Trainer) -> ContrastiveError | None
     text, kept = str(error), _kept(trainer)
     if isinstance(error, ContrastiveError):
         return error
+    if isinstance(error, ValueError) and _is_said_by_us(error):  # of losses, say, which know no other
+        return ContrastiveError(text)
+    if "more than 1 value per channel" in text:  # torch's batch norms
+        return ContrastiveError(
+            "a batch norm was given one sample, which has no spread: give a batch_size of 2 or "
+            "more, and as many to each of the accumulate_negatives"
+        )
     # amid the writing of a checkpoint it is what another error, of the file that was not ended, was raised in
     died = next((e for e in _chain(error) if _WORKER.search(str(e)) or _cut_off(e)), None)
     if died:
@@ -83,6 +92,13 @@ def explained(error: BaseException, trainer: Trainer) -> ContrastiveError | None
             f"({text.strip().splitlines()[0]}). {kept}"
         )
     return None
+
+
+def _is_said_by_us(error: BaseException) -> bool:
+    """Whether code of this project raised an error on purpose, and not Python within a line of it."""
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    source = linecache.getline(frame.f_code.co_filename, line).strip()
+    return frame.f_globals.get("__name__", "").startswith(_OURS) and source.startswith("raise ")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from same_run import assert_same_run
 from torch.utils.data import DataLoader, Dataset
 
 from contrastive.checkpoint_files import WholeFiles
+from contrastive.data.nodes import NodePasses
 from contrastive.errors import ContrastiveError
 from contrastive.faults import explained
+from contrastive.losses import info_nce
 from contrastive.resume import lock
 
 
@@ -245,3 +248,20 @@ def test_processes_from_outside_need_one_folder(tmp_path):
     run = start(args, tmp_path / "log", env={"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"})
     assert run.wait() == 1
     assert "several processes need one folder that they agree on; give --run_dir" in run.printed
+
+
+@pytest.mark.parametrize(
+    "fails, said",
+    [
+        (lambda z: info_nce(z[:1], z[:1]), "a batch of 1 has no negatives.* give a batch_size of 2 or more"),
+        (lambda z: torch.nn.BatchNorm1d(4)(z[:1]), "a batch norm was given one sample.*batch_size of 2"),
+        (lambda z: NodePasses(None, num_targets=1, fanouts=None, seed=0).__getitems__([1, 2]), None),
+        (lambda z: [][0], None),
+    ],
+)
+def test_what_a_step_refuses_is_a_message_and_what_it_gets_wrong_a_traceback(fails, said):
+    with pytest.raises(Exception) as raised:
+        fails(torch.ones(3, 4))
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    found = explained(raised.value, trainer)
+    assert found is None if said is None else re.search(said, str(found))
