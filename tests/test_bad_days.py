@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 
+import faults_graphs
 import pytest
 import torch
 from forked import pretrain, start
@@ -265,3 +266,24 @@ def test_what_a_step_refuses_is_a_message_and_what_it_gets_wrong_a_traceback(fai
     trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     found = explained(raised.value, trainer)
     assert found is None if said is None else re.search(said, str(found))
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (
+            {"node_features": 3},
+            r"SummedGraphs does not fit graphs whose nodes have 1 number\(s\) each: mat1 and mat2 shapes "
+            r"cannot be multiplied \(8x1 and 3x8\) \(.*faults_graphs.py, line \d+\). Give it arguments",
+        ),
+        (
+            {"node_features": 1, "num_features": 5},
+            r"SummedGraphs gives features \(4, 5\), but its num_features is 8",
+        ),
+    ],
+)
+def test_an_encoder_that_does_not_fit(arguments, said, tmp_path):
+    options = {f"model__encoder__{name}": value for name, value in arguments.items()}
+    encoder = {"model__encoder": "faults_graphs.SummedGraphs"}
+    with pytest.raises(ContrastiveError, match=said):
+        faults_graphs.recipe("graph/graphcl", "TOY", **encoder, **options)(tmp_path)
