@@ -169,6 +169,8 @@ FAULTS = [
     Fault("one graph, edges that are no integers", npz(edges=np.array([[0.5, 1]])), "…/g.npz: edges is float64 of the shape (1, 2); expected integers (E, 2)"),
     Fault("one graph, a feature that is NaN", npz(x=np.array([[1, 1], [NAN, 1], [1, 1]])), "…/g.npz: x has in row 1 NaN or an infinity (1 such values); replace them first"),
     Fault("one graph, a label that is NaN, a blank", npz(y=np.array([0, NAN, 1])), "read: 3 nodes, 4 edges"),
+    Fault("one graph, a label in words that is empty", npz(y=np.array(["a", "", "b"])), "…/g.npz: y is empty in row 1; give every node its class"),
+    Fault("one graph, several labels in words", npz(y=np.array([["a", "b"]] * 3)), "…/g.npz: y has words of the shape (3, 2); give one class a node, (N,)"),
     Fault("one graph, labels that are constant", constant_nodes, "…/g.npz has one class only (0); a probe needs two or more"),
     Fault("one graph, without features, a node numbered 10¹²", npz(edges=np.array([[0, 10**12]]), x=None, y=None), "…/g.npz: an edge names node 1000000000000, but there are 1 edges and no x: number the nodes from 0 without gaps, or give x"),
     Fault("one graph, without nodes", npz(edges=np.empty((0, 2)), x=None, y=None), "…/g.npz has no nodes"),
