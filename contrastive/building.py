@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
 from contrastive.errors import ContrastiveError
+from contrastive.parse_errors import in_a_line
 
 TRUST = "CONTRASTIVE_TRUST"  # environment variable: packages, separated by commas
 _OURS = ("encoders.", "augmentations.", "contrastive.", "torch.nn.", "torch.optim.")
@@ -47,8 +48,8 @@ def build_module(spec: dict[str, Any], *, own: bool = False) -> nn.Module:
         return parser.instantiate_classes(parsed).module
     except Exception as error:
         name = spec.get("class_path") if isinstance(spec, dict) else spec
-        advice = "; a module of your own is found on PYTHONPATH" if "No module named" in str(error) else ""
-        raise ContrastiveError(f"cannot build {name}: {error}{advice}") from error
+        said = in_a_line(str(error)).removeprefix("module").lstrip(":. ")  # the argument's name, above
+        raise ContrastiveError(f"cannot build {name}: {said}") from error
 
 
 def _check(paths: Iterator[str]) -> None:

@@ -8,7 +8,6 @@ import inspect
 import itertools
 import json
 import os
-import re
 import sys
 from collections.abc import Callable
 
@@ -67,7 +66,8 @@ def main(argv: list[str] | None = None) -> int:
             )
     except ArgumentError as error:
         print(
-            f"contrastive {name}: error: {_said(error)}\n(contrastive {name} --help lists the options)",
+            f"contrastive {name}: error: {_said(error, command)}\n"
+            f"(contrastive {name} --help lists the options)",
             file=sys.stderr,
         )
         return 2
@@ -81,10 +81,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _said(error: Exception) -> str:
-    """What jsonargparse says; of an option that a class does not have, no more than that."""
-    found = re.search(r"class_path '([\w.]+)':\s+Option '([\w.]+)' is not accepted", str(error))
-    return f"{found[1]} has no option {found[2]}" if found else str(error)
+def _said(error: Exception, command: Callable[..., None]) -> str:
+    from contrastive.parse_errors import in_a_line
+
+    return in_a_line(str(error), inspect.signature(command).parameters)
 
 
 def _usage(name: str) -> int:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import linecache
 import re
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
 
 from contrastive.checkpoints import Checkpoints
 from contrastive.errors import ContrastiveError
 from contrastive.saved import LAST
 from contrastive.signals import Stopped
+from encoders.graph_batch import GraphBatch
 
 _LOST = re.compile(r"Connection (closed|reset)|Broken pipe|Timed out waiting|recv|NCCL", re.IGNORECASE)
 _WORKER = re.compile(r"DataLoader worker \(pid|Pin memory thread exited")  # raised wherever the process is
+_SHAPES = re.compile(
+    r"shapes cannot be multiplied|size mismatch|must match the size|index out of range in self|"
+    r"to have \d+ channels|Output size is too small|Kernel size can't be greater"
+)
+_OURS = ("augmentations.", "contrastive.", "encoders.")
 _MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
 
 
@@ -53,6 +61,16 @@ def explained(error: BaseException, trainer: Trainer) -> ContrastiveError | None
     text, kept = str(error), _kept(trainer)
     if isinstance(error, ContrastiveError):
         return error
+    if isinstance(error, ValueError) and _is_said_by_us(error):  # of losses, say, which know no other
+        return ContrastiveError(text)
+    if "more than 1 value per channel" in text:  # torch's batch norms
+        return ContrastiveError(
+            "a batch norm was given one sample, which has no spread: give a batch_size of 2 or "
+            "more, and as many to each of the accumulate_negatives"
+        )
+    misfit = _misfit(error, trainer)
+    if misfit:
+        return ContrastiveError(misfit)
     # amid the writing of a checkpoint it is what another error, of the file that was not ended, was raised in
     died = next((e for e in _chain(error) if _WORKER.search(str(e)) or _cut_off(e)), None)
     if died:
@@ -83,6 +101,45 @@ def explained(error: BaseException, trainer: Trainer) -> ContrastiveError | None
             f"({text.strip().splitlines()[0]}). {kept}"
         )
     return None
+
+
+def _misfit(error: BaseException, trainer: Trainer) -> str | None:
+    """What an encoder was given, and where in it torch says that shapes do not fit; None for other errors."""
+    encoder = getattr(trainer.lightning_module, "encoder", None)
+    if encoder is None or not _SHAPES.search(str(error)):
+        return None
+    stack = [*traceback.walk_tb(error.__traceback__)]
+    inner = next((i for i, (frame, _) in enumerate(stack) if frame.f_locals.get("self") is encoder), None)
+    if inner is None:
+        return None
+    forward = next((f for f, _ in stack[inner:] if f.f_code.co_name == "forward"), stack[inner][0])
+    file, line = next(
+        (frame.f_code.co_filename, line)
+        for frame, line in reversed(stack)
+        if not frame.f_globals.get("__name__", "").startswith("torch.")
+    )
+    return (
+        f"{type(encoder).__name__} does not fit {_described(forward.f_locals.values())}: {error} ({file}, "
+        f"line {line}). Give it arguments, model.encoder.init_args, that fit what data and views give"
+    )
+
+
+def _described(values: Iterable[Any]) -> str:
+    """The first of some values that an encoder may take."""
+    for value in values:
+        if isinstance(value, GraphBatch):
+            kind = "number(s)" if value.x.is_floating_point() else "categories"
+            return f"graphs whose nodes have {value.x.shape[1]} {kind} each"
+        if isinstance(value, Tensor):
+            return f"images {tuple(value.shape)}" if value.ndim == 4 else f"inputs {tuple(value.shape)}"
+    return "its inputs"
+
+
+def _is_said_by_us(error: BaseException) -> bool:
+    """Whether code of this project raised an error on purpose, and not Python within a line of it."""
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    source = linecache.getline(frame.f_code.co_filename, line).strip()
+    return frame.f_globals.get("__name__", "").startswith(_OURS) and source.startswith("raise ")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -130,6 +130,11 @@ class ContrastiveModule(LightningModule):
     def project(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features ``(2N, num_features)`` and projections ``(2N, D)`` of two views, the first view first."""
         h = self.encode([self._augment_at_once(batch)] if self._at_once(batch) else self.augment(batch))
+        if h.ndim != 2 or h.shape[1] != self.encoder.num_features:
+            raise ValueError(
+                f"{type(self.encoder).__name__} gives features {tuple(h.shape)}, but its num_features is "
+                f"{self.encoder.num_features}; it gives a row of num_features a sample"
+            )
         return h, self.projector(h)
 
     def _at_once(self, batch: Batch) -> bool:

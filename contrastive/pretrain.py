@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 import yaml
+from jsonargparse import ArgumentError
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -23,6 +24,7 @@ from contrastive.distributed import is_first_process
 from contrastive.errors import ContrastiveError
 from contrastive.faults import fit
 from contrastive.loggers import MetricsCSV, Wandb, wandb_logger
+from contrastive.parse_errors import in_a_line
 from contrastive.resume import changed_settings, find_checkpoint, lock
 from contrastive.run_folder import make_folder, remove_folders, settle_folder
 from contrastive.saved import CONFIG, LAST
@@ -92,6 +94,13 @@ class PretrainCLI(LightningCLI):
             remove_folders(self.made)
             raise
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and say in a line what is wrong."""
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise ArgumentError(None, in_a_line(str(error), parser.get_defaults().keys())) from error
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's own options, and hand the seed on to model and data."""
         parser.add_argument(
@@ -149,7 +158,7 @@ class PretrainCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError) as error:
-            raise ContrastiveError(f"the configuration cannot be built: {error}") from error
+            raise ContrastiveError(f"the configuration cannot be built: {in_a_line(str(error))}") from error
         if getattr(self.datamodule, "crop", None) is not None:
             refuse_second_crop(self.model)
         if self.config.init_from and not self.checkpoint:  # a resumed run goes on from its own weights

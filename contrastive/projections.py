@@ -53,7 +53,12 @@ def require_positive(temperature: Temperature) -> None:
 
 def require_projections(z0: Tensor, z1: Tensor, *, at_least: int = 2) -> None:
     """Raise ValueError unless both are floating-point ``(B, D)`` with ``at_least`` rows."""
-    if z0.ndim != 2 or z0.shape != z1.shape or not z0.is_floating_point() or len(z0) < at_least:
+    if z0.ndim == 2 and z0.shape == z1.shape and len(z0) < at_least:
+        raise ValueError(
+            f"a batch of {len(z0)} has no negatives, which are its other samples: give a batch_size of "
+            f"{at_least} or more, on every process"
+        )
+    if z0.ndim != 2 or z0.shape != z1.shape or not z0.is_floating_point():
         raise ValueError(
             f"expected the projections of two views, floating point (B, D) and (B, D) with B ≥ {at_least}, "
             f"but was given {tuple(z0.shape)} {z0.dtype} and {tuple(z1.shape)} {z1.dtype}"

@@ -19,7 +19,7 @@ from contrastive.evaluation.evaluate import pretraining_views
 from contrastive.evaluation.finetune import finetune
 from contrastive.evaluation.linear import Features, features_of, linear_probe
 from contrastive.evaluation.protocol import Finetuning, Protocol
-from contrastive.evaluation.statistics import mean_interval
+from contrastive.evaluation.statistics import UNIT, mean_interval
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.features import FrozenEncoder, load_encoder, untrained_like
 from contrastive.pretrain import pretrain
@@ -161,7 +161,7 @@ def trained_rows(
             accuracies.setdefault((name, k), []).append(accuracy)
     rows = []
     for (name, k), values in accuracies.items():
-        mean, interval = mean_interval(values)
+        mean, interval = mean_interval(values, within=UNIT)
         row = {"accuracy_mean": mean, "accuracy_ci95": list(interval), "num_draws": len(values)}
         rows.append({"representation": name, "labels_per_class": k} | row)
     return rows

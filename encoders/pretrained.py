@@ -46,7 +46,7 @@ class TorchvisionEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode ``(N, in_channels, H, W)`` as ``(N, num_features)``."""
-        return self.model(x)
+        return _encoded(self.model, x)
 
 
 class TimmEncoder(nn.Module):
@@ -95,7 +95,20 @@ class TimmEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode ``(N, in_channels, H, W)`` as ``(N, num_features)``."""
-        return self.model(x)
+        return _encoded(self.model, x)
+
+
+def _encoded(model: nn.Module, x: Tensor) -> Tensor:
+    """What a network gives of images; some, as a ViT, assert that these have the size it was built for."""
+    try:
+        return model(x)
+    except AssertionError as error:
+        height, width = x.shape[-2:]
+        raise ValueError(
+            f"{type(model).__name__} was not built for images of {height} × {width} pixels "
+            f"({str(error).rstrip('!.')}): give it the size of the images and of the views' crops as "
+            "image_size, or them its size (model.encoder.init_args.image_size, data.init_args.image_size)"
+        ) from error
 
 
 def _build(name: str, image_size: int | None) -> nn.Module:
@@ -108,7 +121,12 @@ def _build(name: str, image_size: int | None) -> nn.Module:
         options["image_size"] = image_size
     if name in ("googlenet", "inception_v3"):  # they hang classifiers in the middle, for training alone
         options |= {"aux_logits": False, "init_weights": True}  # type: ignore[dict-item]
-    return torchvision.models.get_model(name, weights=None, **options)
+    try:
+        return torchvision.models.get_model(name, weights=None, **options)
+    except AssertionError as error:  # a ViT's patches do not divide the image
+        raise ValueError(
+            f"{name} cannot be built for an image_size of {image_size} ({error}); its patches must divide it"
+        ) from error
 
 
 def _remove_classifier(model: nn.Module, name: str) -> tuple[str, int]:

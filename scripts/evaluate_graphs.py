@@ -16,7 +16,7 @@ from pathlib import Path
 
 from contrastive.evaluation.comparison import pretrain_or_resume
 from contrastive.evaluation.probe import probe
-from contrastive.evaluation.statistics import mean_interval
+from contrastive.evaluation.statistics import UNIT, mean_interval
 from contrastive.report import percent, print_table, write_json
 
 
@@ -37,7 +37,7 @@ def over_seeds(runs: list[list[dict]]) -> list[dict]:
     rows = []
     for i, first in enumerate(runs[0]):
         seeds = [run[i]["accuracy_mean"] for run in runs]
-        mean, interval = mean_interval(seeds)
+        mean, interval = mean_interval(seeds, within=UNIT)
         rows.append(
             {
                 "representation": first["representation"],

@@ -27,7 +27,7 @@ from jsonargparse import auto_cli
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.evaluate import evaluate_all, results_folder
 from contrastive.evaluation.protocol import Finetuning, Method, Protocol
-from contrastive.evaluation.statistics import mean_interval
+from contrastive.evaluation.statistics import UNIT, mean_interval
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.feature_cache import fingerprint_of
 from contrastive.features import FrozenEncoder, load_encoder
@@ -201,7 +201,7 @@ def summarise(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"kind": kind, "num_seeds": len(own)}
         for key in ("val", "test", "test_last"):
             if key in own[0]:
-                mean, interval = mean_interval([cell[key] for cell in own])
+                mean, interval = mean_interval([cell[key] for cell in own], within=UNIT)
                 row |= {key: mean, f"{key}_ci95": list(interval)}
         if len(own) == 1:
             row["test_ci95"] = own[0]["test_ci95"]

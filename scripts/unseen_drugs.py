@@ -38,7 +38,7 @@ from contrastive.data.links import LinkData, read_features
 from contrastive.data.molecules import read_molecules
 from contrastive.evaluation.links import summary
 from contrastive.evaluation.molecules import morgan_fingerprints
-from contrastive.evaluation.statistics import mean_interval
+from contrastive.evaluation.statistics import UNIT, mean_interval
 from contrastive.features import load_encoder, untrained_like
 from contrastive.items import encode_items
 from contrastive.methods.links import LinkPrediction, evaluate_held_out, open_links
@@ -173,7 +173,7 @@ def report(cells: list[dict[str, Any]]) -> None:
     for kind, own in by_kind.items():
         cells_ = []
         for name in METRICS:
-            mean, (low, high) = mean_interval([cell[name] for cell in own.values()])
+            mean, (low, high) = mean_interval([cell[name] for cell in own.values()], within=UNIT)
             cells_.append(f"{mean:.3f} [{low:.3f}, {high:.3f}]")
         rows.append((kind, *cells_))
     pairs = [(a, b) for a in ("pretrained", "further") for b in ("untrained", "morgan")]

@@ -66,14 +66,35 @@ def constant_graphs(folder):
     probe(GraphEncoder(node_features=1, num_hidden=4), "contrastive.data.graphs.GraphData", source)
 
 
-def recipe(name, source):
-    """A recipe whose encoder takes other features than the nodes have."""
+class Summed(torch.nn.Module):
+    """An encoder of one's own that forgets to say that it takes graphs."""
+
+    num_features = 8
+
+    def __init__(self, node_features: int, num_features: int = 8):
+        super().__init__()
+        self.linear = torch.nn.Linear(node_features, num_features)
+
+    def forward(self, batch):
+        h = self.linear(batch.x)
+        return h.new_zeros(batch.num_graphs, h.shape[1]).index_add(0, batch.graph_of_node, h)
+
+
+class SummedGraphs(Summed):
+    """And one that says so, but not what their features are."""
+
+    takes_graphs = True
+
+
+def recipe(name, source, **changed):
+    """A recipe that does not fit the data."""
 
     def meet(folder):
         files(folder)
         npz()(folder)
         options = {"data.source": folder / source, "data.batch_size": 2, "run_dir": folder / "run"}
         options |= {"wandb": "off", "trainer.accelerator": "cpu", "trainer.enable_progress_bar": "false"}
+        options |= {key.replace("__", "."): value for key, value in changed.items()}
         pretrain(
             ["--config", f"configs/{name}.yaml", *(f"--{key}={value}" for key, value in options.items())]
         )
@@ -136,6 +157,9 @@ FAULTS = [
     Fault("a zip whose files are named ../../TOY_A.txt, …", escaping_zip, "read: 2 graphs, in memory; nothing is unpacked"),
     Fault("graphs for a recipe that takes other features", recipe("graph/graphcl", "TOY"), "the nodes of …/TOY have 1 number(s) each, but the encoder takes 3 number(s): pass --model.encoder.init_args.node_features 1"),
     Fault("one graph, for a recipe that takes other features", recipe("node/grace", "g.npz"), "the nodes of …/g.npz have 2 number(s) each, but the encoder takes 1433 number(s): pass --model.encoder.init_args.node_features 2"),
+    Fault("graphs for an encoder that does not say that it takes them", recipe("graph/graphcl", "TOY", model__encoder="faults_graphs.Summed", model__encoder__node_features=1), "…/TOY holds graphs, but Summed does not say that it takes them: set takes_graphs = True in its class, or give an encoder of graphs"),
+    Fault("a batch of one graph", recipe("graph/graphcl", "TOY", model__encoder__node_features=1, data__batch_size=1), "a batch of 1 has no negatives, which are its other samples: give a batch_size of 2 or more, on every process"),
+    Fault("a batch of no graph", recipe("graph/graphcl", "TOY", data__batch_size=0), "the configuration cannot be built: batch_size is 0; give 2 samples or more"),
     Fault("graphs that are all of one class", constant_graphs, "…/TOY has one class only (1); a probe needs two or more"),
     Fault("labels for another number of graphs", lambda f: GraphDataset(GraphBatch.from_edges([(0, 1)]), torch.tensor([0, 1])), "there are 2 labels for 1 graphs; give one each"),
     Fault("one graph, an edge to a node that is not there", npz(edges=np.array([[0, 1], [1, 3]])), "…/g.npz: edge 1 = (1, 3) names a node outside 0 … 2 (1 such edges; nodes are numbered from 0)"),
@@ -145,6 +169,8 @@ FAULTS = [
     Fault("one graph, edges that are no integers", npz(edges=np.array([[0.5, 1]])), "…/g.npz: edges is float64 of the shape (1, 2); expected integers (E, 2)"),
     Fault("one graph, a feature that is NaN", npz(x=np.array([[1, 1], [NAN, 1], [1, 1]])), "…/g.npz: x has in row 1 NaN or an infinity (1 such values); replace them first"),
     Fault("one graph, a label that is NaN, a blank", npz(y=np.array([0, NAN, 1])), "read: 3 nodes, 4 edges"),
+    Fault("one graph, a label in words that is empty", npz(y=np.array(["a", "", "b"])), "…/g.npz: y is empty in row 1; give every node its class"),
+    Fault("one graph, several labels in words", npz(y=np.array([["a", "b"]] * 3)), "…/g.npz: y has words of the shape (3, 2); give one class a node, (N,)"),
     Fault("one graph, labels that are constant", constant_nodes, "…/g.npz has one class only (0); a probe needs two or more"),
     Fault("one graph, without features, a node numbered 10¹²", npz(edges=np.array([[0, 10**12]]), x=None, y=None), "…/g.npz: an edge names node 1000000000000, but there are 1 edges and no x: number the nodes from 0 without gaps, or give x"),
     Fault("one graph, without nodes", npz(edges=np.empty((0, 2)), x=None, y=None), "…/g.npz has no nodes"),

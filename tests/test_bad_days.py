@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
 
+import faults_graphs
 import pytest
 import torch
 from forked import pretrain, start
@@ -14,8 +16,10 @@ from same_run import assert_same_run
 from torch.utils.data import DataLoader, Dataset
 
 from contrastive.checkpoint_files import WholeFiles
+from contrastive.data.nodes import NodePasses
 from contrastive.errors import ContrastiveError
 from contrastive.faults import explained
+from contrastive.losses import info_nce
 from contrastive.resume import lock
 
 
@@ -245,3 +249,41 @@ def test_processes_from_outside_need_one_folder(tmp_path):
     run = start(args, tmp_path / "log", env={"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"})
     assert run.wait() == 1
     assert "several processes need one folder that they agree on; give --run_dir" in run.printed
+
+
+@pytest.mark.parametrize(
+    "fails, said",
+    [
+        (lambda z: info_nce(z[:1], z[:1]), "a batch of 1 has no negatives.* give a batch_size of 2 or more"),
+        (lambda z: torch.nn.BatchNorm1d(4)(z[:1]), "a batch norm was given one sample.*batch_size of 2"),
+        (lambda z: NodePasses(None, num_targets=1, fanouts=None, seed=0).__getitems__([1, 2]), None),
+        (lambda z: [][0], None),
+    ],
+)
+def test_what_a_step_refuses_is_a_message_and_what_it_gets_wrong_a_traceback(fails, said):
+    with pytest.raises(Exception) as raised:
+        fails(torch.ones(3, 4))
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    found = explained(raised.value, trainer)
+    assert found is None if said is None else re.search(said, str(found))
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (
+            {"node_features": 3},
+            r"SummedGraphs does not fit graphs whose nodes have 1 number\(s\) each: mat1 and mat2 shapes "
+            r"cannot be multiplied \(8x1 and 3x8\) \(.*faults_graphs.py, line \d+\). Give it arguments",
+        ),
+        (
+            {"node_features": 1, "num_features": 5},
+            r"SummedGraphs gives features \(4, 5\), but its num_features is 8",
+        ),
+    ],
+)
+def test_an_encoder_that_does_not_fit(arguments, said, tmp_path):
+    options = {f"model__encoder__{name}": value for name, value in arguments.items()}
+    encoder = {"model__encoder": "faults_graphs.SummedGraphs"}
+    with pytest.raises(ContrastiveError, match=said):
+        faults_graphs.recipe("graph/graphcl", "TOY", **encoder, **options)(tmp_path)

@@ -94,9 +94,12 @@ def test_accumulated_negatives_train(pretrain, tmp_path):
 @pytest.mark.parametrize(
     "args,message",
     [
-        (("--model.temprature", 3), "ContrastiveModule has no option temprature\n"),
-        (("--model.warmup_epochs", "abc"), "warmup_epochs"),
-        (("--data.init_args.bach_size", 3), "ImageData has no option bach_size\n"),
+        (("--model.temprature", 3), "ContrastiveModule has no option temprature; it has encoder, views, "),
+        (("--model.warmup_epochs", "abc"), "model.warmup_epochs: expected a number, but was given abc\n"),
+        (
+            ("--data.init_args.bach_size", 3),
+            "ImageData has no option bach_size; the nearest: batch_size, image_size (",
+        ),
         (("--config", "nothing.yaml"), "no configuration nothing.yaml"),
         (("--data.init_args.source", "/nowhere"), "'/nowhere' is neither a folder"),
         (("--data.init_args.batch_size", 5000), "fewer than one batch of 5000"),

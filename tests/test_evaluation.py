@@ -11,7 +11,8 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.evaluate import results_folder
+from contrastive.evaluation.classifiers import Prediction
+from contrastive.evaluation.evaluate import Evaluation, results_folder
 from contrastive.evaluation.knn import knn_accuracy
 from contrastive.evaluation.linear import (
     REGULARISATIONS,
@@ -128,6 +129,11 @@ def test_intervals_are_scipys():
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert np.allclose((mean, low, high), (np.mean(values), expected.low, expected.high))
     assert all(np.isnan(mean_interval([0.5])[1]))
+    # two draws: Student's t has one degree of freedom, 12.7 standard errors either way
+    assert np.allclose(mean_interval([0.7, 0.9])[1], (0.8 - 0.1 * 12.7062047, 0.8 + 0.1 * 12.7062047))
+    assert mean_interval([0.7, 0.9], within=(0, 1)) == (pytest.approx(0.8), (0, 1))
+    assert mean_interval(values, within=(0, 1)) == mean_interval(values)
+    assert all(np.isnan(mean_interval([0.5], within=(0, 1))[1]))
     # Wilson's interval of 8 in 10, by the formula of Newcombe 1998
     p, n, z = 0.8, 10, 1.959963984540054
     centre, half = (p + z * z / (2 * n)), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
@@ -163,3 +169,10 @@ def test_a_loose_checkpoint_is_probed_beside_itself(tmp_path):
         file.touch()
     assert results_folder(inside) == results_folder(tmp_path / "run") == tmp_path / "run" / "results"
     assert results_folder(loose) == tmp_path / "elsewhere" / "results"
+
+
+@pytest.mark.parametrize("metric, ends", [("accuracy", [0, 1]), ("roc_auc", [0, 1]), ("rmse", None)])
+def test_the_interval_over_draws_is_of_what_the_metric_can_be(metric, ends):
+    predictions = [Prediction(np.zeros(1), 0.5, {})] * 2
+    row = Evaluation("a", 8, predictions, {metric: [0.7, 0.9]}, np.array([0.8])).row()
+    assert row[f"{metric}_draws_ci95"] == (ends or pytest.approx([0.8 - 1.27062, 0.8 + 1.27062], abs=1e-5))

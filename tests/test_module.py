@@ -80,3 +80,16 @@ def test_a_compiled_graph_encoder_has_the_same_gradients_and_keys():
     for ours, theirs in zip(torch.autograd.grad(module.step(batch)["loss"], parameters), expected):
         torch.testing.assert_close(ours, theirs)
     assert list(module.state_dict()) == keys
+
+
+def test_a_loss_without_negatives_takes_batches_of_one():
+    class Cosine(torch.nn.Module):
+        def forward(self, z0, z1):
+            return 1 - torch.nn.functional.cosine_similarity(z0, z1).mean()
+
+    encoder, views, batch = graphs()
+    one = Batch(batch[torch.tensor([2])], None, torch.tensor([2]))
+    ContrastiveModule(encoder, views, loss=Cosine()).step(one)["loss"].backward()
+    assert all(p.grad.isfinite().all() for p in encoder.parameters())
+    with pytest.raises(ValueError, match="no negatives, which are its other samples: give a batch_size of 2"):
+        ContrastiveModule(encoder, views).step(one)

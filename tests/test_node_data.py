@@ -75,6 +75,14 @@ def test_an_npz_of_plain_arrays(tmp_path):
     assert dataset.labels.tolist() == [0, 1, 0] and torch.allclose(dataset.graph.x.sum(1), torch.ones(3))
 
 
+@pytest.mark.parametrize("kind", [str, bytes, object])
+def test_classes_in_words_are_names(kind, tmp_path):
+    y = np.array(["tea", "milk", "tea"]).astype(kind)
+    np.savez(tmp_path / "mine.npz", edges=[[0, 1], [1, 2]], x=np.ones((3, 2)), y=y.reshape(-1, 1))
+    dataset = read_nodes(str(tmp_path / "mine.npz"))
+    assert (dataset.labels.tolist(), dataset.classes) == ([1, 0, 1], ("milk", "tea"))
+
+
 def test_scipys_matrices_are_read_and_code_is_not(tmp_path):
     path = tmp_path / "graph.npz"
     adjacency = sparse.csr_matrix(np.array([[0, 1], [0, 0]]))

@@ -47,6 +47,15 @@ def test_encoder_has_the_width_it_says_and_opens_from_a_checkpoint(class_path, a
         torch.testing.assert_close(opened.encoder(images), encoder.eval()(images))
 
 
+def test_a_vit_says_which_images_it_takes():
+    with pytest.raises(ValueError, match="vit_b_32 cannot be built for an image_size of 40.*must divide it"):
+        TorchvisionEncoder(name="vit_b_32", image_size=40)
+    encoder = TorchvisionEncoder(name="vit_b_32", image_size=64)
+    with pytest.raises(ValueError, match="not built for images of 48 × 32 pixels.* as image_size") as raised:
+        encoder(torch.zeros(1, 3, 48, 32))
+    assert "Expected 64 but got 48" in str(raised.value)
+
+
 @pytest.mark.parametrize("name,head", [("resnet18", "fc"), ("convnext_tiny", "classifier.2")])
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
 def test_features_are_what_torchvisions_classifier_sees(name, head, suffix, tmp_path):

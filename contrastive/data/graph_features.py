@@ -1,4 +1,4 @@
-"""Whether an encoder takes the features that the nodes of the data have, known before training."""
+"""Whether an encoder takes graphs with the features that the data's have, known before training."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 from torch import nn
 
 from contrastive.errors import ContrastiveError
+from contrastive.features import takes_graphs
 
 _OURS = ("augmentations.", "torch.")
 
 
 def refuse_other_features(model: nn.Module, x: Any, source: str, advice: str | None = None) -> None:
-    """Check that the encoder of a model takes nodes with these features.
+    """Check that the encoder of a model takes graphs, and nodes with these features.
 
-    An encoder that does not say what it takes, and views of the user's own, are passed over.
+    An encoder that does not say which features it takes, and views of the user's own, are passed over.
 
     Args:
         model: what is pretrained.
@@ -23,9 +24,15 @@ def refuse_other_features(model: nn.Module, x: Any, source: str, advice: str | N
         advice: what the message says to do; None says what to set before training.
 
     Raises:
-        ContrastiveError: it takes others; the message says what to set.
+        ContrastiveError: it takes others, or does not say that it takes graphs; the message says what to set.
     """
-    expected = getattr(getattr(model, "encoder", None), "node_features", None)
+    encoder = getattr(model, "encoder", None)
+    if encoder is not None and not takes_graphs(encoder):  # and a probe of the run would read images
+        raise ContrastiveError(
+            f"{source} holds graphs, but {type(encoder).__name__} does not say that it takes them: set "
+            "takes_graphs = True in its class, or give an encoder of graphs"
+        )
+    expected = getattr(encoder, "node_features", None)
     views = getattr(model, "views", None) or nn.ModuleList()
     if expected is None or not all(type(view).__module__.startswith(_OURS) for view in views.modules()):
         return

@@ -39,6 +39,8 @@ class PretrainingData(LightningDataModule):
         self, source: str, *, batch_size: int, val_fraction: float, num_workers: int, seed: int
     ) -> None:
         super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; give 2 samples or more")
         self.source, self.batch_size, self.num_workers, self.seed = source, batch_size, num_workers, seed
         self.val_fraction = val_fraction
         self.train: Any = None

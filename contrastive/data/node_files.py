@@ -33,11 +33,13 @@ class NodeDataset:
         graph: a ``GraphBatch`` of one graph.
         labels: ``(N,)`` int64 classes, ``(N, T)`` float targets with NaN where unknown, or None.
         split: the nodes of the published training, validation and test split, or None.
+        classes: the names of the classes, where they have any.
     """
 
     graph: GraphBatch
     labels: Tensor | None = None
     split: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    classes: tuple[str, ...] = ()
 
 
 def read_nodes(source: str, *, normalize_features: bool = True) -> NodeDataset:
@@ -46,8 +48,8 @@ def read_nodes(source: str, *, normalize_features: bool = True) -> NodeDataset:
     Args:
         source: ``FOLDER/NAME`` for Planetoid's files ``FOLDER/ind.NAME.*`` (``planetoid/cora``); a ``.npz``
             of the gnn-benchmark form (Amazon, Coauthor), or with arrays ``edges`` ``(E, 2)``, ``x``
-            ``(N, F)`` and ``y`` ``(N,)`` of your own; ``dgl:NAME``, a node-classification class of
-            ``dgl.data``; or ``ogb:NAME`` (see ``contrastive.data.ogb_files.read_ogb``).
+            ``(N, F)`` and ``y`` ``(N,)``, numbers or names, of your own; ``dgl:NAME``, a node-classification
+            class of ``dgl.data``; or ``ogb:NAME`` (see ``contrastive.data.ogb_files.read_ogb``).
         normalize_features: divide every row of x by the sum of its magnitudes.
 
     Raises:
@@ -181,7 +183,7 @@ def read_npz(path: Path) -> NodeDataset:
 
     Known names: ``adj_matrix`` and ``node_attr`` (SciPy's matrices), or ``adj_data``, ``adj_indices``,
     ``adj_indptr``, ``adj_shape`` and the same with ``attr``; or ``edges`` ``(E, 2)`` and ``x`` ``(N, F)``.
-    Labels: ``node_label``, ``labels`` or ``y``, see `targets_of`; none is fine.
+    Labels: ``node_label``, ``labels`` or ``y``, the classes' names or see `targets_of`; none is fine.
     """
     arrays = _Arrays(path)
     adjacency = arrays.matrix("adj", "adj_matrix")
@@ -201,10 +203,25 @@ def read_npz(path: Path) -> NodeDataset:
     if x is None:
         x = arrays["x"] if "x" in arrays else _identity(src, dst)
     name = next((key for key in ("node_label", "labels", "y") if key in arrays), None)
-    labels = None if name is None else targets_of(np.asarray(arrays[name]), name)
+    labels, classes = (None, ()) if name is None else _labels_of(np.asarray(arrays[name]), name)
     if labels is not None and len(labels) != x.shape[0]:
         raise ContrastiveError(f"{path}: there are {len(labels)} labels for {x.shape[0]} nodes")
-    return NodeDataset(undirected_graph(src, dst, x), labels)
+    return NodeDataset(undirected_graph(src, dst, x), labels, classes=classes)
+
+
+def _labels_of(y: np.ndarray, name: str) -> tuple[Tensor, tuple[str, ...]]:
+    """Classes by their names, numbered in the names' order, or `targets_of` without names."""
+    if y.dtype.kind == "O":
+        y = np.array(y.tolist())
+    if y.dtype.kind not in "US":
+        return targets_of(y, name), ()
+    words = y.astype(str)
+    if words.size != len(words):
+        raise ContrastiveError(f"{name} has words of the shape {words.shape}; give one class a node, (N,)")
+    if (words == "").any():
+        raise ContrastiveError(f"{name} is empty in row {(words == '').argmax()}; give every node its class")
+    classes, numbers = np.unique(words.reshape(-1), return_inverse=True)
+    return torch.from_numpy(numbers), tuple(map(str, classes))
 
 
 def _identity(src: np.ndarray, dst: np.ndarray) -> sparse.spmatrix:

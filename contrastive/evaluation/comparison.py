@@ -14,7 +14,7 @@ from contrastive.data.image_dataset import ImageDataset
 from contrastive.evaluation.knn import knn_accuracy
 from contrastive.evaluation.linear import features_of, linear_probe
 from contrastive.evaluation.protocol import Protocol
-from contrastive.evaluation.statistics import mean_interval
+from contrastive.evaluation.statistics import UNIT, mean_interval
 from contrastive.features import FrozenEncoder, load_encoder, untrained_like
 from contrastive.pretrain import pretrain
 from contrastive.report import write_json
@@ -104,7 +104,8 @@ def summarise(rows: Sequence[dict[str, Any]], reference: str) -> list[dict[str, 
     for name, own in by_name.items():
         line: dict[str, Any] = {"name": name, "seeds": sorted(own)}
         for metric in METRICS:
-            line[metric], line[f"{metric}_ci95"] = mean_interval([row[metric] for row in own.values()])
+            values = [row[metric] for row in own.values()]
+            line[metric], line[f"{metric}_ci95"] = mean_interval(values, within=UNIT)
             shared = own.keys() & by_name[reference].keys()
             paired = [own[seed][metric] - by_name[reference][seed][metric] for seed in sorted(shared)]
             if paired and name != reference:

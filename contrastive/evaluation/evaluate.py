@@ -17,7 +17,7 @@ from contrastive.evaluation.classifiers import Prediction, predict_knn, predict_
 from contrastive.evaluation.finetune import finetune
 from contrastive.evaluation.metrics import LOWER_IS_BETTER, PRIMARY, TITLES, bootstrap, measure
 from contrastive.evaluation.protocol import TRAINED, Protocol
-from contrastive.evaluation.statistics import mean_interval, percentile_interval
+from contrastive.evaluation.statistics import UNIT, mean_interval, percentile_interval
 from contrastive.evaluation.tasks import Task
 from contrastive.feature_cache import cached_features
 from contrastive.features import FrozenEncoder, build_plain, load_encoder, model_args, untrained_like
@@ -49,6 +49,8 @@ class Evaluation:
     def row(self) -> dict[str, Any]:
         """Plain data: means over draws, with both intervals of the primary metric; None where not defined."""
         primary = next(iter(self.metrics))
+        within = None if primary in LOWER_IS_BETTER else UNIT
+        by_draw = mean_interval(self.metrics[primary], within=within)[1]
         means = {f"{name}_mean": defined(np.mean(values)) for name, values in self.metrics.items()}
         return {
             "representation": self.name,
@@ -56,7 +58,7 @@ class Evaluation:
             "num_draws": len(self.predictions),
             **means,
             f"{primary}_ci95": [defined(end) for end in percentile_interval(self.resampled)],
-            f"{primary}_draws_ci95": [defined(end) for end in mean_interval(self.metrics[primary])[1]],
+            f"{primary}_draws_ci95": [defined(end) for end in by_draw],
             f"val_{primary}": defined(np.mean([p.val for p in self.predictions])),
             "draws": self.metrics[primary],
             "chosen": [p.chosen for p in self.predictions],

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.protocol import Objective, Protocol, labelled_draws
-from contrastive.evaluation.statistics import mean_interval, proportion_interval
+from contrastive.evaluation.statistics import UNIT, mean_interval, proportion_interval
 from contrastive.features import FrozenEncoder, accelerator
 from contrastive.items import encode_items
 from contrastive.report import track
@@ -93,7 +93,7 @@ def linear_probe(
         classify, c = select_classifier(train.take(fit), train.take(val), objective=protocol.objective)
         accuracies.append(float((classify(test.h).argmax(1) == test.y).mean()))
         chosen.append(c)
-    mean, interval = mean_interval(accuracies)
+    mean, interval = mean_interval(accuracies, within=UNIT)
     if len(accuracies) == 1:
         interval = proportion_interval(round(mean * len(test.y)), len(test.y))
     return {

@@ -8,8 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+UNIT = (0.0, 1.0)  # where accuracies and areas under curves lie, and so their means
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, tuple[float, float]]:
+
+def mean_interval(
+    values: Sequence[float], confidence: float = 0.95, *, within: tuple[float, float] | None = None
+) -> tuple[float, tuple[float, float]]:
     """Mean over draws and Student's t interval of that mean.
 
     The draws are taken as independent. They share their test samples, so the interval speaks of the choice of
@@ -18,12 +22,15 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
     Args:
         values: one number a draw.
         confidence: coverage of the interval.
+        within: where the values, and so their mean, can lie; the interval is cut there, which leaves its
+            coverage as it is. Of two draws Student's t is so wide that it would leave 0 to 100 %.
     """
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, (math.nan, math.nan)
     half = float(stats.sem(values) * stats.t.ppf((1 + confidence) / 2, len(values) - 1))
-    return mean, (mean - half, mean + half)
+    low, high = within or (-math.inf, math.inf)
+    return mean, (max(mean - half, low), min(mean + half, high))
 
 
 def proportion_interval(num_correct: int, num_items: int, confidence: float = 0.95) -> tuple[float, float]:

@@ -241,7 +241,8 @@ def _node_task(encoder: FrozenEncoder, protocol: Protocol) -> Task:
     if dataset.labels is None:
         raise ContrastiveError(f"{protocol.data} has no labels; a probe needs one for each node")
     y = dataset.labels.numpy()
-    names = target_names(y) if y.ndim == 2 else [str(c) for c in range(int(y.max()) + 1)]
+    numbers = target_names(y) if y.ndim == 2 else [str(c) for c in range(int(y.max()) + 1)]
+    names = list(dataset.classes) or numbers
     number = protocol.repeats or NUM_NODE_SPLITS
     if dataset.split is not None:
         splits, rule = [Draw(*map(np.asarray, dataset.split))], "the public split"

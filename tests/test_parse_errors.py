@@ -1,0 +1,86 @@
+"""What is mistyped on a command line or in a configuration, and the one line that is said of it."""
+
+import sys
+
+import pytest
+import yaml
+
+from contrastive import cli
+from contrastive.parse_errors import in_a_line
+
+INFO_NCE = "contrastive.losses.InfoNCE"
+SAID = {
+    f"--model.loss {INFO_NCE}E": f"model.loss: there is no {INFO_NCE}E; the nearest: {INFO_NCE}, ",
+    "--model.loss InfoNCEE": f"model.loss: InfoNCEE is no class by itself: give its path, as {INFO_NCE}",
+    f"--model.loss {INFO_NCE} --model.loss.temprature 1": f"{INFO_NCE} has no option temprature; the "
+    f"nearest: temperature (--model.loss.help {INFO_NCE} tells of them)",
+    "--model.encoder encoders.imag.ResNet": "model.encoder: there is no encoders.imag; the nearest: "
+    "encoders.image",
+    "--model.encoder mine.Encoder": "model.encoder: there is no module mine; a module of your own is found "
+    "on PYTHONPATH",
+    f"--data {INFO_NCE}": f"data: {INFO_NCE} is no LightningDataModule",
+    "--model.encoder.num_features wide": "model.encoder.num_features: expected a whole number, but was given "
+    "wide",
+    "--model.optimizer.lr fast": "model.optimizer.lr: expected a number, but was given fast",
+    "--trainer.callbacks EarlyStopping": "EarlyStopping needs monitor",
+    "--trainer.precision 17-bit": "trainer.precision: expected a whole number, transformer-engine, ",
+    "--ran_dir x": "there is no option ran_dir; the nearest: run_dir",
+}
+
+
+@pytest.mark.parametrize("args", SAID)
+def test_what_is_mistyped_is_said_in_a_line(args, capsys):
+    config = ["--config", "configs/image/simclr_digits.yaml", "--wandb", "off"]
+    assert cli.main(["pretrain", *config, *args.split()]) == 2
+    said, hint = capsys.readouterr().err.splitlines()
+    assert said.startswith("contrastive pretrain: error: ") and SAID[args] in said
+    assert hint == "(contrastive pretrain --help lists the options)"
+
+
+@pytest.mark.parametrize(
+    "config, expected",
+    [
+        (
+            {"views": [{"class_path": "augmentations.image.simclrr", "init_args": {"size": 8}}]},
+            "model.views: there is no augmentations.image.simclrr; the nearest: augmentations.image.simclr",
+        ),
+        (
+            {"views": [{"class_path": "augmentations.image.simclr", "init_args": {"sise": 8}}]},
+            "augmentations.image.simclr has no option sise; the nearest: size",
+        ),
+        (
+            {"optimizer": {"class_path": "torch.optim.Adamm", "init_args": {"lr": 0.1}}},
+            "model.optimizer: there is no torch.optim.Adamm; the nearest: torch.optim.Adam, ",
+        ),
+        ({"lose": {"class_path": INFO_NCE}}, "ContrastiveModule has no option lose; the nearest: loss"),
+    ],
+)
+def test_so_is_what_a_file_has(config, expected, tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"model": config}))
+    args = ["--config", "configs/image/simclr_digits.yaml", "--config", str(tmp_path / "mine.yaml")]
+    assert cli.main(["pretrain", *args]) == 2
+    said = capsys.readouterr().err.splitlines()[0]
+    assert expected in said
+
+
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        ("probe r --methd knn", "there is no option methd; the nearest: method"),
+        ("probe r --k many", "k: expected a whole number, but was given many"),
+        ("embed r --split val", "split: expected train or test, but was given val"),
+    ],
+)
+def test_and_of_the_other_commands(args, said, capsys):
+    assert cli.main(args.split()) == 2
+    assert capsys.readouterr().err.splitlines()[0] == f"contrastive {args.split()[0]}: error: {said}"
+
+
+def test_nothing_is_imported_and_what_is_not_known_is_kept():
+    before = set(sys.modules)
+    assert "no module antigravity" in in_a_line("No module named 'antigravity'")
+    assert in_a_line("module 'antigravity' has no attribute 'fly'") == "there is no antigravity.fly"
+    assert set(sys.modules) == before
+    assert in_a_line("Subtypes: [a]\nErrors:\n  - two lines\n    of a class's own") == (
+        "two lines\nof a class's own"
+    )
