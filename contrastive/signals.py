@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import threading
+from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Any
 
@@ -76,8 +78,22 @@ def requeue() -> str:
 def ignore_in_worker(_: int) -> None:
     """Keep a data worker alive through a signal to the whole process group; its process ends it later.
 
-    The first SIGTERM may be the group's; the second one is the loader's own, which wants the worker gone.
+    The first SIGTERM may be the group's; the second one is the loader's own, which wants the worker gone. At
+    the process's exit there is one alone, and then no end to wait for: see `end_workers_at_exit`.
     """
     for number in WATCHED:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
+
+
+def end_workers_at_exit() -> None:
+    """Have this process kill at its exit what data workers are left, as those of an iterator still held."""
+    Finalize(None, _kill_workers, exitpriority=0)
+
+
+def _kill_workers() -> None:
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report them as lost
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()

@@ -1,7 +1,10 @@
 """Whatever is read, and by however many workers: an epoch from its k-th batch on is the rest of the epoch."""
 
 import io
+import subprocess
+import sys
 import tarfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -94,3 +97,16 @@ def _content(input):
     if isinstance(input, GraphBatch):
         return input.target.tolist()
     return [view.tolist() for view in (input if isinstance(input, tuple) else (input,))]
+
+
+def test_a_process_exits_while_workers_wait_for_the_rest_of_an_epoch():
+    """An iterator that is still held, as by the traceback of an error; their first SIGTERM they pass over."""
+    code = (
+        "from test_epochs import at, images\n"
+        "batches = iter(images(at(0, 0), 2, None))\n"
+        "print(next(batches).index.tolist())\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=Path(__file__).parent, timeout=100, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout, done.stderr
+    assert not done.stderr, done.stderr

@@ -11,7 +11,7 @@ from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader, DistributedSampler
 
 from contrastive.errors import ContrastiveError
-from contrastive.signals import ignore_in_worker
+from contrastive.signals import end_workers_at_exit, ignore_in_worker
 
 
 class EpochOrder(DistributedSampler):
@@ -49,6 +49,8 @@ class EpochLoader(DataLoader):
             **options,
         )
         self._trainer = trainer
+        if self.num_workers:
+            end_workers_at_exit()
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         done = self._trainer.fit_loop.epoch_loop.batch_progress.current.ready
