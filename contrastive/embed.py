@@ -30,7 +30,7 @@ def embed(
     smiles_column: str | None = None,
     batch_size: int = 512,
     download: bool = False,
-    skip_corrupt: bool = False,
+    skip_corrupt: bool | None = None,
 ) -> None:
     """Encode images, graphs, molecules or the nodes of a graph into a file, whole or not at all.
 
@@ -49,7 +49,8 @@ def embed(
         smiles_column: of a table of molecules (default: the one named smiles).
         batch_size: items encoded at a time.
         download: whether torchvision may download the data.
-        skip_corrupt: leave out files that do not decode, and count them, instead of stopping.
+        skip_corrupt: leave out files that do not decode, and count them, instead of stopping (default: of the
+            run's own data as the run does, of others no).
     """
     file = Path(out)
     if file.suffix not in WRITERS:

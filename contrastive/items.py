@@ -66,7 +66,8 @@ def read_items(
         targets: columns of a table of images or molecules.
         smiles_column: of a table of molecules; None is, of the table that it was trained on, the same one.
         cache_dir: of molecules' features; None is the one that pretraining had.
-        options: of reading images, ``download`` and ``skip_corrupt``; other items have none.
+        options: of reading images, ``download`` and ``skip_corrupt``, which is the run's for the data that it
+            was trained on where it is not given; other items have none.
 
     Returns:
         An ``ImageDataset``, ``GraphDataset``, ``MoleculeDataset`` or ``NodeDataset``.
@@ -77,6 +78,8 @@ def read_items(
     unit, data = unit_of(encoder, source), encoder.data
     if unit == "images":
         shape: dict[str, Any] = {"image_size": image_size_of(encoder), "channels": in_channels(encoder)}
+        if options.get("skip_corrupt") is None:
+            options["skip_corrupt"] = source == data.get("source") and bool(data.get("skip_corrupt"))
         return read_images(source, split, targets=tuple(targets), **shape, **options)
     if unit == "nodes":
         return read_nodes(source, normalize_features=data.get("normalize_features", True))

@@ -13,6 +13,7 @@ from contrastive.export import write_safetensors
 from contrastive.features import FrozenEncoder, load_encoder
 from encoders.graph import GraphEncoder, NodeEncoder
 from encoders.graph_batch import GraphBatch
+from encoders.image import ResNet
 
 SMILES = ["CCO", "c1ccccc1", "CC(=O)O", "C1CCNCC1", "CN"]
 
@@ -131,3 +132,24 @@ def test_what_is_cut_off_leaves_the_file_as_it_was(digits_run, suffix, tmp_path,
     options = ["--data", "digits", "--out", str(out), "--batch-size", "100"]
     assert main(["embed", str(digits_run), *options]) == 130
     assert out.read_text() == "what was there" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_the_run_skips_is_skipped_of_its_own_data(tmp_path, capsys):
+    for folder in ("own", "other"):
+        for part in ("train", "test"):
+            (tmp_path / folder / part).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / folder / part / "a.png")
+        for i in range(2):
+            Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / folder / "train" / f"{i}.png")
+        (tmp_path / folder / "train" / "bad.png").write_bytes(b"")
+    data = {"source": str(tmp_path / "own"), "image_size": 8, "skip_corrupt": True}
+    spec = {"class_path": "encoders.image.ResNet", "init_args": {"width": 1}}
+    config = {"model": {"encoder": spec}, "data": {"class_path": "ImageData", "init_args": data}}
+    (tmp_path / "run").mkdir()
+    write_safetensors(FrozenEncoder(ResNet(width=1), nn.Identity(), config), tmp_path / "run", None)
+    embed = ["embed", str(tmp_path / "run"), "--out", str(tmp_path / "f.npz")]
+    assert main(embed) == 0 and len(np.load(tmp_path / "f.npz")["h"]) == 3
+    for args in (["--skip-corrupt", "false"], ["--data", str(tmp_path / "other")]):
+        assert main([*embed, *args]) == 1
+        assert "bad.png is not a readable image" in capsys.readouterr().err
+    assert main([*embed, "--data", str(tmp_path / "other"), "--skip-corrupt"]) == 0
