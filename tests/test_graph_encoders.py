@@ -58,12 +58,6 @@ def dense(batch, weight=None):
 # Layers against DGL's with the same weights.
 
 
-@pytest.mark.parametrize("arguments", [{"num_layers": 0}, {"num_hidden": 0}])
-def test_no_layers_and_no_width_are_refused(arguments):
-    with pytest.raises(ValueError, match="both are 1 at least"):
-        GraphEncoder(node_features=3, **arguments)
-
-
 def test_gcn_is_dgl_graph_conv(kernels):
     conv = pytest.importorskip("dgl.nn").GraphConv(6, 5)
     batch, looped = make(), make(self_loops=True)
@@ -592,3 +586,9 @@ def test_colours_are_weisfeiler_lehman_s():
         names = {
             v: str((names[v], sorted((graph[v][u]["label"], names[u]) for u in graph[v]))) for v in graph
         }
+
+
+@pytest.mark.parametrize("arguments", [{"num_layers": 0}, {"num_hidden": 0}])
+def test_no_layers_and_no_width_are_refused(arguments):
+    with pytest.raises(ValueError, match="both are 1 at least"):
+        GraphEncoder(node_features=3, **arguments)
