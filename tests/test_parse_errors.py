@@ -76,6 +76,12 @@ def test_and_of_the_other_commands(args, said, capsys):
     assert capsys.readouterr().err.splitlines()[0] == f"contrastive {args.split()[0]}: error: {said}"
 
 
+def test_the_beginning_of_an_option_is_enough(recwarn, capsys):
+    assert cli.main(["embed", "nowhere", "--dat", "digits"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "there is no nowhere" in said and not recwarn.list
+
+
 def test_nothing_is_imported_and_what_is_not_known_is_kept():
     before = set(sys.modules)
     assert "no module antigravity" in in_a_line("No module named 'antigravity'")
