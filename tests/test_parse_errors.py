@@ -63,6 +63,14 @@ def test_so_is_what_a_file_has(config, expected, tmp_path, capsys):
     assert expected in said
 
 
+def test_a_file_that_is_no_yaml_is_named(tmp_path, capsys):
+    file = tmp_path / "mine.yaml"
+    file.write_text("model:\n  loss: {class_path\n")
+    assert cli.main(["pretrain", "--config", str(file)]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"{file} is no YAML: while parsing a flow mapping" in said and "line 2" in said
+
+
 @pytest.mark.parametrize(
     "args, said",
     [
