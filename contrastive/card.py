@@ -14,6 +14,7 @@ from torch import Tensor
 
 from contrastive.card_usage import usage
 from contrastive.features import FrozenEncoder, model_args, takes_graphs
+from contrastive.predictor import Predictor
 from contrastive.saved import CONFIG, run_folder
 
 PACKAGE = "contrastive-pretraining"
@@ -36,7 +37,7 @@ def model_card(
         *_front_matter(encoder),
         f"# {name}, pretrained on {source or 'data that is not recorded'}",
         "",
-        f"An encoder of {_kind(encoder)}, pretrained without labels by contrastive learning. It gives "
+        f"An encoder of {_kind(encoder)}, {_trained(encoder)}. It gives "
         f"{encoder.num_features} features a sample; it has no classifier.",
         *_section("How to use it", usage(encoder, file, inputs)),
         *_section("Data", _data(encoder)),
@@ -46,6 +47,53 @@ def model_card(
         *_section("Versions and licence", _versions()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def predictor_card(
+    predictor: Predictor, run: Path | None, file: str, inputs: dict[str, Tensor] | None = None
+) -> str:
+    """The README of a saved probe, and of its program: what it predicts, and how well it did.
+
+    Args:
+        predictor: what is saved.
+        run: whence its encoder came.
+        file: the name of the file with the encoder or the program.
+        inputs: see `model_card`.
+    """
+    row, task, protocol = (predictor.judged.get(key, {}) for key in ("row", "task", "protocol"))
+    method, data, cells = protocol.get("method"), protocol.get("data"), _cells(row)
+    if method not in ("finetune", "scratch"):
+        protocol = {key: value for key, value in protocol.items() if key != "finetuning"}
+    lines = [
+        *_front_matter(predictor),
+        f"# {', '.join(predictor.names[:5])}{', …' if len(predictor.names) > 5 else ''} of {data}",
+        "",
+        f"Predicts {PREDICTED[predictor.kind]} from {_kind(predictor)}: {', '.join(predictor.names)}.",
+        f"An encoder, {_trained(predictor)}, and a linear function of its features (`{method}`).",
+        *_section("How to use it", usage(predictor, file, inputs)),
+        *_section("How well it did", _table(list(cells), [list(cells.values())])),
+        "",
+        "On the test items of the first draw, or the mean over all draws; the predictor is the first draw's.",
+        "",
+        *_items({"task": task, "protocol": protocol}),
+        *_section("Data of the encoder", _data(predictor)),
+        *_section("Recipe of the encoder", _recipe(predictor, _run_folder(run))),
+        *_section("Versions and licence", _versions()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+PREDICTED = {"classes": "one of the classes", "labels": "for each label whether it holds", "values": "values"}
+
+
+def _trained(encoder: FrozenEncoder) -> str:
+    """What it was trained with; fine-tuning has left its source of labels in the configuration."""
+    labels = (encoder.config or {}).get("labels")
+    return (
+        f"trained on the labels of {labels}"
+        if labels
+        else "pretrained without labels by contrastive learning"
+    )
 
 
 def _run_folder(run: Path | None) -> Path | None:

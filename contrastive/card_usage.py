@@ -8,6 +8,7 @@ from torch import Tensor
 
 from contrastive.backbones import resnet_name
 from contrastive.features import FrozenEncoder, takes_graphs
+from contrastive.predictor import Predictor
 from contrastive.saved import EXPORT_WEIGHTS, HUB
 
 
@@ -20,15 +21,15 @@ def usage(encoder: FrozenEncoder, file: str, inputs: dict[str, Tensor] | None) -
         inputs: the tensors that a program was recorded with, by name; None for weights.
     """
     if inputs is None:
-        return _usage_of_weights(encoder)
-    features = f"  # (N, {encoder.num_features})"
+        return _of_predictor(encoder) if isinstance(encoder, Predictor) else _usage_of_weights(encoder)
+    result, shape = result_of(encoder), f"  # (N, {encoder.num_features})"
     if file.endswith(".onnx"):
         code = [
             "import numpy, onnxruntime",
             "",
             f'session = onnxruntime.InferenceSession("{file}")',
             f"inputs = {_given(inputs, 'numpy.zeros({}, numpy.uint8)', '.numpy()')}",
-            f"(features,) = session.run(None, inputs){features}",
+            f"({result},) = session.run(None, inputs){shape}",
         ]
     else:
         code = [
@@ -36,9 +37,14 @@ def usage(encoder: FrozenEncoder, file: str, inputs: dict[str, Tensor] | None) -
             "",
             f'program = torch.export.load("{file}").module()  # only from those you trust',
             f"inputs = {_given(inputs, 'torch.zeros({}, dtype=torch.uint8)', '')}",
-            f"features = program(**inputs){features}",
+            f"{result} = program(**inputs){shape}",
         ]
     return [*_code(code), "", *_described(inputs)]
+
+
+def result_of(encoder: FrozenEncoder) -> str:
+    """What an encoder's program gives: ``features``, or of a predictor ``predictions``."""
+    return "predictions" if isinstance(encoder, Predictor) else "features"
 
 
 def _given(inputs: dict[str, Tensor], zeros: str, suffix: str) -> str:
@@ -89,6 +95,20 @@ def _usage_of_weights(encoder: FrozenEncoder) -> list[str]:
         f'model.load_state_dict(load_file("{EXPORT_WEIGHTS}"))',
     ]
     return [*_code(code), "", "The names of the weights are torchvision's and timm's:", "", *_code(theirs)]
+
+
+def _of_predictor(predictor: Predictor) -> list[str]:
+    what = (
+        "SMILES, DGLGraphs, or Data of PyG" if takes_graphs(predictor.encoder) else "paths, images or arrays"
+    )
+    code = [
+        "import contrastive",
+        "",
+        f'predictor = contrastive.load_predictor("FOLDER")  # this folder, or "{HUB}OWNER/NAME"',
+        f"predictions = predictor.predict(items)  # {what} → (N, {predictor.num_features})",
+    ]
+    command = ["```console", "contrastive predict FOLDER --data SOURCE --out predictions.csv", "```"]
+    return [*command, "", *_code(code)]
 
 
 def _code(lines: Sequence[str]) -> list[str]:

@@ -33,6 +33,7 @@ COMMANDS = {
     ),
     "neighbours": ("contrastive.neighbours", "show the items most similar to some, as a page of pictures"),
     "embed": ("contrastive.embed", "write the features of a data set to a file"),
+    "predict": ("contrastive.predict", "write what a saved probe predicts of a data set to a file"),
     "export": ("contrastive.export", "write the encoder alone, for use elsewhere"),
 }
 

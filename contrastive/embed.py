@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from contrastive.data.image_dataset import ImageDataset
 from contrastive.data.loading import Split
-from contrastive.data.molecules import MoleculeDataset
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.protocol import parse_targets
 from contrastive.features import FrozenEncoder, load_encoder
-from contrastive.items import feature_batches, num_items, read_items, source_of
+from contrastive.items import feature_batches, item_names, num_items, read_items, source_of
 from contrastive.report import write_whole
 
 _ADVICE = "give another with --out"
@@ -25,7 +23,7 @@ def embed(
     *,
     data: str | None = None,
     out: str = "features.npz",
-    split: Split = "train",
+    split: Split = "all",
     targets: str | None = None,
     smiles_column: str | None = None,
     batch_size: int = 512,
@@ -44,7 +42,7 @@ def embed(
         run: a run folder, a checkpoint or an export.
         data: a source of the kind that the run was trained on (default: what it was trained on).
         out: the file to write: .npz, .parquet (pip install pyarrow) or .npy.
-        split: which split of images; other sources are encoded whole.
+        split: of images, train, test, or all of the source; other sources are encoded whole.
         targets: columns of a table to write as labels: A,B or ["A", "B"].
         smiles_column: of a table of molecules (default: the one named smiles).
         batch_size: items encoded at a time.
@@ -74,15 +72,6 @@ def _batches(encoder: FrozenEncoder, dataset: Any, batch_size: int) -> Iterator[
         yield h.numpy()
 
 
-def _items(dataset: Any) -> list[str] | None:
-    """What each item is called: a SMILES or a path; None where items have no names."""
-    if isinstance(dataset, MoleculeDataset):
-        return dataset.smiles
-    if isinstance(dataset, ImageDataset) and dataset.paths is not None:
-        return [str(path) for path in dataset.paths]
-    return None
-
-
 def _names(dataset: Any) -> list[str]:
     return list(getattr(dataset, "classes", []))
 
@@ -92,7 +81,7 @@ def _write_npz(encoder: FrozenEncoder, dataset: Any, batch_size: int, part: Path
     arrays["classes"] = np.array(_names(dataset))
     if dataset.labels is not None:
         arrays["y"] = dataset.labels.numpy()
-    items = _items(dataset)
+    items = item_names(dataset)
     if items is not None:
         arrays["item"] = np.array(items)
     with part.open("wb") as stream:
@@ -124,7 +113,7 @@ def _write_parquet(encoder: FrozenEncoder, dataset: Any, batch_size: int, part: 
         raise ContrastiveError(
             ".parquet needs pyarrow: pip install 'contrastive-pretraining[parquet]'"
         ) from error
-    items = _items(dataset)
+    items = item_names(dataset)
     texts = {} if items is None else {"item": items}
     labels = {} if dataset.labels is None else _label_columns(dataset)
     writer, start = None, 0

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from safetensors.torch import save
 from torch import Tensor
 
-from contrastive.card import model_card
+from contrastive.card import model_card, predictor_card
 from contrastive.errors import ContrastiveError
 from contrastive.features import FrozenEncoder, load_encoder, takes_graphs
 from contrastive.items import image_size_of
+from contrastive.predictor import Predictor, holds_predictor, load_predictor, write_head
 from contrastive.report import whole_folder, write_whole
-from contrastive.saved import EXPORT_CONFIG, EXPORT_SUMS, EXPORT_WEIGHTS, sha256
+from contrastive.saved import EXPORT_CONFIG, EXPORT_SUMS, EXPORT_WEIGHTS, PREDICTOR, sha256
 
 Format = Literal["safetensors", "onnx", "torch-export"]
 CARD, ONNX, PROGRAM = "README.md", "encoder.onnx", "encoder.pt2"
@@ -24,7 +25,8 @@ def export(run: str, *, output: str, format: Format = "safetensors", image_size:
     """Write the encoder of a run into a folder of its own, for use elsewhere.
 
     Args:
-        run: a run folder, a checkpoint, an export, or hf://OWNER/NAME
+        run: a run folder, a checkpoint, an export, or hf://OWNER/NAME; of what probe --save wrote, programs
+            predict, and safetensors has the encoder
         output: the folder to make, for the encoder, its configuration, a model card written from the run, and
             SHA256SUMS; it must not exist yet
         format: safetensors holds the weights alone, for load_encoder and the Hugging Face Hub; onnx and
@@ -33,11 +35,11 @@ def export(run: str, *, output: str, format: Format = "safetensors", image_size:
         image_size: side in pixels of the images that a program takes (default: what the run was trained on)
     """
     with whole_folder(Path(output)) as folder:
-        encoder = load_encoder(run)
         if format == "safetensors":
-            write_safetensors(encoder, folder, Path(run))
+            write_safetensors(load_encoder(run), folder, Path(run))
         else:
-            print(write_program(encoder, folder, Path(run), format, image_size))
+            opened = load_predictor(run) if holds_predictor(run) else load_encoder(run)
+            print(write_program(opened, folder, Path(run), format, image_size))
     print(f"export: {output}")
 
 
@@ -52,6 +54,19 @@ def write_safetensors(encoder: FrozenEncoder, folder: Path, run: Path | None) ->
     weights = {key: value.contiguous() for key, value in encoder.encoder.state_dict().items()}
     write_whole(folder / EXPORT_WEIGHTS, lambda part: part.write_bytes(save(weights, {"format": "pt"})))
     _write_texts(encoder, folder, run, EXPORT_WEIGHTS)
+
+
+def save_predictor(predictor: Predictor, folder: Path, run: Path) -> None:
+    """Write a predictor whole or not at all: an export of its encoder, and beside it `PREDICTOR`.
+
+    Args:
+        predictor: what a probe fitted.
+        folder: is made; it must not exist yet.
+        run: whence the encoder came, for the card.
+    """
+    with whole_folder(folder) as part:
+        write_head(predictor, part / PREDICTOR)
+        write_safetensors(predictor, part, run)
 
 
 def write_program(
@@ -83,7 +98,7 @@ def write_program(
 
 def _card_of(run: Path | None, file: str) -> str | None:
     """The card of an export that is copied: it knows what its run knew."""
-    if run is None or not ((run / file).is_file() and (run / CARD).is_file()):
+    if run is None or (run / PREDICTOR).exists() or not ((run / file).is_file() and (run / CARD).is_file()):
         return None
     return (run / CARD).read_text()
 
@@ -103,8 +118,10 @@ def _write_texts(
         )
     texts = {EXPORT_CONFIG: json.dumps(encoder.config, indent=2) + "\n"}
     if not (folder / CARD).exists():
-        texts[CARD] = _card_of(run, file) or model_card(encoder, run, file, inputs)
+        card: Any = predictor_card if isinstance(encoder, Predictor) else model_card
+        texts[CARD] = _card_of(run, file) or card(encoder, run, file, inputs)
     for name, text in texts.items():
         write_whole(folder / name, lambda part, text=text: part.write_text(text))  # type: ignore[misc]
-    sums = "".join(f"{sha256(folder / name)}  {name}\n" for name in (file, EXPORT_CONFIG, CARD))
+    names = [file, EXPORT_CONFIG, CARD, *[PREDICTOR] * (folder / PREDICTOR).exists()]
+    sums = "".join(f"{sha256(folder / name)}  {name}\n" for name in names)
     write_whole(folder / EXPORT_SUMS, lambda part: part.write_text(sums))

@@ -25,7 +25,8 @@ class FrozenEncoder(nn.Module):
     Args:
         encoder: has ``num_features`` and maps preprocessed inputs to ``(N, num_features)``.
         preprocess: maps raw inputs to what the encoder takes.
-        config: the run's configuration, ``{"model": {"encoder": …}, "data": …}``; None if it is not known.
+        config: the run's configuration, ``{"model": {"encoder": …}, "data": …}``; None if it is not known. Of
+            an encoder that was fine-tuned ``labels`` is the source of its labels.
     """
 
     def __init__(

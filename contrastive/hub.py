@@ -9,7 +9,7 @@ from typing import Any
 from contrastive.errors import ContrastiveError
 from contrastive.export import write_safetensors
 from contrastive.features import FrozenEncoder, load_encoder
-from contrastive.saved import EXPORT_CONFIG, EXPORT_SUMS, EXPORT_WEIGHTS, HUB
+from contrastive.saved import EXPORT_CONFIG, EXPORT_SUMS, EXPORT_WEIGHTS, HUB, PREDICTOR
 
 try:
     from huggingface_hub import PyTorchModelHubMixin, snapshot_download
@@ -45,7 +45,7 @@ _FETCH = ("revision", "token", "cache_dir", "force_download", "local_files_only"
 
 
 def download(name: str, **options: Any) -> Path:
-    """Fetch the configuration, the weights and the sums of ``hf://OWNER/NAME[@REVISION]``, and nothing else.
+    """Fetch the files of an export or a predictor at ``hf://OWNER/NAME[@REVISION]``, and nothing else.
 
     Args:
         name: see above.
@@ -62,7 +62,7 @@ def download(name: str, **options: Any) -> Path:
         raise ContrastiveError(f"{name!r} is not of the form {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION")
     if match[2]:
         options["revision"] = match[2]
-    files = [EXPORT_CONFIG, EXPORT_WEIGHTS, EXPORT_SUMS]
+    files = [EXPORT_CONFIG, EXPORT_WEIGHTS, EXPORT_SUMS, PREDICTOR]
     try:
         folder = Path(snapshot_download(match[1], allow_patterns=files, **options))
     except Exception as error:  # no network, no such repository, no permission, …

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from contrastive.data.graph_features import refuse_other_features
 from contrastive.data.graphs import GraphDataset, read_graphs
+from contrastive.data.image_dataset import ImageDataset
 from contrastive.data.images import open_images, read_images
 from contrastive.data.loading import Split
-from contrastive.data.molecules import read_molecules
+from contrastive.data.molecules import MoleculeDataset, read_molecules
 from contrastive.data.node_files import NodeDataset, read_nodes
 from contrastive.errors import ContrastiveError
 from contrastive.features import FrozenEncoder, accelerator, in_channels, takes_graphs
@@ -117,12 +118,22 @@ def num_items(dataset: Any) -> int:
     return dataset.graph.num_nodes if isinstance(dataset, NodeDataset) else len(dataset)
 
 
+def item_names(dataset: Any) -> list[str] | None:
+    """What each item is called: a SMILES or a path; None where items have no names."""
+    if isinstance(dataset, MoleculeDataset):
+        return dataset.smiles
+    if isinstance(dataset, ImageDataset) and dataset.paths is not None:
+        return [str(path) for path in dataset.paths]
+    return None
+
+
 def feature_batches(
     encoder: FrozenEncoder, dataset: Any, *, batch_size: int = 512, progress: str | None = None
 ) -> Iterator[Tensor]:
     """Yield frozen features, float32 ``(n, num_features)`` on the CPU, of the items in their order.
 
     The nodes of a graph come at once, for each depends on the others; other items ``batch_size`` at a time.
+    NaN stands for an image that was to be decoded when it was asked for, and could not.
     """
     device = accelerator()
     encoder.to(device)
@@ -131,9 +142,12 @@ def feature_batches(
     else:
         batches = np.array_split(np.arange(len(dataset)), max(1, -(-len(dataset) // batch_size)))
     for part in track(batches, progress):
-        inputs = dataset.graph if part is None else dataset.__getitems__(part.tolist()).input
+        batch = None if part is None else dataset.__getitems__(part.tolist())
+        inputs = dataset.graph if batch is None else batch.input
         with torch.inference_mode():
             h = encoder(inputs.to(device)).float().cpu()
+            if batch is not None and isinstance(dataset, ImageDataset):
+                h[batch.index != torch.from_numpy(part)] = torch.nan  # another was read in its place
         yield h
 
 

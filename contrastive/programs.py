@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config
 
+from contrastive.card_usage import result_of
 from contrastive.errors import ContrastiveError
 from contrastive.features import FrozenEncoder, in_channels, model_args, takes_graphs
 from encoders.graph_batch import GraphBatch
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
 
 TOLERANCE = 1e-4
-OUTPUT = "features"
 _DIMS = {"images": "batch", "src": "edges", "dst": "edges", "ptr": "offsets", "x": "nodes"} | {
     name: "edges" if name.startswith("edge_") else "nodes"
     for name in ("edge_attr", "edge_weight", "edge_type", "node_type", "target")
@@ -156,7 +156,7 @@ def check(encoder: FrozenEncoder, inputs: Example, program: Any) -> float:
         expected = encoder(batch)
         difference = (program(**named(batch)) - expected).abs()
         if not bool((difference <= TOLERANCE * expected.abs().clamp(min=1)).all()):
-            raise ContrastiveError(f"its features differ by {difference.max():.2g}")
+            raise ContrastiveError(f"its {result_of(encoder)} differ by {difference.max():.2g}")
         largest = max(largest, float(difference.max()))
     return largest
 
@@ -186,7 +186,9 @@ def save_onnx(encoder: FrozenEncoder, inputs: Example, file: Path) -> str:
     program = trace(encoder, inputs)
     try:
         with _quiet():
-            converted = torch.onnx.export(program, dynamo=True, verbose=False, output_names=[OUTPUT])
+            converted = torch.onnx.export(
+                program, dynamo=True, verbose=False, output_names=[result_of(encoder)]
+            )
             converted.save(file)  # type: ignore[union-attr]
         return _checked_in_onnxruntime(encoder, inputs, file)
     except Exception as error:  # an operator that ONNX lacks can show in any way

@@ -20,6 +20,7 @@ from contrastive.errors import ContrastiveError, reading
 HUB = "hf://"
 CONFIG, LAST = "config.yaml", Path("checkpoints") / "last.ckpt"  # in a run folder
 EXPORT_WEIGHTS, EXPORT_CONFIG, EXPORT_SUMS = "model.safetensors", "config.json", "SHA256SUMS"
+PREDICTOR = "predictor.safetensors"  # beside them, what a probe fitted
 
 
 def fetched(path: str | Path) -> Path:
@@ -96,7 +97,7 @@ def _check_sums(folder: Path) -> None:
     sums = folder / EXPORT_SUMS
     for line in sums.read_text(errors="replace").splitlines() if sums.exists() else []:
         digest, _, name = line.partition("  ")
-        if name in (EXPORT_WEIGHTS, EXPORT_CONFIG) and sha256(folder / name) != digest:
+        if name in (EXPORT_WEIGHTS, EXPORT_CONFIG, PREDICTOR) and sha256(folder / name) != digest:
             raise ContrastiveError(
                 f"{folder / name} is not the file that was exported: its SHA-256 is not the one in "
                 f"{EXPORT_SUMS}. It is cut off or was changed; copy or export it again"

@@ -201,7 +201,7 @@ def test_classes_of_the_users_own_lie_in_the_folder_that_a_command_is_given_in(c
     refused = subprocess.run(embed, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert refused.returncode == 1 and "found on PYTHONPATH" in refused.stderr, refused.stderr
     done = subprocess.run(embed, cwd=tmp_path, env=environment | {"PYTHONPATH": "."}, capture_output=True)
-    assert done.returncode == 0 and np.load(tmp_path / "h.npy").shape == (1257, 64), done.stderr
+    assert done.returncode == 0 and np.load(tmp_path / "h.npy").shape == (1797, 64), done.stderr
 
 
 def test_runs_are_named_before_or_after_options():

@@ -87,7 +87,7 @@ def test_a_flat_folder_has_no_labels(tmp_path):
     for i in range(10):
         save(tmp_path / "flat" / f"{i}.jpg", mode="L")
     data = read_images(str(tmp_path / "flat"), "train", channels=1)
-    assert data.labels is None and data.images.shape == (7, 1, 10, 10)
+    assert data.labels is None and data.images.shape == (10, 1, 10, 10)
 
 
 def test_an_empty_folder_and_an_unknown_source_are_named(tmp_path):

@@ -57,12 +57,37 @@ def test_csv_with_splits(tmp_path):
     assert len(train.labelled()) == 2
 
 
-def test_csv_without_labels_and_splits_is_held_out_in_part(tmp_path):
+def test_csv_without_labels_and_splits_is_for_training(tmp_path):
     for i in range(10):
         picture(tmp_path / f"{i}.png", i)
     source = write_csv(tmp_path / "list.csv", [(f"{i}.png",) for i in range(10)], ("path",))
-    train, test = read_images(source, "train"), read_images(source, "test")
-    assert (len(train), len(test), train.labels) == (7, 3, None)
+    train, whole = read_images(source, "train"), read_images(source, "all")
+    assert train.labels is None and train.paths == whole.paths == [tmp_path / f"{i}.png" for i in range(10)]
+    with pytest.raises(ContrastiveError, match="no test split: all are for training"):
+        read_images(source, "test")
+
+
+def test_all_of_a_source_is_in_its_order_or_its_splits_one_after_another(tmp_path):
+    for i in range(10):
+        picture(tmp_path / f"{i}.png", i)
+    rows = [(f"{i}.png", "ab"[i % 2]) for i in range(10)]
+    whole = read_images(write_csv(tmp_path / "pool.csv", rows, ("path", "label")), "all")
+    assert whole.labels.tolist() == [i % 2 for i in range(10)] and len(whole.images) == 10
+    splits = ("test", "train", "val", "train", "test") * 2
+    split_rows = [(*row, split) for row, split in zip(rows, splits)]
+    whole = read_images(write_csv(tmp_path / "split.csv", split_rows), "all")
+    assert [path.name for path in whole.paths] == [f"{i}.png" for i in range(10)]  # val too
+    for split, name in (("train", "b"), ("train", "a"), ("test", "a"), ("test", "b")):
+        picture(tmp_path / "folders" / split / name / f"{split}{name}.png", 0)
+    whole = read_images(str(tmp_path / "folders"), "all")
+    assert [path.stem for path in whole.paths] == ["traina", "trainb", "testa", "testb"]
+    assert whole.labels.tolist() == [0, 1, 0, 1]
+    images = np.arange(3 * 64, dtype=np.uint8).reshape(3, 8, 8)
+    arrays = {"train_images": images[1:], "train_labels": [1, 0], "test_images": images[:1]}
+    np.savez(tmp_path / "m.npz", **arrays, test_labels=[1])
+    whole = read_images(str(tmp_path / "m.npz"), "all")
+    np.testing.assert_array_equal(whole.images[:, 0], images[[1, 2, 0]])
+    assert whole.labels.tolist() == [1, 0, 1]
 
 
 NO_LABELS = ("nan", "NaN")  # blanks that another program wrote: refused

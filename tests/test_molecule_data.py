@@ -231,7 +231,7 @@ def test_the_data_module_refuses_a_test_split_and_takes_the_rest(tmp_path):
     (tmp_path / "m.smi").write_text("CCO\n" * 10)
     data = MoleculeData(str(tmp_path / "m.smi"), batch_size=4, val_fraction=0.2, cache_dir=str(tmp_path))
     data.setup()
-    assert len(data.train) == 8 and len(data.val) == 2 and data.train.smiles == ["CCO"] * 8
+    assert data.val is None and data.train.smiles == ["CCO"] * 10  # no label to evaluate by
     with pytest.raises(ContrastiveError, match="no test split"):
         data.read("test")
 

@@ -76,7 +76,7 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path, capsys):
     [
         ("probe r --methd knn", "there is no option methd; the nearest: method"),
         ("probe r --k many", "k: expected a whole number, but was given many"),
-        ("embed r --split val", "split: expected train or test, but was given val"),
+        ("embed r --split val", "split: expected train, test or all, but was given val"),
     ],
 )
 def test_and_of_the_other_commands(args, said, capsys):

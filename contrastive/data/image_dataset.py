@@ -164,6 +164,26 @@ class ImageDataset(Dataset):
         return ImageDataset(images, labels, self.classes, **shape, paths=paths)
 
 
+def joined(train: ImageDataset, test: ImageDataset) -> ImageDataset:
+    """Two splits of one source, of the same size and channels, as one data set, the training images first.
+
+    Raises:
+        ContrastiveError: they have other classes.
+    """
+    if train.classes != test.classes:
+        raise ContrastiveError(f"the classes differ: {train.classes} in train, {test.classes} in test")
+    images: Any = [*train.images, *test.images]
+    if isinstance(train.images, Tensor) and isinstance(test.images, Tensor):
+        images = torch.cat([train.images, test.images])
+    labels = paths = None
+    if train.labels is not None and test.labels is not None:
+        labels = torch.cat([train.labels, test.labels])
+    if train.paths is not None and test.paths is not None:
+        paths = [*train.paths, *test.paths]
+    shape: dict[str, Any] = {"image_size": train.image_size, "channels": train.channels}
+    return ImageDataset(images, labels, train.classes, **shape, skip_corrupt=train.skip_corrupt, paths=paths)
+
+
 def read_image(item: Path | Item, image_size: int | None, channels: int) -> Tensor:
     """Decode an image to uint8 ``(channels, image_size, image_size)``, or with None in its own size.
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from contrastive.data.image_dataset import ImageDataset, fit
-from contrastive.data.image_sources import held_out_split, shorter_side
+from contrastive.data.image_dataset import ImageDataset, fit, joined
+from contrastive.data.image_sources import SPLITS, held_out_split, shorter_side
 from contrastive.data.loading import MAX_CLASSES, Split
 from contrastive.errors import ContrastiveError
 
@@ -128,6 +128,8 @@ def _of_split(listed: _Listed, split: Split, file: Path) -> Sequence[int]:
             raise ContrastiveError(
                 f"{file}, line {line}: split is {name!r}; expected one of {', '.join(known)}"
             )
+    if split == "all":
+        return range(len(listed.paths))
     for wanted in _SPLITS[split]:
         chosen = [i for i, name in enumerate(listed.splits) if name == wanted]
         if chosen:
@@ -147,6 +149,8 @@ def read_npz(file: Path, split: Split, image_size: int | None, channels: int | N
         ContrastiveError: not an .npz file, or arrays that are missing or of another shape; the message names
             them.
     """
+    if split == "all":
+        return joined(*(read_npz(file, part, image_size, channels) for part in SPLITS))
     arrays = _arrays(file, split)
     images = arrays["images"]
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):

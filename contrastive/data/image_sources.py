@@ -14,18 +14,29 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from contrastive.data.image_dataset import ImageDataset, Item
+from contrastive.data.image_dataset import ImageDataset, Item, joined
 from contrastive.data.image_decode import image_size as size_of
 from contrastive.data.loading import Split, split_indices
 from contrastive.errors import ContrastiveError, reading
 
 _UNPICKLES = ("LSUN", "LSUNClass")  # without a sum to know the file by
+SPLITS: tuple[Split, Split] = ("train", "test")  # that a source may have
 _HELD_OUT = 0.3  # of a source that has no test split of its own
 _HELD_OUT_SEED = 0  # a constant: the test images must not change with the seed of a run
 
 
 def held_out_split(pool: ImageDataset, split: Split) -> ImageDataset:
-    """Training or test images of a source that has no test split of its own; no seed of a run moves them."""
+    """Training, test or all images of a source without splits of its own; no seed of a run moves them.
+
+    Without labels nothing can be tested, and all images are training images.
+
+    Raises:
+        ContrastiveError: the test images where there are no labels.
+    """
+    if split == "all" or (split == "train" and pool.labels is None):
+        return pool
+    if pool.labels is None:
+        raise ContrastiveError("images without labels have no test split: all are for training")
     train, test = split_indices(len(pool), pool.labels, _HELD_OUT, _HELD_OUT_SEED)
     return pool.subset(train if split == "train" else test)
 
@@ -46,6 +57,8 @@ def open_digits(channels: int) -> ImageDataset:
 def open_folder(folder: Path, split: Split, image_size: int | None, channels: int) -> ImageDataset:
     """A folder of images, flat or a folder a class; or with ``train`` and ``test`` (or ``val``) folders."""
     has_splits = (folder / "train").is_dir()
+    if has_splits and split == "all":
+        return joined(*(open_folder(folder, part, image_size, channels) for part in SPLITS))
     pool = _open_images(_split_folder(folder, split) if has_splits else folder, image_size, channels)
     return pool if has_splits else held_out_split(pool, split)
 
@@ -121,6 +134,9 @@ def open_torchvision(
         )
     if name in _UNPICKLES:
         raise ContrastiveError(f"{source}: torchvision's {name} unpickles, which can run code; give a folder")
+    if split == "all":
+        parts = (open_torchvision(source, part, image_size, channels, download=download) for part in SPLITS)
+        return joined(*parts)
     if unlabelled and name != "STL10":
         raise ContrastiveError(f"unlabelled=true is for STL10, which has such a split; {source} has none")
     chosen = _torchvision_split(cls, split, download=download, unlabelled=unlabelled)

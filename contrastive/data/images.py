@@ -27,7 +27,7 @@ def read_images(source: str, split: Split, *, skip_corrupt: bool = False, **opti
 
     Args:
         source: see ``open_images``, which takes the other options too.
-        split: ``"train"`` or ``"test"``.
+        split: see `open_images`.
         skip_corrupt: leave out images that do not decode, and count them, instead of stopping.
         options: of ``open_images``.
 
@@ -70,8 +70,9 @@ def open_images(
             - ``hf:NAME``, or ``hf:NAME:CONFIGURATION``, of a data set on Hugging Face's hub;
             - a class of ``torchvision.datasets``, ``CIFAR10``, optionally with its root: ``CIFAR10:/data``.
 
-        split: ``"train"`` or ``"test"``. Where a source has no test split, 30 % of it, stratified, are held
-            out; which ones does not depend on any seed of the run.
+        split: ``"train"``, ``"test"``, or ``"all"``: the whole source in its order, or where it has splits of
+            its own these two. Of a labelled source without a test split 30 %, stratified, are held out; which
+            ones does not depend on any seed of the run.
         image_size: side in pixels; None takes the first image's shorter side.
         channels: 1 or 3; None is 1 for digits, what an .npz file has, and 3 for everything else.
         targets: columns of a .csv file to read as labels, numbers or blanks, instead of ``label``.
@@ -113,7 +114,8 @@ class ImageData(PretrainingData):
         batch_size: images a process takes a step. Every other image in the batch is a negative.
         train_subset: pretrain on so many images of the training split, or on this share of it, drawn with
             ``seed`` and stratified where there are labels; None takes them all.
-        val_fraction: share of those images kept from pretraining, for the online evaluation.
+        val_fraction: share of those images, where they have labels, kept from pretraining for the online
+            evaluation.
         num_workers: processes that decode; 0 is fastest for images that fit in memory.
         download: whether torchvision or Hugging Face may download the data.
         unlabelled: pretrain on the unlabelled images of STL10 too.

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from contrastive.data.epochs import EpochLoader, EpochOrder
 from contrastive.errors import ContrastiveError
 
-Split = Literal["train", "test"]
+Split = Literal["train", "test", "all"]
 MAX_CLASSES = 2**20  # larger numbers are no classes and stand for something else
 
 
@@ -26,13 +26,13 @@ class PretrainingData(LightningDataModule):
     Args:
         source: where the data is; for messages.
         batch_size: samples a process takes a step. Every other sample in the batch is a negative.
-        val_fraction: share of the training split kept from pretraining, for the online evaluation.
+        val_fraction: share of a labelled training split kept from pretraining, for the online evaluation.
         num_workers: processes that read.
         seed: of the validation split and of the order of the samples.
 
     Attributes:
         train: the data set that is pretrained on, after ``setup``.
-        val: the one set aside, or None where ``val_fraction`` is 0.
+        val: the one set aside, or None where ``val_fraction`` is 0 or nothing is labelled.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class PretrainingData(LightningDataModule):
         raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the training split and set ``val_fraction`` of it aside.
+        """Read the training split and set ``val_fraction`` of it aside where there are labels to evaluate by.
 
         Raises:
             ContrastiveError: fewer samples than one batch.
@@ -61,7 +61,7 @@ class PretrainingData(LightningDataModule):
         if self.train is not None:
             return
         pool = self.read("train")
-        if self.val_fraction:
+        if self.val_fraction and pool.labels is not None:
             train, val = split_indices(len(pool), pool.labels, self.val_fraction, self.seed)
             self.val = pool.subset(val)
         else:

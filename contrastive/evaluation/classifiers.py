@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +15,14 @@ from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.svm import SVC
+from torch import nn
 
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.knn import neighbour_vote
 from contrastive.evaluation.linear import Features, select_classifier
 from contrastive.evaluation.metrics import LOWER_IS_BETTER, PRIMARY, Kind, measure
 from contrastive.evaluation.protocol import Draw, Objective
+from contrastive.predictor import Head
 
 SVM_GRID = {"C": [0.1, 1.0, 10.0, 100.0, 1000.0]}
 
@@ -33,12 +35,16 @@ class Prediction(NamedTuple):
         val: the primary metric on validation, of what was chosen.
         chosen: what was chosen by validation, such as ``{"C": 0.1}``.
         last: the score by the last epoch's weights, where it was asked for.
+        head: the linear function of the features that gives the score; None where it is no such function.
+        encoder: the network that gives the features, where it was trained for them.
     """
 
     score: np.ndarray
     val: float
     chosen: dict[str, float]
     last: np.ndarray | None = None
+    head: Head | None = None
+    encoder: nn.Module | None = None
 
 
 def predict_linear(
@@ -63,28 +69,20 @@ def predict_linear(
             tested on, without their labels. Sparse features, fingerprints, stay as they are.
         objective: where items have one class each.
     """
-    unit = 1.0
-    if unit_length:
-        h, unit = _of_unit_length(h, draw)
-    elif not issparse(h):
-        h = _standardised(h, draw)
+    h, mean, scale = _of_unit_length(h, draw) if unit_length else _standardised(h, draw)
+    unit = float(scale[0]) if unit_length else 1.0
     strengths = {c * unit**2: c for c in regularisations}  # the same penalty in the units of h
     if kind == "classes":
-        classify, c = select_classifier(
-            Features(h[draw.fit], y[draw.fit]),
-            Features(h[draw.val], y[draw.val]),
-            list(strengths),
-            objective=objective,
-        )
-        score = _widened(classify(h[draw.test]), int(y.max()) + 1)
-        val = _widened(classify(h[draw.val]), int(y.max()) + 1)
-        return Prediction(score, measure(kind, y[draw.val], val)["accuracy"], {"C": strengths[c]})
+        fit, val = (Features(h[part], y[part]) for part in (draw.fit, draw.val))
+        classify, c = select_classifier(fit, val, list(strengths), objective=objective)
+        classify = classify.widened(int(y.max()) + 1)
+        head = Head(classify.weight, classify.bias, mean, scale, unit_length, classify.one_vs_rest)
+        judged = measure(kind, val.y, classify(val.h))["accuracy"]
+        return Prediction(classify(h[draw.test]), judged, {"C": strengths[c]}, head=head)
     fit_columns = _logistic_columns if kind == "labels" else _ridge_columns
-
-    def candidate(c: float) -> tuple[dict[str, float], Callable[[np.ndarray], np.ndarray]]:
-        return {"C": strengths[c]}, lambda part: fit_columns(h, y, draw.fit, part, c)
-
-    return _select([candidate(c) for c in strengths], y, draw, kind)
+    weights = ((c, *fit_columns(h, y, draw.fit, c)) for c in strengths)
+    score, judged, c, weight, bias = _select(weights, h, y, draw, kind)
+    return Prediction(score, judged, {"C": strengths[c]}, head=Head(weight, bias, mean, scale, unit_length))
 
 
 def predict_knn(h: Any, y: np.ndarray, draw: Draw, kind: Kind, *, k: int) -> Prediction:
@@ -131,53 +129,54 @@ def predict_svm(h: Any, y: np.ndarray, draw: Draw, kind: Kind) -> Prediction:
 
 
 def _select(
-    candidates: Sequence[tuple[dict[str, float], Callable[[np.ndarray], np.ndarray]]],
-    y: np.ndarray,
-    draw: Draw,
-    kind: Kind,
-) -> Prediction:
-    """The first candidate that is best on validation; a candidate predicts the items it is given."""
+    candidates: Iterable[tuple[float, np.ndarray, np.ndarray]], h: Any, y: np.ndarray, draw: Draw, kind: Kind
+) -> tuple[np.ndarray, float, float, np.ndarray, np.ndarray]:
+    """Test score, validation metric, C, weight and bias of the first candidate that is best on validation."""
     metric = PRIMARY[kind]
     sign = -1 if metric in LOWER_IS_BETTER else 1
-    held_out = np.concatenate([draw.val, draw.test])
-    best: Prediction | None = None
-    for chosen, predict in candidates:
-        score = predict(held_out)
-        val = measure(kind, y[draw.val], score[: len(draw.val)])[metric]
-        if best is None or sign * val > sign * best.val:
-            best = Prediction(score[len(draw.val) :], val, chosen)
+    best: tuple[float, float, np.ndarray, np.ndarray] | None = None
+    for c, weight, bias in candidates:
+        val = measure(kind, y[draw.val], h[draw.val] @ weight.T + bias)[metric]
+        if best is None or sign * val > sign * best[0]:
+            best = val, c, weight, bias
     assert best is not None
-    if np.isnan(best.val):
+    if np.isnan(best[0]):
         raise ContrastiveError(
             "no target has two values in the validation part; split at random, or give more items"
         )
-    return best
+    _, _, weight, bias = best
+    return h[draw.test] @ weight.T + bias, *best
 
 
-def _logistic_columns(h: Any, y: np.ndarray, fit: np.ndarray, part: np.ndarray, c: float) -> np.ndarray:
-    """Log-odds of each label; zeros where the fitted items have one value only."""
-    score = np.zeros((len(part), y.shape[1]))
+def _logistic_columns(h: Any, y: np.ndarray, fit: np.ndarray, c: float) -> tuple[np.ndarray, np.ndarray]:
+    """Weights ``(T, D)`` and biases of log-odds; zeros where the fitted items have one value only."""
+    weight, bias = np.zeros((y.shape[1], h.shape[1])), np.zeros(y.shape[1])
     for column, truth in enumerate(y.T):
         known = fit[~np.isnan(truth[fit])]
         if len(np.unique(truth[known])) == 2:
             model = LogisticRegression(C=c, max_iter=1000, tol=1e-3).fit(h[known], truth[known])
-            score[:, column] = model.decision_function(h[part])
-    return score
+            weight[column], bias[column] = model.coef_[0], model.intercept_[0]
+    return weight, bias
 
 
-def _ridge_columns(h: Any, y: np.ndarray, fit: np.ndarray, part: np.ndarray, c: float) -> np.ndarray:
-    score = np.zeros((len(part), y.shape[1]))
+def _ridge_columns(h: Any, y: np.ndarray, fit: np.ndarray, c: float) -> tuple[np.ndarray, np.ndarray]:
+    """Weights ``(T, D)`` and biases of values; zeros where nothing is known."""
+    weight, bias = np.zeros((y.shape[1], h.shape[1])), np.zeros(y.shape[1])
     for column, truth in enumerate(y.T):
         known = fit[~np.isnan(truth[fit])]
         if len(known):
             with warnings.catch_warnings():  # a weak penalty of more columns than rows; validation judges it
                 warnings.simplefilter("ignore", LinAlgWarning)
-                score[:, column] = Ridge(alpha=1 / c).fit(h[known], truth[known]).predict(h[part])
-    return score
+                model = Ridge(alpha=1 / c).fit(h[known], truth[known])
+            weight[column], bias[column] = model.coef_, model.intercept_
+    return weight, bias
 
 
-def _of_unit_length(h: Any, draw: Draw) -> tuple[Any, float]:
-    """Rows of length 1 less their mean, in units of what then varies, and that unit.
+Scaled = tuple[Any, np.ndarray, np.ndarray]  # features, and the means and scales taken from them
+
+
+def _of_unit_length(h: Any, draw: Draw) -> Scaled:
+    """Rows of length 1 less their mean, in units of what then varies.
 
     Neither mean nor unit changes what the best classifier is, which has an intercept. But where rows have
     nearly one direction, as an encoder's often do, a solver takes their small differences for convergence: a
@@ -185,17 +184,24 @@ def _of_unit_length(h: Any, draw: Draw) -> tuple[Any, float]:
     """
     rows = normalize(h)
     if issparse(rows):
-        return rows, 1.0
+        return _unscaled(rows)
     known = np.delete(rows, draw.test, axis=0)
     mean = known.mean(axis=0)
     unit = float(np.sqrt(np.square(known - mean).mean())) or 1.0
-    return (rows - mean) / unit, unit
+    return (rows - mean) / unit, mean, np.full(len(mean), unit)
 
 
-def _standardised(h: np.ndarray, draw: Draw) -> np.ndarray:
+def _standardised(h: Any, draw: Draw) -> Scaled:
+    if issparse(h):
+        return _unscaled(h)
     seen = np.ones(len(h), dtype=bool)
     seen[draw.test] = False
-    return StandardScaler().fit(h[seen]).transform(h)
+    scaler = StandardScaler().fit(h[seen])
+    return scaler.transform(h), scaler.mean_, scaler.scale_
+
+
+def _unscaled(h: Any) -> Scaled:
+    return h, np.zeros(h.shape[1]), np.ones(h.shape[1])
 
 
 def _widened(p: np.ndarray, num_classes: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from contrastive.evaluation.statistics import UNIT, mean_interval, percentile_in
 from contrastive.evaluation.tasks import Task
 from contrastive.feature_cache import cached_features
 from contrastive.features import FrozenEncoder, build_plain, load_encoder, model_args, untrained_like
+from contrastive.predictor import Predictor
 from contrastive.report import print_table, track
 from contrastive.saved import HUB, run_folder
 
@@ -134,9 +135,8 @@ def _trained(name: str, encoder: FrozenEncoder, task: Task, protocol: Protocol) 
     predictions = []
     for i, draw in enumerate(track(task.draws, f"Training ({name})")):
         start = untrained_like(encoder, protocol.seed + i) if name == "scratch" else encoder
-        predictions.append(
-            finetune(start, task, draw, protocol.finetuning, view=view, seed=protocol.seed + i)
-        )
+        fitted = finetune(start, task, draw, protocol.finetuning, view=view, seed=protocol.seed + i)
+        predictions.append(fitted if i == 0 else fitted._replace(encoder=None))  # one network is kept
     return judged(name, encoder.num_features, predictions, task)
 
 
@@ -176,6 +176,20 @@ def describe(task: Task) -> dict[str, Any]:
         "num_draws": len(task.draws),
         "first_draw": sizes[0],
     }
+
+
+def predictor_of(
+    evaluation: Evaluation, encoders: dict[str, FrozenEncoder], task: Task, protocol: Protocol
+) -> Predictor:
+    """What an evaluation by linear, finetune or scratch fitted on its first draw, for other items."""
+    fitted = evaluation.predictions[0]
+    assert fitted.head is not None
+    encoder = encoders.get(evaluation.name) or next(iter(encoders.values()))
+    if fitted.encoder is not None:
+        config = encoder.config and {**encoder.config, "labels": protocol.data}  # which it has now seen
+        encoder = FrozenEncoder(fitted.encoder, encoder.preprocess, config)
+    judged = {"protocol": protocol.to_json(), "task": describe(task), "row": evaluation.row()}
+    return Predictor(encoder, fitted.head, task.kind, task.names, judged)
 
 
 def print_rows(rows: Sequence[dict[str, Any]], task: Task, protocol: Protocol) -> None:

@@ -19,6 +19,7 @@ from contrastive.evaluation.protocol import Draw, Finetuning
 from contrastive.evaluation.tasks import Task
 from contrastive.features import FrozenEncoder, accelerator
 from contrastive.optimizers import decay_groups, warmup_cosine
+from contrastive.predictor import Head
 
 _SEQUENCES = (nn.Sequential, nn.ModuleList)
 
@@ -84,7 +85,8 @@ def finetune(
     last = target.predict(model, draw.test) if settings.last_epoch else None
     model.load_state_dict(best_state)
     score = target.predict(model, draw.test)
-    return Prediction(score, sign * best, {"epoch": best_epoch, "num_epochs": epoch}, last)
+    chosen: dict[str, float] = {"epoch": best_epoch, "num_epochs": epoch}
+    return Prediction(score, sign * best, chosen, last, model.head(target), model.encoder.cpu())
 
 
 def _epoch_steps(num_items: int, settings: Finetuning) -> int:
@@ -170,6 +172,18 @@ class _Network(nn.Module):
     def forward(self, inputs: Any) -> Tensor:
         """Map preprocessed inputs to ``(N, num_outputs)``."""
         return self.linear(self.dropout(self.norm(self.encoder(inputs))))
+
+    def head(self, target: _Target) -> Head:
+        """What follows the encoder, as a linear function that gives predictions in the targets' units."""
+        weight, bias = (p.detach().cpu().double().numpy() for p in (self.linear.weight, self.linear.bias))
+        mean, scale = np.zeros(weight.shape[1]), np.ones(weight.shape[1])
+        if isinstance(self.norm, nn.BatchNorm1d):
+            assert self.norm.running_mean is not None and self.norm.running_var is not None
+            mean = self.norm.running_mean.cpu().double().numpy()
+            scale = (self.norm.running_var.double() + self.norm.eps).sqrt().cpu().numpy()
+        if target.kind == "values":
+            weight, bias = weight * target.std[:, None], bias * target.std + target.mean
+        return Head(weight, bias, mean, scale)
 
 
 def _groups(model: _Network, settings: Finetuning) -> list[dict[str, Any]]:

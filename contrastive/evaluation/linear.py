@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,34 @@ from contrastive.report import track
 REGULARISATIONS = tuple(10.0**k for k in range(-4, 3))
 _SKLEARN_LIMIT = 20_000_000  # features × samples up to which scikit-learn's solver is the faster one
 
-Classifier = Callable[[np.ndarray], np.ndarray]  # features (N, D) → probabilities (N, K)
+
+@dataclass(frozen=True)
+class LinearClassifier:
+    """Probabilities ``(N, K)`` of features ``(N, D)``: the softmax of W h + b, or sigmoids over their sum.
+
+    Attributes:
+        weight: ``(K, D)``.
+        bias: ``(K,)``; −∞ for a class that was not fitted, which has the probability 0.
+        one_vs_rest: whether each class was fitted against the rest.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    one_vs_rest: bool
+
+    def __call__(self, h: Any) -> np.ndarray:
+        """Map features, dense or sparse, to probabilities."""
+        logits = h @ self.weight.T.astype(h.dtype) + self.bias.astype(h.dtype)
+        if self.one_vs_rest:
+            logits = -np.logaddexp(0, -logits)
+        p = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return p / p.sum(axis=1, keepdims=True)
+
+    def widened(self, num_classes: int) -> LinearClassifier:
+        """The same with rows for the last classes, none of which was fitted."""
+        more = num_classes - len(self.weight)
+        weight = np.pad(self.weight, ((0, more), (0, 0)))
+        return replace(self, weight=weight, bias=np.pad(self.bias, (0, more), constant_values=-np.inf))
 
 
 @dataclass(frozen=True)
@@ -83,16 +110,18 @@ def select_classifier(
     regularisations: Sequence[float] = REGULARISATIONS,
     *,
     objective: Objective = "softmax",
-) -> tuple[Classifier, float]:
+) -> tuple[LinearClassifier, float]:
     """Fit a classifier for each C; return the one with the best validation accuracy, and its C.
 
     Few validation items leave many ties: the smaller cross-entropy decides them. Taking the smallest C of
     equals cost two points with one label a class, measured on training digits that were neither fitted on
     nor chosen by.
     """
-    best: Classifier | None = None
+    best: LinearClassifier | None = None
     best_key, best_c = (-1.0, 0.0), 0.0
+    num_classes = int(max(fit.y.max(), val.y.max(initial=0))) + 1  # a rare one may be in one part alone
     for c, classify in fit_path(fit, regularisations, objective):
+        classify = classify.widened(num_classes)
         p = classify(val.h)
         # the probability of its class, 0 where no fitted item has it
         truth = (p * (val.y[:, None] == np.arange(p.shape[1]))).sum(1) if len(p) else np.ones(1)
@@ -105,7 +134,7 @@ def select_classifier(
 
 def fit_path(
     fit: Features, regularisations: Sequence[float], objective: Objective = "softmax"
-) -> Iterator[tuple[float, Classifier]]:
+) -> Iterator[tuple[float, LinearClassifier]]:
     """Yield a fitted classifier for each C, the next one starting from the last.
 
     The objective is scikit-learn's: the sum of the cross-entropies times C, plus ½‖W‖²; of the softmax over
@@ -122,7 +151,7 @@ def fit_path(
         regression = LargeLogisticRegression(fit, one_vs_rest=rest)
         for c in regularisations:
             weight, bias = regression.fit(c)
-            yield c, _probabilities(weight, bias, np.arange(len(weight)), one_vs_rest=rest)
+            yield c, _classifier(weight, bias, np.arange(len(weight)), rest)
         return
     # of the softmax a tenth of scikit-learn's precision and half its time; the rest is held against liblinear
     several = rest and len(classes) > 2
@@ -133,27 +162,20 @@ def fit_path(
         fitted = peer.fit(fit.h, fit.y)
         parts = getattr(fitted, "estimators_", [fitted])
         weight, bias = (np.concatenate([getattr(m, name) for m in parts]) for name in ("coef_", "intercept_"))
-        yield c, _probabilities(weight, bias, classes, one_vs_rest=rest)
+        yield c, _classifier(weight, bias, classes, rest)
 
 
-def _probabilities(
-    weight: np.ndarray, bias: np.ndarray, classes: np.ndarray, *, one_vs_rest: bool
-) -> Classifier:
-    """The classifier of fitted weights; a class that was not fitted has the probability 0."""
+def _classifier(
+    weight: np.ndarray, bias: np.ndarray, classes: np.ndarray, one_vs_rest: bool
+) -> LinearClassifier:
+    """The classifier of the weights fitted for some classes."""
     if len(weight) == 1:  # scikit-learn's binary case: the weights of the second class against the first
         weight, bias = np.vstack([-weight, weight]), np.concatenate([-bias, bias])
-    weight, bias = weight.copy(), bias.copy()
-
-    def classify(h: np.ndarray) -> np.ndarray:
-        logits = h @ weight.T.astype(h.dtype) + bias.astype(h.dtype)
-        if one_vs_rest:  # the sigmoids over their sum
-            logits = -np.logaddexp(0, -logits)
-        p = np.exp(logits - logits.max(axis=1, keepdims=True))
-        whole = np.zeros((len(h), int(classes.max()) + 1), dtype=p.dtype)
-        whole[:, classes] = p / p.sum(axis=1, keepdims=True)
-        return whole
-
-    return classify
+    size = int(classes.max()) + 1
+    whole = np.zeros((size, weight.shape[1]), weight.dtype), np.full(size, -np.inf, bias.dtype)
+    for part, fitted in zip(whole, (weight, bias)):
+        part[classes] = fitted
+    return LinearClassifier(*whole, one_vs_rest)
 
 
 class LargeLogisticRegression:

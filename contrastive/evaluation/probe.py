@@ -16,6 +16,7 @@ from contrastive.evaluation.evaluate import (
     describe,
     evaluate_all,
     open_encoders,
+    predictor_of,
     print_rows,
     results_folder,
 )
@@ -29,6 +30,7 @@ from contrastive.evaluation.protocol import (
     parse_targets,
 )
 from contrastive.evaluation.tasks import Task, read_task
+from contrastive.export import save_predictor
 from contrastive.items import source_of
 from contrastive.report import write_json
 
@@ -56,6 +58,7 @@ def probe(
     skip_corrupt: bool = False,
     cache: bool = True,
     output: str | None = None,
+    save: str | None = None,
     from_: str | None = None,
 ) -> None:
     """Judge runs on labelled data: a classifier on their frozen features, or fine-tuning.
@@ -88,10 +91,14 @@ def probe(
         skip_corrupt: leave out files that do not decode, and count them, instead of stopping.
         cache: keep features in ~/.cache/contrastive and use those that are there.
         output: result file (default: in results of the first run's folder, by the method's name).
+        save: a folder to make, for `contrastive predict`: the first run's encoder and what was fitted on the
+            first draw, by linear, finetune or scratch.
         from_: a result file: repeat its evaluation, and say whether the numbers are the same.
     """
     if labels_per_class is not None and fraction is not None:
         raise ContrastiveError("give --labels-per-class or --fraction, not both")
+    if save and Path(save).exists():
+        raise ContrastiveError(f"{save} exists already; give --save a folder that does not")
     recorded = _read_result(Path(from_)) if from_ else None
     runs = runs or (recorded["runs"] if recorded else [])
     encoders = open_encoders(runs)
@@ -110,9 +117,14 @@ def probe(
         protocol = replace(protocol, method=method or task.default_method)
         extra = {"untrained": untrained, "raw": task.unit in ("graphs", "nodes") if raw is None else raw}
         wanted = [*encoders, *(name for name, asked in extra.items() if asked)]
+    if save and protocol.method in ("knn", "svm"):
+        raise ContrastiveError(f"--save keeps no {protocol.method}; give --method linear or finetune")
     evaluations = evaluate_all(encoders, wanted, task, protocol, batch_size=batch_size, cache=cache)
     rows = [evaluation.row() for evaluation in evaluations]
     print_rows(rows, task, protocol)
+    if save:
+        save_predictor(predictor_of(evaluations[0], encoders, task, protocol), Path(save), Path(runs[0]))
+        print(f"predictor: {save}")
     seen = report_leaks(first, task, runs[0]) if leaks else None
     if recorded:
         _compare_with_record(rows, recorded["rows"], from_)

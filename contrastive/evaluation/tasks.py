@@ -13,8 +13,8 @@ from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 
 from contrastive.data.graphs import GraphDataset
-from contrastive.data.image_dataset import ImageDataset
-from contrastive.data.loading import Split
+from contrastive.data.image_dataset import ImageDataset, joined
+from contrastive.data.image_sources import SPLITS
 from contrastive.data.molecules import MoleculeDataset
 from contrastive.data.node_files import NodeDataset
 from contrastive.data.splits import split_molecules
@@ -177,19 +177,7 @@ def _image_task(encoder: FrozenEncoder, protocol: Protocol, **options: Any) -> T
     fit, val = set_aside(np.arange(len(train)), y[: len(train)], protocol.val_fraction, protocol.seed)
     split = Draw(fit, val, np.arange(len(train), len(y)))
     rule = f"training and test split; {protocol.val_fraction:.0%} of training to choose by"
-    return Task("images", _joined(train, test), y, train.classes, [split], rule)
-
-
-def _joined(train: ImageDataset, test: ImageDataset) -> ImageDataset:
-    """Both splits as one data set, the training images first."""
-    assert train.labels is not None and test.labels is not None
-    if isinstance(train.images, Tensor) and isinstance(test.images, Tensor):
-        images: Any = torch.cat([train.images, test.images])
-    else:
-        images = [*train.images, *test.images]
-    labels = torch.cat([train.labels, test.labels])
-    shape: dict[str, Any] = {"image_size": train.image_size, "channels": train.channels}
-    return ImageDataset(images, labels, train.classes, **shape, skip_corrupt=train.skip_corrupt)
+    return Task("images", joined(train, test), y, train.classes, [split], rule)
 
 
 def labelled_splits(
@@ -200,14 +188,14 @@ def labelled_splits(
     Raises:
         ContrastiveError: no labels, or fewer than two classes.
     """
-    splits: tuple[Split, Split] = ("train", "test")
-    train, test = (
-        read_items(encoder, source, split, targets=targets, **options).labelled() for split in splits
-    )
-    if train.labels is None or test.labels is None:
-        raise ContrastiveError(
-            f"{source} has no labels: a probe needs a folder a class, or a column or array of labels"
-        )
+    parts = []
+    for split in SPLITS:
+        parts.append(read_items(encoder, source, split, targets=targets, **options).labelled())
+        if parts[-1].labels is None:
+            raise ContrastiveError(
+                f"{source} has no labels: a probe needs a folder a class, or a column or array of labels"
+            )
+    train, test = parts
     if train.labels.ndim == 1 and len(train.labels.unique()) < 2:
         raise ContrastiveError(f"{source} has one class only ({train.classes[0]}); a probe needs two or more")
     if train.classes != test.classes:
