@@ -26,7 +26,7 @@ class OnlineKNN(Callback):
     No test sample is read. Without labels nothing is logged.
 
     Args:
-        every_n_epochs: how often; the last epoch is always evaluated.
+        every_n_epochs: how often; the last epoch is always evaluated. 0 is never.
         k: neighbours.
         max_bank: at most so many pretraining samples, the same at every epoch.
 
@@ -41,13 +41,13 @@ class OnlineKNN(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the untrained encoder, so that the curve starts where training starts."""
-        if trainer.global_step == 0:
+        if trainer.global_step == 0 and self.every_n_epochs:
             self._evaluate(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate after every ``every_n_epochs`` epochs and after the last."""
         epoch = trainer.current_epoch + 1
-        if epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs:
+        if self.every_n_epochs and (epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs):
             self._evaluate(trainer, pl_module)
 
     @torch.no_grad()
@@ -118,7 +118,7 @@ class CollapseMeter(Callback):
     With several processes each measures its own samples, and the mean of them is logged.
 
     Args:
-        every_n_steps: how often.
+        every_n_steps: how often. 0 is never.
     """
 
     def __init__(self, *, every_n_steps: int = 50) -> None:
@@ -128,7 +128,7 @@ class CollapseMeter(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure the batch that was just trained on."""
-        if "z" in outputs and trainer.global_step % self.every_n_steps == 0:
+        if "z" in outputs and self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
             h, z = outputs["h"], outputs["z"]
             meters = {
                 "h_rank": effective_rank(h),

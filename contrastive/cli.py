@@ -49,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     if name in CONFIGURED:  # not where a stranger's file is opened, beside which may lie what it names
         with contextlib.suppress(OSError):
             sys.path.append(os.getcwd())  # classes of the user's own, after all else
+    # of an option's beginning for the whole of it, at length, to whoever wrote the parser
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     from jsonargparse import ArgumentError, auto_cli
 
     from contrastive.errors import ContrastiveError

@@ -275,8 +275,19 @@ def find_config(path: str) -> Path:
 def _found(arg: str) -> str:
     option, _, value = arg.partition("=")
     if option == "--config" and value:
-        return f"--config={find_config(value)}"
-    return str(find_config(arg)) if arg.endswith((".yaml", ".yml")) and not arg.startswith("-") else arg
+        return f"--config={_well_formed(value)}"
+    return _well_formed(arg) if arg.endswith((".yaml", ".yml")) and not arg.startswith("-") else arg
+
+
+def _well_formed(path: str) -> str:
+    """Where a configuration is; one that is no YAML is named, as jsonargparse names its line alone."""
+    config = find_config(path)
+    try:
+        with config.open("rb") as file:
+            yaml.safe_load(file)
+    except yaml.YAMLError as error:
+        raise ContrastiveError(f"{config} is no YAML: {' '.join(str(error).split())}") from error
+    return str(config)
 
 
 def _quieten() -> None:

@@ -97,6 +97,8 @@ class GraphEncoder(nn.Module):
         share_equal_nodes: bool = False,
     ) -> None:
         super().__init__()
+        if num_layers < 1 or num_hidden < 1:
+            raise ValueError(f"num_layers is {num_layers} and num_hidden {num_hidden}; both are 1 at least")
         inputs = list(ATOM_FEATURES.values()) if node_features == "atoms" else node_features
         self.node_features = inputs
         self.embed, width = _embedding(inputs, num_hidden, input_layer)  # type: ignore[arg-type]

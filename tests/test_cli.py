@@ -109,6 +109,7 @@ def test_accumulated_negatives_train(pretrain, tmp_path):
         ),
         (("--ckpt_path", "/nowhere.ckpt"), "no checkpoint /nowhere.ckpt"),
         (("--ckpt_path", "last"), "to resume from"),
+        (("--data.num_workers", -1), "be built: num_workers is -1; give 0 to read in the training process"),
         (("--model.loss.temperature", 0), "temperature must be positive, but is 0"),
     ],
 )
@@ -116,6 +117,14 @@ def test_bad_settings_get_one_message(pretrain, args, message):
     done = pretrain(*args)
     assert done.returncode in (1, 2)
     assert message in done.stderr and "Traceback" not in done.stderr and done.stderr.count("error:") == 1
+
+
+def test_what_watches_a_run_can_be_turned_off(pretrain, tmp_path):
+    off = ("--knn.every_n_epochs", 0, "--collapse.every_n_steps", 0, "--trainer.log_every_n_steps", 1)
+    done = pretrain("--trainer.max_epochs", 1, *off)
+    assert done.returncode == 0, done.stderr
+    header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert "loss" in header and not {"knn_accuracy", "z_std"} & {*header}
 
 
 def test_a_folder_that_cannot_be_written_is_named(pretrain, tmp_path):

@@ -123,6 +123,21 @@ def test_labels_that_say_nothing_are_probed_at_chance():
     assert abs(result["accuracy_mean"] - 0.5) < 4 * 0.5 / 4000**0.5
 
 
+def test_a_class_that_no_fitted_item_has_is_never_predicted():
+    """As of a rare class in one of several random splits."""
+    rng = np.random.default_rng(0)
+    fit, val = (Features(rng.normal(size=(n, 4)).astype(np.float32), rng.integers(0, k, n)) for n, k in SIZES)
+    fit.h[:, 0] += 4 * fit.y
+    val.h[:, 0] += 4 * val.y
+    classify, _ = select_classifier(fit, val)
+    assert classify(val.h).shape == (90, 2) and (val.y == 2).any()
+    known = val.y < 2
+    assert (classify(val.h).argmax(1) == val.y)[known].mean() > 0.9
+
+
+SIZES = ((40, 2), (90, 3))
+
+
 def test_intervals_are_scipys():
     values = [0.7, 0.8, 0.75, 0.9]
     mean, (low, high) = mean_interval(values)

@@ -586,3 +586,9 @@ def test_colours_are_weisfeiler_lehman_s():
         names = {
             v: str((names[v], sorted((graph[v][u]["label"], names[u]) for u in graph[v]))) for v in graph
         }
+
+
+@pytest.mark.parametrize("arguments", [{"num_layers": 0}, {"num_hidden": 0}])
+def test_no_layers_and_no_width_are_refused(arguments):
+    with pytest.raises(ValueError, match="both are 1 at least"):
+        GraphEncoder(node_features=3, **arguments)

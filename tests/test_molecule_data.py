@@ -137,6 +137,12 @@ def test_a_molecule_that_takes_too_long_is_left_out(read, monkeypatch):
             "0 columns named 'z', expected 1. Its columns: smiles, y",
         ),
         ("smiles,y\nCC,1\nCCC,high\n", "m.csv", {"targets": ["y"]}, "line 3: y is 'high', expected a number"),
+        (
+            "smiles,Class\nCC,1\n",
+            "m.csv",
+            {"targets": ["class"]},
+            "named 'class', expected 1; the nearest: Class.",
+        ),
         ("a,b\nCC,1\n", "m.csv", {}, "0 columns named smiles, expected 1; name it with smiles_column"),
         ("CC\n", "m.smi", {"targets": ["y"]}, "no named columns"),
         ("CC\n", "m.sdf", {}, "expected a .csv, .tsv, .smi or .txt"),

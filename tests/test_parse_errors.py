@@ -63,17 +63,31 @@ def test_so_is_what_a_file_has(config, expected, tmp_path, capsys):
     assert expected in said
 
 
+def test_a_file_that_is_no_yaml_is_named(tmp_path, capsys):
+    file = tmp_path / "mine.yaml"
+    file.write_text("model:\n  loss: {class_path\n")
+    assert cli.main(["pretrain", "--config", str(file)]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"{file} is no YAML: while parsing a flow mapping" in said and "line 2" in said
+
+
 @pytest.mark.parametrize(
     "args, said",
     [
         ("probe r --methd knn", "there is no option methd; the nearest: method"),
         ("probe r --k many", "k: expected a whole number, but was given many"),
-        ("embed r --split val", "split: expected train or test, but was given val"),
+        ("embed r --split val", "split: expected train, test or all, but was given val"),
     ],
 )
 def test_and_of_the_other_commands(args, said, capsys):
     assert cli.main(args.split()) == 2
     assert capsys.readouterr().err.splitlines()[0] == f"contrastive {args.split()[0]}: error: {said}"
+
+
+def test_the_beginning_of_an_option_is_enough(recwarn, capsys):
+    assert cli.main(["embed", "nowhere", "--dat", "digits"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "there is no nowhere" in said and not recwarn.list
 
 
 def test_nothing_is_imported_and_what_is_not_known_is_kept():

@@ -41,6 +41,8 @@ class PretrainingData(LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; give 2 samples or more")
+        if num_workers < 0:
+            raise ValueError(f"num_workers is {num_workers}; give 0 to read in the training process itself")
         self.source, self.batch_size, self.num_workers, self.seed = source, batch_size, num_workers, seed
         self.val_fraction = val_fraction
         self.train: Any = None

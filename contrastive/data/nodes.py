@@ -147,7 +147,8 @@ class NodeData(LightningDataModule):
         if (self.batch_size or 0) * world_size > self.nodes.graph.num_nodes:
             raise ContrastiveError(
                 f"{self.source} has {self.nodes.graph.num_nodes} nodes, fewer than a batch of "
-                f"{self.batch_size} on {world_size} process(es); lower data.init_args.batch_size"
+                f"{self.batch_size} on {world_size} process(es); lower data.init_args.batch_size, or take "
+                "all with null"
             )
 
     def train_dataloader(self) -> DataLoader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import gzip
 import io
 from collections.abc import Sequence
@@ -145,9 +146,10 @@ def _smiles_place(source: str, header: list[str], name: str | None) -> int:
 
 def _place(source: str, header: list[str], name: str) -> int:
     if header.count(name) != 1:
+        close = ", ".join(difflib.get_close_matches(name, header, n=5))
         raise ContrastiveError(
-            f"{source} has {header.count(name)} columns named {name!r}, expected 1. "
-            f"Its columns: {_listed(header)}"
+            f"{source} has {header.count(name)} columns named {name!r}, expected 1"
+            f"{f'; the nearest: {close}' if close else ''}. Its columns: {_listed(header)}"
         )
     return header.index(name)
 

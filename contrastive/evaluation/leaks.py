@@ -65,7 +65,7 @@ def report_leaks(encoder: FrozenEncoder, task: Task, run: str) -> dict[str, Any]
     share = found["in_pretraining"] / max(len(test), 1)
     print(
         f"leaks: {found['in_pretraining']} of {len(test)} test {task.unit} ({share:.1%}) are among the "
-        f"{len(pretraining)} that {run} was pretrained on, without labels"
+        f"{len(pretraining)} different ones that {run} was pretrained on, without labels"
     )
     return found
 
