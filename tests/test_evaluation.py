@@ -130,7 +130,7 @@ def test_a_class_that_no_fitted_item_has_is_never_predicted():
     fit.h[:, 0] += 4 * fit.y
     val.h[:, 0] += 4 * val.y
     classify, _ = select_classifier(fit, val)
-    assert classify(val.h).shape == (90, 2) and (val.y == 2).any()
+    assert classify(val.h).shape == (90, 3) and (val.y == 2).any() and not classify(val.h)[:, 2].any()
     known = val.y < 2
     assert (classify(val.h).argmax(1) == val.y)[known].mean() > 0.9
 

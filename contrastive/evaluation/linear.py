@@ -123,8 +123,7 @@ def select_classifier(
     for c, classify in fit_path(fit, regularisations, objective):
         classify = classify.widened(num_classes)
         p = classify(val.h)
-        # the probability of its class, 0 where no fitted item has it
-        truth = (p * (val.y[:, None] == np.arange(p.shape[1]))).sum(1) if len(p) else np.ones(1)
+        truth = p[np.arange(len(p)), val.y] if len(p) else np.ones(1)
         key = (float((p.argmax(1) == val.y).mean()) if len(p) else 0.0, float(np.log(truth + 1e-12).mean()))
         if key > best_key or best is None:
             best, best_key, best_c = classify, key, c
