@@ -61,6 +61,11 @@ class ContrastiveModule(LightningModule):
         super().__init__()
         if len(views) not in (1, 2):
             raise ValueError(f"views has {len(views)} augmentations; give one for both views, or two")
+        if accumulate_negatives < 1 or warmup_epochs < 0:
+            raise ValueError(
+                f"accumulate_negatives is {accumulate_negatives} and warmup_epochs {warmup_epochs}; give 1 "
+                "micro-batch or more, and 0 epochs or more"
+            )
         self.encoder = encoder
         self.projector = projector(encoder.num_features)  # type: ignore[arg-type]
         self.views = nn.ModuleList(views)

@@ -93,3 +93,9 @@ def test_a_loss_without_negatives_takes_batches_of_one():
     assert all(p.grad.isfinite().all() for p in encoder.parameters())
     with pytest.raises(ValueError, match="no negatives, which are its other samples: give a batch_size of 2"):
         ContrastiveModule(encoder, views).step(one)
+
+
+@pytest.mark.parametrize("setting", [{"accumulate_negatives": 0}, {"warmup_epochs": -1}])
+def test_settings_by_which_nothing_would_be_trained_are_refused(setting):
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        ContrastiveModule(ResNet(width=4), [torch.nn.Identity()], **setting)

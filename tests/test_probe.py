@@ -94,6 +94,11 @@ def test_a_table_of_molecules_from_the_command_line(molecules, tmp_path):
     result = json.loads((run / "results" / "probe.json").read_text())
     assert [row["representation"] for row in result["rows"]] == ["pretrained", "untrained", "raw"]
     assert result["task"]["names"] == ["oxygen", "sparse"]
+    copy = molecules.rename(tmp_path / "other table.csv")  # which has a result of its own
+    options[1] = str(copy)
+    assert main(["probe", str(run), *options, "--method", "knn"]) == 0
+    assert (run / "results" / "probe-knn-other_table.json").is_file()
+    copy.rename(molecules)
     # the table was pretrained on as well, without its targets
     assert result["leaks"]["in_pretraining"] == result["leaks"]["num_test"]
     assert main(["probe", str(run), "--data", str(molecules), "--targets", "[1]"]) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from contrastive.evaluation.protocol import (
 )
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.export import save_predictor
+from contrastive.features import FrozenEncoder
 from contrastive.items import source_of
 from contrastive.report import write_json
 
@@ -90,7 +92,8 @@ def probe(
         download: whether torchvision may download the data.
         skip_corrupt: leave out files that do not decode, and count them, instead of stopping.
         cache: keep features in ~/.cache/contrastive and use those that are there.
-        output: result file (default: in results of the first run's folder, by the method's name).
+        output: result file (default: in results of the first run's folder, by the method's name and, where it
+            is not the run's own, the data's).
         save: a folder to make, for `contrastive predict`: the first run's encoder and what was fitted on the
             first draw, by linear, finetune or scratch.
         from_: a result file: repeat its evaluation, and say whether the numbers are the same.
@@ -129,10 +132,17 @@ def probe(
     if recorded:
         _compare_with_record(rows, recorded["rows"], from_)
     if output or not recorded:
-        name = "probe" if protocol.method == task.default_method else f"probe-{protocol.method}"
-        file = Path(output) if output else results_folder(Path(runs[0])) / f"{name}.json"
+        file = Path(output) if output else _result_file(runs[0], first, task, protocol)
         write_json(file, _result(runs, rows, task, protocol, seen))
         print(f"result: {file}")
+
+
+def _result_file(run: str, encoder: FrozenEncoder, task: Task, protocol: Protocol) -> Path:
+    """``probe.json`` of the run, with what is not as usual in its name."""
+    method = [] if protocol.method == task.default_method else [protocol.method]
+    own = protocol.data == encoder.data.get("source")
+    data = [] if own else [re.sub(r"[^\w-]+", "_", Path(protocol.data.removesuffix(".gz")).stem)]
+    return results_folder(Path(run)) / f"{'-'.join(['probe', *method, *data])}.json"
 
 
 def _result(

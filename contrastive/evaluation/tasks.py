@@ -274,7 +274,8 @@ def random_splits(
 def _molecule_task(encoder: FrozenEncoder, protocol: Protocol, cache_dir: str | None) -> Task:
     if not protocol.targets:
         raise ContrastiveError(
-            "a file of molecules has no labels of its own: give --data FILE.csv --targets COLUMN"
+            f"{protocol.data} holds molecules: give --data FILE.csv, a table with labels, and --targets "
+            "COLUMN,COLUMN, those of its columns that are labels"
         )
     columns: dict[str, Any] = {"targets": protocol.targets, "smiles_column": protocol.smiles_column}
     dataset = read_items(encoder, protocol.data, cache_dir=cache_dir, **columns)
