@@ -78,7 +78,7 @@ def test_a_compiled_graph_encoder_has_the_same_gradients_and_keys():
     expected = torch.autograd.grad(module.step(batch)["loss"], parameters)
     module.encoder.compile(backend="aot_eager")
     for ours, theirs in zip(torch.autograd.grad(module.step(batch)["loss"], parameters), expected):
-        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)  # sums in another order
     assert list(module.state_dict()) == keys
 
 
