@@ -129,10 +129,9 @@ def load_predictor(path: str | Path) -> Predictor:
     """
     folder = fetched(path)
     file = folder / PREDICTOR
-    if folder.exists() and not file.is_file():
-        raise ContrastiveError(
-            f"{path} holds no {PREDICTOR}; `contrastive probe RUN --data … --save FOLDER` writes one"
-        )
+    if not file.is_file():
+        found = f"{path} holds no {PREDICTOR}" if folder.exists() else f"there is no {path}"
+        raise ContrastiveError(f"{found}; contrastive probe RUN --data … --save FOLDER writes a predictor")
     encoder = load_encoder(folder)  # it checks the sums of all files
     with reading(file):
         with safe_open(file, "numpy") as opened:
