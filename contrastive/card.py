@@ -62,22 +62,26 @@ def predictor_card(
     """
     row, task, protocol = (predictor.judged.get(key, {}) for key in ("row", "task", "protocol"))
     method, data, cells = protocol.get("method"), protocol.get("data"), _cells(row)
+    draws, shown = row.get("draws") or [], predictor.names[:20]
+    more = f" and {len(predictor.names) - len(shown)} more" if len(predictor.names) > len(shown) else ""
+    pretraining = _section("Data of the encoder", _data(predictor))
+    pretraining += _section("Recipe of the encoder", _recipe(predictor, _run_folder(run)))
     if method not in ("finetune", "scratch"):
         protocol = {key: value for key, value in protocol.items() if key != "finetuning"}
     lines = [
         *_front_matter(predictor),
         f"# {', '.join(predictor.names[:5])}{', …' if len(predictor.names) > 5 else ''} of {data}",
         "",
-        f"Predicts {PREDICTED[predictor.kind]} from {_kind(predictor)}: {', '.join(predictor.names)}.",
+        f"Predicts {PREDICTED[predictor.kind]} from {_kind(predictor)}: {', '.join(shown)}{more}.",
         f"An encoder, {_trained(predictor)}, and a linear function of its features (`{method}`).",
         *_section("How to use it", usage(predictor, file, inputs)),
         *_section("How well it did", _table(list(cells), [list(cells.values())])),
         "",
-        "On the test items of the first draw, or the mean over all draws; the predictor is the first draw's.",
+        f"The means over {len(draws)} draw(s), each with its own classifier; the one that is kept here, the",
+        f"first, has {_number(draws[0]) if draws else 'no number'} in the first metric.",
         "",
         *_items({"task": task, "protocol": protocol}),
-        *_section("Data of the encoder", _data(predictor)),
-        *_section("Recipe of the encoder", _recipe(predictor, _run_folder(run))),
+        *(pretraining if method != "scratch" else []),
         *_section("Versions and licence", _versions()),
     ]
     return "\n".join(lines) + "\n"
@@ -88,12 +92,11 @@ PREDICTED = {"classes": "one of the classes", "labels": "for each label whether 
 
 def _trained(encoder: FrozenEncoder) -> str:
     """What it was trained with; fine-tuning has left its source of labels in the configuration."""
-    labels = (encoder.config or {}).get("labels")
-    return (
-        f"trained on the labels of {labels}"
-        if labels
-        else "pretrained without labels by contrastive learning"
-    )
+    labels, own = (encoder.config or {}).get("labels"), "pretrained without labels by contrastive learning"
+    if not labels:
+        return own
+    fitted = f"trained on the labels of {labels}"
+    return f"{own}, then {fitted}" if encoder.data.get("source") else f"{fitted} alone"
 
 
 def _run_folder(run: Path | None) -> Path | None:
@@ -110,7 +113,8 @@ def _kind(encoder: FrozenEncoder) -> str:
 
 def _front_matter(encoder: FrozenEncoder) -> list[str]:
     graphs = takes_graphs(encoder.encoder)
-    pipeline = "graph-ml" if graphs else "image-feature-extraction"
+    classifies = isinstance(encoder, Predictor) and encoder.kind != "values"
+    pipeline = "graph-ml" if graphs else f"image-{'classification' if classifies else 'feature-extraction'}"
     tags = ["self-supervised-learning", "contrastive-learning", "feature-extraction", "model_hub_mixin"]
     tags = [*tags, "pytorch_model_hub_mixin"]
     head = ["---", f"library_name: {PACKAGE}", f"pipeline_tag: {pipeline}", "tags:"]

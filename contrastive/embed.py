@@ -68,7 +68,8 @@ def embed(
 
 
 def _batches(encoder: FrozenEncoder, dataset: Any, batch_size: int) -> Iterator[np.ndarray]:
-    for h in feature_batches(encoder, dataset, batch_size=batch_size, progress="Encoding"):
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": "Encoding", "mark_unread": True}
+    for h in feature_batches(encoder, dataset, **options):
         yield h.numpy()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from contrastive.card import model_card, predictor_card
 from contrastive.errors import ContrastiveError
 from contrastive.features import FrozenEncoder, load_encoder, takes_graphs
-from contrastive.items import image_size_of
+from contrastive.items import image_size_of, with_image_size
 from contrastive.predictor import Predictor, holds_predictor, load_predictor, write_head
 from contrastive.report import whole_folder, write_whole
 from contrastive.saved import EXPORT_CONFIG, EXPORT_SUMS, EXPORT_WEIGHTS, PREDICTOR, sha256
@@ -116,7 +116,7 @@ def _write_texts(
             "this encoder does not record how it is built, so that nobody could open the export; give "
             'FrozenEncoder a config, {"model": {"encoder": {"class_path": …, "init_args": …}}}'
         )
-    texts = {EXPORT_CONFIG: json.dumps(encoder.config, indent=2) + "\n"}
+    texts = {EXPORT_CONFIG: json.dumps(with_image_size(encoder), indent=2) + "\n"}
     if not (folder / CARD).exists():
         card: Any = predictor_card if isinstance(encoder, Predictor) else model_card
         texts[CARD] = _card_of(run, file) or card(encoder, run, file, inputs)

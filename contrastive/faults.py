@@ -120,7 +120,8 @@ def _misfit(error: BaseException, trainer: Trainer) -> str | None:
     )
     return (
         f"{type(encoder).__name__} does not fit {_described(forward.f_locals.values())}: {error} ({file}, "
-        f"line {line}). Give it arguments, model.encoder.init_args, that fit what data and views give"
+        f"line {line}). Give it arguments, model.encoder.init_args, that fit what data and views give, or "
+        "mend that line"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ from contrastive.errors import ContrastiveError
 from contrastive.features import FrozenEncoder, accelerator, in_channels, takes_graphs
 from contrastive.report import track
 from encoders.graph import NodeEncoder
+
+log = logging.getLogger("contrastive")
 
 Unit = Literal["images", "graphs", "nodes", "molecules"]
 MOLECULE_FILES = (".csv", ".tsv", ".smi", ".smiles", ".txt")
@@ -79,6 +82,12 @@ def read_items(
     unit, data = unit_of(encoder, source), encoder.data
     if unit == "images":
         shape: dict[str, Any] = {"image_size": image_size_of(encoder), "channels": in_channels(encoder)}
+        if shape["image_size"] is None:
+            log.warning(
+                "images of %s are read at the first one's size: it is not known which the encoder was "
+                "trained at",
+                source,
+            )
         if options.get("skip_corrupt") is None:
             options["skip_corrupt"] = source == data.get("source") and bool(data.get("skip_corrupt"))
         return read_images(source, split, targets=tuple(targets), **shape, **options)
@@ -113,6 +122,14 @@ def image_size_of(encoder: FrozenEncoder) -> int | None:
         return None
 
 
+def with_image_size(encoder: FrozenEncoder) -> dict[str, Any] | None:
+    """The configuration of an encoder with the side of its images, which its data alone may tell."""
+    config, data = encoder.config, (encoder.config or {}).get("data") or {}
+    if config is None or takes_graphs(encoder.encoder) or not data or encoder.data.get("image_size"):
+        return config
+    return {**config, "data": {**data, "init_args": {**encoder.data, "image_size": image_size_of(encoder)}}}
+
+
 def num_items(dataset: Any) -> int:
     """Rows that a data set's features have: images, graphs, molecules, or the nodes of its graph."""
     return dataset.graph.num_nodes if isinstance(dataset, NodeDataset) else len(dataset)
@@ -128,12 +145,18 @@ def item_names(dataset: Any) -> list[str] | None:
 
 
 def feature_batches(
-    encoder: FrozenEncoder, dataset: Any, *, batch_size: int = 512, progress: str | None = None
+    encoder: FrozenEncoder,
+    dataset: Any,
+    *,
+    batch_size: int = 512,
+    progress: str | None = None,
+    mark_unread: bool = False,
 ) -> Iterator[Tensor]:
     """Yield frozen features, float32 ``(n, num_features)`` on the CPU, of the items in their order.
 
     The nodes of a graph come at once, for each depends on the others; other items ``batch_size`` at a time.
-    NaN stands for an image that was to be decoded when it was asked for, and could not.
+    In place of an image that is decoded when it is asked for, and cannot be, ``skip_corrupt`` reads the next:
+    ``mark_unread`` makes its features NaN.
     """
     device = accelerator()
     encoder.to(device)
@@ -146,7 +169,7 @@ def feature_batches(
         inputs = dataset.graph if batch is None else batch.input
         with torch.inference_mode():
             h = encoder(inputs.to(device)).float().cpu()
-            if batch is not None and isinstance(dataset, ImageDataset):
+            if mark_unread and batch is not None and isinstance(dataset, ImageDataset):
                 h[batch.index != torch.from_numpy(part)] = torch.nan  # another was read in its place
         yield h
 

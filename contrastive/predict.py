@@ -30,9 +30,9 @@ def predict(
     """Write what a probe that was saved predicts of every item, whole or not at all.
 
     The table has a row an item: ``item``, the path of an image file, the SMILES of a molecule, or else its
-    number from 0; of classes ``predicted`` and a probability ``p_NAME`` for each; of labels ``p_NAME``, the
-    probability of 1; of values ``NAME``. Labels of the data are not read. Molecules that RDKit does not read
-    are left out and listed in a report.
+    number from 0 in what ``split`` names; of classes ``predicted`` and a probability ``p_NAME`` for each; of
+    labels ``p_NAME``, the probability of 1; of values ``NAME``. Labels of the data are not used. Molecules
+    that RDKit does not read are left out and listed in a report.
 
     Args:
         predictor: the folder that `contrastive probe RUN --save FOLDER` made, or hf://OWNER/NAME.
@@ -55,12 +55,18 @@ def predict(
     if not num_items(dataset):
         raise ContrastiveError(f"{data} holds nothing to predict")
 
+    written = -1  # without the header
+
     def write(part: Path) -> None:
+        nonlocal written
         with part.open("w", newline="") as stream:
-            csv.writer(stream).writerows(_rows(opened, dataset, batch_size))
+            writer = csv.writer(stream)
+            for row in _rows(opened, dataset, batch_size):
+                writer.writerow(row)
+                written += 1
 
     write_whole(file, write, advice="give another with --out")
-    print(f"{num_items(dataset)} predictions: {file}")
+    print(f"{written} predictions: {file}")
 
 
 def _rows(predictor: Predictor, dataset: Any, batch_size: int) -> Iterator[list[Any]]:
@@ -70,10 +76,13 @@ def _rows(predictor: Predictor, dataset: Any, batch_size: int) -> Iterator[list[
     yield ["item", *["predicted"] * classes, *columns]
     names = item_names(dataset) or range(num_items(dataset))
     start = 0
-    for batch in feature_batches(predictor, dataset, batch_size=batch_size, progress="Predicting"):
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": "Predicting", "mark_unread": True}
+    for batch in feature_batches(predictor, dataset, **options):
         for name, row in zip(names[start : start + len(batch)], batch.numpy()):
-            if np.isnan(row).all():  # an image that does not decode
-                continue
+            if np.isnan(row).any():
+                if getattr(dataset, "skip_corrupt", False):  # an image that does not decode, and was named
+                    continue
+                raise ContrastiveError(f"the encoder gives NaN for {name}; look at it, or leave it out")
             best = [predictor.names[int(np.argmax(row))]] if classes else []
             yield [name, *best, *(f"{value:.6g}" for value in row)]
         start += len(batch)

@@ -52,6 +52,9 @@ class Predictor(FrozenEncoder):
         kind: what is predicted: ``classes``, one an item; ``labels``, each 0 or 1; or ``values``.
         names: of the classes or the targets, K of them.
         judged: the protocol and the numbers of the probe, for a reader.
+
+    Raises:
+        ContrastiveError: a head of another width or number of names, or of numbers that are not finite.
     """
 
     weight: Tensor
@@ -71,6 +74,14 @@ class Predictor(FrozenEncoder):
         self.unit_length, self.one_vs_rest = head.unit_length, head.one_vs_rest
         self.kind, self.names, self.judged = kind, list(names), judged or {}
         self.num_features = len(self.names)
+        width, outputs = encoder.num_features, len(self.names)
+        shapes = {"weight": (outputs, width), "bias": (outputs,), "mean": (width,), "scale": (width,)}
+        for name, shape in shapes.items():
+            values = getattr(head, name)
+            if values.shape != shape:
+                raise ContrastiveError(f"{name} has shape {values.shape}, not {shape}")
+            if not (np.isfinite(values) | (np.isneginf(values) & (name == "bias"))).all():
+                raise ContrastiveError(f"{name} is not finite, as of training that diverged")
         for name in TENSORS:
             self.register_buffer(name, torch.as_tensor(getattr(head, name), dtype=torch.float32))
 
@@ -139,10 +150,5 @@ def load_predictor(path: str | Path) -> Predictor:
             tensors = {name: opened.get_tensor(name) for name in TENSORS}
         flags = {name: bool(settings[name]) for name in ("unit_length", "one_vs_rest")}
         shown = {name: settings[name] for name in ("kind", "names", "judged")}
-        width, outputs = encoder.num_features, len(shown["names"])
-        wanted = {"weight": (outputs, width), "bias": (outputs,), "mean": (width,), "scale": (width,)}
-        for name, shape in wanted.items():
-            if tensors[name].shape != shape:
-                raise ContrastiveError(f"{file}: {name} has shape {tensors[name].shape}, not {shape}")
         head = Head(**tensors, **flags)  # type: ignore[arg-type]
         return Predictor(encoder, head, **shown)

@@ -287,6 +287,8 @@ def _well_formed(path: str) -> str:
             yaml.safe_load(file)
     except yaml.YAMLError as error:
         raise ContrastiveError(f"{config} is no YAML: {' '.join(str(error).split())}") from error
+    except OSError:  # which jsonargparse says
+        pass
     return str(config)
 
 

@@ -55,7 +55,7 @@ def require_projections(z0: Tensor, z1: Tensor, *, at_least: int = 2) -> None:
     """Raise ValueError unless both are floating-point ``(B, D)`` with ``at_least`` rows."""
     if z0.ndim == 2 and z0.shape == z1.shape and len(z0) < at_least:
         raise ValueError(
-            f"a batch of {len(z0)} has no negatives, which are its other samples: give a batch_size of "
+            f"a batch of {len(z0)} is compared with its other samples, and has none: give a batch_size of "
             f"{at_least} or more, on every process"
         )
     if z0.ndim != 2 or z0.shape != z1.shape or not z0.is_floating_point():

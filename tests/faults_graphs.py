@@ -158,7 +158,7 @@ FAULTS = [
     Fault("graphs for a recipe that takes other features", recipe("graph/graphcl", "TOY"), "the nodes of …/TOY have 1 number(s) each, but the encoder takes 3 number(s): pass --model.encoder.init_args.node_features 1"),
     Fault("one graph, for a recipe that takes other features", recipe("node/grace", "g.npz"), "the nodes of …/g.npz have 2 number(s) each, but the encoder takes 1433 number(s): pass --model.encoder.init_args.node_features 2"),
     Fault("graphs for an encoder that does not say that it takes them", recipe("graph/graphcl", "TOY", model__encoder="faults_graphs.Summed", model__encoder__node_features=1), "…/TOY holds graphs, but Summed does not say that it takes them: set takes_graphs = True in its class, or give an encoder of graphs"),
-    Fault("a batch of one graph", recipe("graph/graphcl", "TOY", model__encoder__node_features=1, data__batch_size=1), "a batch of 1 has no negatives, which are its other samples: give a batch_size of 2 or more, on every process"),
+    Fault("a batch of one graph", recipe("graph/graphcl", "TOY", model__encoder__node_features=1, data__batch_size=1), "a batch of 1 is compared with its other samples, and has none: give a batch_size of 2 or more, on every process"),
     Fault("a batch of no graph", recipe("graph/graphcl", "TOY", data__batch_size=0), "the configuration cannot be built: batch_size is 0; give 2 samples or more"),
     Fault("graphs that are all of one class", constant_graphs, "…/TOY has one class only (1); a probe needs two or more"),
     Fault("labels for another number of graphs", lambda f: GraphDataset(GraphBatch.from_edges([(0, 1)]), torch.tensor([0, 1])), "there are 2 labels for 1 graphs; give one each"),

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import pickle
+import shutil
 import sys
 
 import numpy as np
@@ -82,7 +83,24 @@ def test_all_of_a_source_is_in_its_order_or_its_splits_one_after_another(tmp_pat
     whole = read_images(str(tmp_path / "folders"), "all")
     assert [path.stem for path in whole.paths] == ["traina", "trainb", "testa", "testb"]
     assert whole.labels.tolist() == [0, 1, 0, 1]
+    for split in ("train", "test"):  # a class in one split alone, and a flat one, whose classes are not known
+        picture(tmp_path / "folders" / split / f"only{split}" / "0.png", 0)
+    whole = read_images(str(tmp_path / "folders"), "all")
+    assert whole.classes == ["a", "b", "onlytest", "onlytrain"] and whole.labels.tolist() == [
+        0,
+        1,
+        3,
+        0,
+        1,
+        2,
+    ]
+    shutil.rmtree(tmp_path / "folders" / "test")
+    assert len(read_images(str(tmp_path / "folders"), "all")) == 3
+    picture(tmp_path / "folders" / "test" / "0.png", 0)
+    assert read_images(str(tmp_path / "folders"), "all").labels.tolist() == [0, 1, 2, -1]
     images = np.arange(3 * 64, dtype=np.uint8).reshape(3, 8, 8)
+    np.savez(tmp_path / "train.npz", train_images=images)
+    assert len(read_images(str(tmp_path / "train.npz"), "all")) == 3
     arrays = {"train_images": images[1:], "train_labels": [1, 0], "test_images": images[:1]}
     np.savez(tmp_path / "m.npz", **arrays, test_labels=[1])
     whole = read_images(str(tmp_path / "m.npz"), "all")

@@ -91,7 +91,7 @@ def test_a_loss_without_negatives_takes_batches_of_one():
     one = Batch(batch[torch.tensor([2])], None, torch.tensor([2]))
     ContrastiveModule(encoder, views, loss=Cosine()).step(one)["loss"].backward()
     assert all(p.grad.isfinite().all() for p in encoder.parameters())
-    with pytest.raises(ValueError, match="no negatives, which are its other samples: give a batch_size of 2"):
+    with pytest.raises(ValueError, match="its other samples, and has none: give a batch_size of 2"):
         ContrastiveModule(encoder, views).step(one)
 
 

@@ -83,6 +83,14 @@ def test_classes_in_words_are_names(kind, tmp_path):
     assert (dataset.labels.tolist(), dataset.classes) == ([1, 0, 1], ("milk", "tea"))
 
 
+@pytest.mark.parametrize("blank", [None, float("nan"), 3])
+def test_a_class_that_is_no_word_among_words_is_named(blank, tmp_path):
+    y = np.array(["tea", blank, "milk"], dtype=object)
+    np.savez(tmp_path / "mine.npz", edges=[[0, 1], [1, 2]], x=np.ones((3, 2)), y=y)
+    with pytest.raises(ContrastiveError, match=f"y in row 1 is {blank}; give every node its class"):
+        read_nodes(str(tmp_path / "mine.npz"))
+
+
 def test_scipys_matrices_are_read_and_code_is_not(tmp_path):
     path = tmp_path / "graph.npz"
     adjacency = sparse.csr_matrix(np.array([[0, 1], [0, 0]]))

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -14,6 +15,7 @@ from torch import nn
 
 import contrastive
 from contrastive.cli import main
+from contrastive.data.image_dataset import read_image
 from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.evaluate import evaluate_all, predictor_of
@@ -77,7 +79,7 @@ def test_a_predictor_says_of_the_test_items_what_the_probe_said(method, targets,
     said = opened.predict([task.dataset.smiles[i] for i in test], batch_size=5)
     score = evaluation.predictions[0].score
     np.testing.assert_allclose(said, score if task.kind == "values" else 1 / (1 + np.exp(-score)), atol=1e-4)
-    assert (encoder.config is opened.config) is False and ("labels" in opened.config) == (method != "linear")
+    assert ("labels" in opened.config) == (method != "linear") and "labels" not in encoder.config
     # the encoder in it is the one whose features are predicted from
     h = load_encoder(tmp_path / "saved")(task.dataset.__getitems__(test.tolist()).input)
     linear = (h - opened.mean) / opened.scale @ opened.weight.T + opened.bias
@@ -193,8 +195,6 @@ def load_file_of(content, folder):
 
 
 def test_images_of_a_folder_are_named_and_one_that_does_not_decode_is_left_out(digits_run, tmp_path):
-    from PIL import Image
-
     for i, image in enumerate(read_images("digits", "test").images[:3]):
         Image.fromarray(image[0].numpy()).save(tmp_path / f"{i}.png")
     (tmp_path / "3.png").write_bytes(b"no image")
@@ -219,3 +219,63 @@ def test_images_of_a_folder_are_named_and_one_that_does_not_decode_is_left_out(d
     rows = rows_of(tmp_path / "p.csv")[1]
     assert [row[0].rpartition("/")[2] for row in rows] == ["0.png", "1.png", "2.png"]
     assert {tuple(row[1:]) for row in rows} == {("a", "1", "0")}
+
+
+def test_a_predictor_knows_the_size_of_its_images_away_from_their_data(tmp_path, digits_run):
+    for i, image in enumerate(read_images("digits", "test").images[:60]):
+        folder = tmp_path / "own" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(folder / f"{i}.png")
+        (tmp_path / "larger").mkdir(exist_ok=True)
+        Image.fromarray(image[0].numpy()).resize((24, 24)).save(tmp_path / "larger" / f"{i:02d}.png")
+    encoder = load_encoder(digits_run)
+    data = {"init_args": {"source": str(tmp_path / "own"), "channels": 1}}
+    encoder = FrozenEncoder(encoder.encoder, encoder.preprocess, {**encoder.config, "data": data})
+    protocol = Protocol(str(tmp_path / "own"), "scratch", finetuning=QUICK)
+    task = read_task(encoder, protocol)
+    (evaluation,) = evaluate_all({"pretrained": encoder}, ["pretrained"], task, protocol)
+    predictor = predictor_of(evaluation, {"pretrained": encoder}, task, protocol)
+    save_predictor(predictor, tmp_path / "saved", tmp_path)
+    shutil.rmtree(tmp_path / "own")
+    opened = load_predictor(tmp_path / "saved")
+    assert opened.data == {"channels": 1, "image_size": 8}  # and nothing of a pretraining that it has not had
+    files = sorted((tmp_path / "larger").iterdir())
+    said = opened.predict(files)
+    np.testing.assert_allclose(said, opened(torch.stack([read_image(f, 8, 1) for f in files])), atol=1e-5)
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert f"trained on the labels of {tmp_path / 'own'} alone" in card and "Pretraining" not in card
+
+
+def test_nothing_is_saved_where_the_rest_fails_and_a_diverged_head_is_refused(digits_run, tmp_path, capsys):
+    options = ["probe", str(digits_run), "--untrained", "false", "--labels-per-class", "2"]
+    assert main([*options, "--output", str(tmp_path / "r.json")]) == 0
+    result = json.loads((tmp_path / "r.json").read_text())
+    result["rows"][0]["accuracy_mean"] += 0.1
+    (tmp_path / "r.json").write_text(json.dumps(result))
+    saved = tmp_path / "saved"
+    assert main(["probe", "--from", str(tmp_path / "r.json"), "--save", str(saved)]) == 1
+    assert "not the numbers" in capsys.readouterr().err and not saved.exists()
+    encoder = load_encoder(digits_run)
+    width = encoder.num_features
+    head = Head(np.full((2, width), np.nan), np.zeros(2), np.zeros(width), np.ones(width))
+    with pytest.raises(ContrastiveError, match="weight is not finite"):
+        Predictor(encoder, head, "classes", ["a", "b"])
+
+
+def test_an_image_decoded_on_demand_that_does_not_decode_has_no_prediction(digits_run, tmp_path, monkeypatch):
+    for i, image in enumerate(read_images("digits", "test").images[:3]):
+        Image.fromarray(image[0].numpy()).save(tmp_path / f"{2 * i}.png")
+    (tmp_path / "3.png").write_bytes(b"no image")
+    monkeypatch.setattr("contrastive.data.images._CACHE_BYTES", 0)  # as of a set that is larger than memory
+    encoder = load_encoder(digits_run)
+    width = encoder.num_features
+    head = Head(np.eye(2, width), np.zeros(2), np.zeros(width), np.ones(width))
+    save_predictor(Predictor(encoder, head, "classes", ["a", "b"]), tmp_path / "saved", digits_run)
+    out = tmp_path / "p.csv"
+    command = ["predict", str(tmp_path / "saved"), "--data", str(tmp_path), "--out", str(out)]
+    assert main([*command, "--skip-corrupt"]) == 0
+    assert [row[0].rpartition("/")[2] for row in rows_of(out)[1]] == ["0.png", "2.png", "4.png"]
+    out = tmp_path / "h.npy"
+    command = ["embed", str(digits_run), "--data", str(tmp_path), "--out", str(out), "--skip-corrupt"]
+    assert main(command) == 0
+    assert np.isnan(np.load(out)).all(1).tolist() == [False, False, True, False]

@@ -167,21 +167,33 @@ class ImageDataset(Dataset):
 def joined(train: ImageDataset, test: ImageDataset) -> ImageDataset:
     """Two splits of one source, of the same size and channels, as one data set, the training images first.
 
-    Raises:
-        ContrastiveError: they have other classes.
+    Classes are those of both; an image of a split without labels has the label -1. Targets of other names
+    than the other split's are left out.
     """
-    if train.classes != test.classes:
-        raise ContrastiveError(f"the classes differ: {train.classes} in train, {test.classes} in test")
+    classes = max(train.classes, test.classes, key=len)
+    if not {*train.classes, *test.classes} <= {*classes}:
+        classes = sorted({*train.classes, *test.classes})
     images: Any = [*train.images, *test.images]
     if isinstance(train.images, Tensor) and isinstance(test.images, Tensor):
         images = torch.cat([train.images, test.images])
-    labels = paths = None
-    if train.labels is not None and test.labels is not None:
-        labels = torch.cat([train.labels, test.labels])
+    parts = [_renumbered(part, classes) for part in (train, test)]
+    labels, paths = torch.cat(parts) if parts[0].ndim == parts[1].ndim else None, None
+    if train.labels is None and test.labels is None:
+        labels = None
     if train.paths is not None and test.paths is not None:
         paths = [*train.paths, *test.paths]
     shape: dict[str, Any] = {"image_size": train.image_size, "channels": train.channels}
-    return ImageDataset(images, labels, train.classes, **shape, skip_corrupt=train.skip_corrupt, paths=paths)
+    return ImageDataset(images, labels, classes, **shape, skip_corrupt=train.skip_corrupt, paths=paths)
+
+
+def _renumbered(part: ImageDataset, classes: list[str]) -> Tensor:
+    """The labels of a split by the classes of both."""
+    if part.labels is None:
+        return torch.full((len(part),), -1)
+    if part.classes == classes or part.labels.ndim == 2:
+        return part.labels
+    number = torch.tensor([*(classes.index(name) for name in part.classes), -1])  # -1 stays -1
+    return number[part.labels]
 
 
 def read_image(item: Path | Item, image_size: int | None, channels: int) -> Tensor:

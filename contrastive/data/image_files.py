@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from contrastive.data.image_dataset import ImageDataset, fit, joined
-from contrastive.data.image_sources import SPLITS, held_out_split, shorter_side
+from contrastive.data.image_dataset import ImageDataset, fit
+from contrastive.data.image_sources import NoSplit, all_splits, held_out_split, shorter_side
 from contrastive.data.loading import MAX_CLASSES, Split
 from contrastive.errors import ContrastiveError
 
@@ -150,7 +150,7 @@ def read_npz(file: Path, split: Split, image_size: int | None, channels: int | N
             them.
     """
     if split == "all":
-        return joined(*(read_npz(file, part, image_size, channels) for part in SPLITS))
+        return all_splits(lambda part: read_npz(file, part, image_size, channels))
     arrays = _arrays(file, split)
     images = arrays["images"]
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):
@@ -187,7 +187,7 @@ def _arrays(file: Path, split: Split) -> dict[str, np.ndarray]:
         reason = str(error) or type(error).__name__
         raise ContrastiveError(f"{file} is not an .npz file of plain arrays: {reason}") from error
     wanted = " or ".join(f"{name}_images" for name in _SPLITS[split])
-    raise ContrastiveError(f"{file} has no array {wanted}; it holds {stored or 'nothing'}")
+    raise NoSplit(f"{file} has no array {wanted}; it holds {stored or 'nothing'}")
 
 
 def _labels(labels: np.ndarray | None, num_images: int, file: Path) -> Tensor | None:

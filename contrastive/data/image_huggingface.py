@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contrastive.data.image_dataset import ImageDataset, Item, joined
-from contrastive.data.image_sources import SPLITS, held_out_split
+from contrastive.data.image_dataset import ImageDataset, Item
+from contrastive.data.image_sources import all_splits, held_out_split
 from contrastive.data.loading import Split
 from contrastive.errors import ContrastiveError, reading
 
@@ -58,8 +58,9 @@ def open_huggingface(
         raise ContrastiveError(f"{source} has no split named train; its splits are {', '.join(loaded)}")
     pooled = pooled or not any(name in loaded for name in _TEST_SPLITS)
     if not pooled and split == "all":
-        parts = (open_huggingface(source, part, image_size, channels, download=download) for part in SPLITS)
-        return joined(*parts)
+        return all_splits(
+            lambda part: open_huggingface(source, part, image_size, channels, download=download)
+        )
     dataset = loaded if isinstance(loaded, datasets.Dataset) else loaded["train" if pooled else names[0]]
     with reading(source):
         images = _images(dataset, source, image_size, channels)

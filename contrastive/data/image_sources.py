@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,22 @@ _UNPICKLES = ("LSUN", "LSUNClass")  # without a sum to know the file by
 SPLITS: tuple[Split, Split] = ("train", "test")  # that a source may have
 _HELD_OUT = 0.3  # of a source that has no test split of its own
 _HELD_OUT_SEED = 0  # a constant: the test images must not change with the seed of a run
+
+
+class NoSplit(ContrastiveError):
+    """A source has splits, but not the one that was asked for."""
+
+
+def all_splits(read: Callable[[Split], ImageDataset]) -> ImageDataset:
+    """The training and the test images of a source with splits of its own, or those that there are."""
+    try:
+        test = read("test")
+    except NoSplit:
+        return read("train")
+    try:
+        return joined(read("train"), test)
+    except NoSplit:
+        return test
 
 
 def held_out_split(pool: ImageDataset, split: Split) -> ImageDataset:
@@ -58,7 +74,7 @@ def open_folder(folder: Path, split: Split, image_size: int | None, channels: in
     """A folder of images, flat or a folder a class; or with ``train`` and ``test`` (or ``val``) folders."""
     has_splits = (folder / "train").is_dir()
     if has_splits and split == "all":
-        return joined(*(open_folder(folder, part, image_size, channels) for part in SPLITS))
+        return all_splits(lambda part: open_folder(folder, part, image_size, channels))
     pool = _open_images(_split_folder(folder, split) if has_splits else folder, image_size, channels)
     return pool if has_splits else held_out_split(pool, split)
 
@@ -68,7 +84,7 @@ def _split_folder(folder: Path, split: Split) -> Path:
     for name in names:
         if (folder / name).is_dir():
             return folder / name
-    raise ContrastiveError(f"{folder} has a train folder but none named {' or '.join(names)}; add one")
+    raise NoSplit(f"{folder} has a train folder but none named {' or '.join(names)}; add one")
 
 
 def _open_images(folder: Path, image_size: int | None, channels: int) -> ImageDataset:
@@ -135,8 +151,9 @@ def open_torchvision(
     if name in _UNPICKLES:
         raise ContrastiveError(f"{source}: torchvision's {name} unpickles, which can run code; give a folder")
     if split == "all":
-        parts = (open_torchvision(source, part, image_size, channels, download=download) for part in SPLITS)
-        return joined(*parts)
+        return all_splits(
+            lambda part: open_torchvision(source, part, image_size, channels, download=download)
+        )
     if unlabelled and name != "STL10":
         raise ContrastiveError(f"unlabelled=true is for STL10, which has such a split; {source} has none")
     chosen = _torchvision_split(cls, split, download=download, unlabelled=unlabelled)

@@ -212,6 +212,11 @@ def read_npz(path: Path) -> NodeDataset:
 def _labels_of(y: np.ndarray, name: str) -> tuple[Tensor, tuple[str, ...]]:
     """Classes by their names, numbered in the names' order, or `targets_of` without names."""
     if y.dtype.kind == "O":
+        values = y.reshape(-1).tolist()
+        named = [isinstance(value, str | bytes) for value in values]
+        odd = next((i for i, v in enumerate(values) if v is None or (any(named) and not named[i])), None)
+        if odd is not None:
+            raise ContrastiveError(f"{name} in row {odd} is {values[odd]!r}; give every node its class")
         y = np.array(y.tolist())
     if y.dtype.kind not in "US":
         return targets_of(y, name), ()

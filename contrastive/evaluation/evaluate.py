@@ -21,6 +21,7 @@ from contrastive.evaluation.statistics import UNIT, mean_interval, percentile_in
 from contrastive.evaluation.tasks import Task
 from contrastive.feature_cache import cached_features
 from contrastive.features import FrozenEncoder, build_plain, load_encoder, model_args, untrained_like
+from contrastive.items import with_image_size
 from contrastive.predictor import Predictor
 from contrastive.report import print_table, track
 from contrastive.saved import HUB, run_folder
@@ -186,10 +187,22 @@ def predictor_of(
     assert fitted.head is not None
     encoder = encoders.get(evaluation.name) or next(iter(encoders.values()))
     if fitted.encoder is not None:
-        config = encoder.config and {**encoder.config, "labels": protocol.data}  # which it has now seen
+        config = with_image_size(encoder)
+        if config and evaluation.name == "scratch":
+            config = _without_pretraining(config)
+        config = config and {**config, "labels": protocol.data}  # which it has now seen
         encoder = FrozenEncoder(fitted.encoder, encoder.preprocess, config)
     judged = {"protocol": protocol.to_json(), "task": describe(task), "row": evaluation.row()}
-    return Predictor(encoder, fitted.head, task.kind, task.names, judged)
+    names = task.names[: len(fitted.head.weight)]  # a source may name classes that it has no item of
+    return Predictor(encoder, fitted.head, task.kind, names, judged)
+
+
+def _without_pretraining(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a run's configuration holds of its network untrained: how it is built and what it reads."""
+    model, data = model_args(config), config.get("data") or {}
+    kept = {key: model[key] for key in ("encoder", "preprocess") if key in model}
+    options = {key: value for key, value in (data.get("init_args") or {}).items() if key != "source"}
+    return {"model": kept, "data": {**data, "init_args": options}}
 
 
 def print_rows(rows: Sequence[dict[str, Any]], task: Task, protocol: Protocol) -> None:

@@ -26,7 +26,7 @@ from encoders.graph_batch import GraphBatch
 log = logging.getLogger("contrastive")
 
 
-def report_leaks(encoder: FrozenEncoder, task: Task, run: str) -> dict[str, Any]:
+def report_leaks(encoder: FrozenEncoder, task: Task, run: str, source: str) -> dict[str, Any]:
     """Count the test items that are equal to a pretraining or a training item, and log what there is to say.
 
     Images are equal that have the same pixels at the size they are encoded at; molecules that have the same
@@ -53,6 +53,8 @@ def report_leaks(encoder: FrozenEncoder, task: Task, run: str) -> dict[str, Any]
     }
     if found["in_training"]:
         log.warning("%d of %d test items are also training items", found["in_training"], len(draw.test))
+    if (encoder.config or {}).get("labels") == source:
+        log.warning("the encoder was trained on labels of %s: its test items may be among those", source)
     try:
         pretraining = set(keys_of(pretraining_items(encoder)))
     except ContrastiveError as error:

@@ -120,21 +120,23 @@ def probe(
         protocol = replace(protocol, method=method or task.default_method)
         extra = {"untrained": untrained, "raw": task.unit in ("graphs", "nodes") if raw is None else raw}
         wanted = [*encoders, *(name for name, asked in extra.items() if asked)]
+    file = Path(output) if output else None
+    if not (file or recorded):
+        file = _result_file(runs[0], first, task, protocol)
     if save and protocol.method in ("knn", "svm"):
         raise ContrastiveError(f"--save keeps no {protocol.method}; give --method linear or finetune")
     evaluations = evaluate_all(encoders, wanted, task, protocol, batch_size=batch_size, cache=cache)
     rows = [evaluation.row() for evaluation in evaluations]
     print_rows(rows, task, protocol)
+    seen = report_leaks(first, task, runs[0], protocol.data) if leaks else None
+    if recorded:
+        _compare_with_record(rows, recorded["rows"], from_)
+    if file:
+        write_json(file, _result(runs, rows, task, protocol, seen))
+        print(f"result: {file}")
     if save:
         save_predictor(predictor_of(evaluations[0], encoders, task, protocol), Path(save), Path(runs[0]))
         print(f"predictor: {save}")
-    seen = report_leaks(first, task, runs[0]) if leaks else None
-    if recorded:
-        _compare_with_record(rows, recorded["rows"], from_)
-    if output or not recorded:
-        file = Path(output) if output else _result_file(runs[0], first, task, protocol)
-        write_json(file, _result(runs, rows, task, protocol, seen))
-        print(f"result: {file}")
 
 
 def _result_file(run: str, encoder: FrozenEncoder, task: Task, protocol: Protocol) -> Path:
