@@ -254,7 +254,7 @@ def test_processes_from_outside_need_one_folder(tmp_path):
 @pytest.mark.parametrize(
     "fails, said",
     [
-        (lambda z: info_nce(z[:1], z[:1]), "a batch of 1 has no negatives.* give a batch_size of 2 or more"),
+        (lambda z: info_nce(z[:1], z[:1]), "a batch of 1 is compared.* give a batch_size of 2 or more"),
         (lambda z: torch.nn.BatchNorm1d(4)(z[:1]), "a batch norm was given one sample.*batch_size of 2"),
         (lambda z: NodePasses(None, num_targets=1, fanouts=None, seed=0).__getitems__([1, 2]), None),
         (lambda z: [][0], None),

@@ -220,5 +220,5 @@ def test_a_run_on_shards_is_probed_and_inspected(shards, tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{i:02}.png").write_bytes(png(i)[0])
     assert main(["probe", run, "--data", str(tmp_path / "pets")]) == 0
-    leaks = json.loads((tmp_path / "run" / "results" / "probe.json").read_text())["leaks"]
+    leaks = json.loads((tmp_path / "run" / "results" / "probe-pets.json").read_text())["leaks"]
     assert leaks["num_pretraining"] == 40 and 0 < leaks["in_pretraining"] < leaks["num_test"] == 18
