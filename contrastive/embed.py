@@ -13,7 +13,7 @@ from contrastive.errors import ContrastiveError
 from contrastive.evaluation.protocol import parse_targets
 from contrastive.features import FrozenEncoder, load_encoder
 from contrastive.items import feature_batches, item_names, num_items, read_items, source_of
-from contrastive.report import write_whole
+from contrastive.report import require_folder, write_whole
 
 _ADVICE = "give another with --out"
 
@@ -53,8 +53,7 @@ def embed(
     file = Path(out)
     if file.suffix not in WRITERS:
         raise ContrastiveError(f"cannot write {file}: its name ends in none of {', '.join(WRITERS)}")
-    if not file.parent.is_dir():
-        raise ContrastiveError(f"cannot write {file}: there is no folder {file.parent}")
+    require_folder(file)
     encoder = load_encoder(run)
     columns: dict[str, Any] = {"targets": parse_targets(targets), "smiles_column": smiles_column}
     options: dict[str, Any] = {"download": download, "skip_corrupt": skip_corrupt}

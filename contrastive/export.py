@@ -13,9 +13,9 @@ from contrastive.card import model_card, predictor_card
 from contrastive.errors import ContrastiveError
 from contrastive.features import FrozenEncoder, load_encoder, takes_graphs
 from contrastive.items import image_size_of, with_image_size
-from contrastive.predictor import Predictor, holds_predictor, load_predictor, write_head
+from contrastive.predictor import Predictor, load_predictor, write_head
 from contrastive.report import whole_folder, write_whole
-from contrastive.saved import EXPORT_CONFIG, EXPORT_SUMS, EXPORT_WEIGHTS, PREDICTOR, sha256
+from contrastive.saved import EXPORT_CONFIG, EXPORT_SUMS, EXPORT_WEIGHTS, PREDICTOR, fetched, sha256
 
 Format = Literal["safetensors", "onnx", "torch-export"]
 CARD, ONNX, PROGRAM = "README.md", "encoder.onnx", "encoder.pt2"
@@ -35,10 +35,11 @@ def export(run: str, *, output: str, format: Format = "safetensors", image_size:
         image_size: side in pixels of the images that a program takes (default: what the run was trained on)
     """
     with whole_folder(Path(output)) as folder:
+        path = fetched(run)
         if format == "safetensors":
-            write_safetensors(load_encoder(run), folder, Path(run))
+            write_safetensors(load_encoder(path), folder, Path(run))
         else:
-            opened = load_predictor(run) if holds_predictor(run) else load_encoder(run)
+            opened = load_predictor(path) if (path / PREDICTOR).is_file() else load_encoder(path)
             print(write_program(opened, folder, Path(run), format, image_size))
     print(f"export: {output}")
 

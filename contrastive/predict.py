@@ -13,7 +13,7 @@ from contrastive.data.loading import Split
 from contrastive.errors import ContrastiveError
 from contrastive.items import feature_batches, item_names, num_items, read_items
 from contrastive.predictor import Predictor, load_predictor
-from contrastive.report import write_whole
+from contrastive.report import require_folder, write_whole
 
 
 def predict(
@@ -47,8 +47,7 @@ def predict(
     file = Path(out)
     if file.suffix != ".csv":
         raise ContrastiveError(f"cannot write {file}: its name does not end in .csv")
-    if not file.parent.is_dir():
-        raise ContrastiveError(f"cannot write {file}: there is no folder {file.parent}")
+    require_folder(file)
     opened = load_predictor(predictor)
     options: dict[str, Any] = {"download": download, "skip_corrupt": skip_corrupt}
     dataset = read_items(opened, data, split, smiles_column=smiles_column, **options)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contrastive.errors import ContrastiveError, reading
-from contrastive.features import FrozenEncoder, accelerator, load_encoder
+from contrastive.features import FrozenEncoder, load_encoder
 from contrastive.report import write_whole
 from contrastive.saved import PREDICTOR, fetched
 
@@ -102,14 +102,9 @@ class Predictor(FrozenEncoder):
         Raises:
             ContrastiveError: an item that the encoder does not take or that cannot be read; it is named.
         """
-        from contrastive.inputs import input_batches  # it brings the readers of data with it
+        from contrastive.extractor import FeatureExtractor  # it brings the readers of data with it
 
-        device = accelerator()
-        self.to(device)
-        with torch.inference_mode():
-            return torch.cat(
-                [self(b.to(device)).cpu() for b in input_batches(self, items, batch_size)]
-            ).numpy()
+        return FeatureExtractor(self, batch_size=batch_size).transform(items)
 
 
 TENSORS = ("weight", "bias", "mean", "scale")
@@ -122,11 +117,6 @@ def write_head(predictor: Predictor, file: Path) -> None:
     settings = {name: getattr(predictor, name) for name in _SETTINGS}
     content = save(tensors, {"predictor": json.dumps(settings)})
     write_whole(file, lambda part: part.write_bytes(content))
-
-
-def holds_predictor(path: str | Path) -> bool:
-    """Whether `load_predictor` opens what is there."""
-    return (fetched(path) / PREDICTOR).is_file()
 
 
 def load_predictor(path: str | Path) -> Predictor:

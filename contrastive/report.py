@@ -98,6 +98,12 @@ def write_whole(
             part.unlink(missing_ok=True)
 
 
+def require_folder(file: Path) -> None:
+    """Refuse to work for a file that has no folder to be written to."""
+    if not file.parent.is_dir():
+        raise ContrastiveError(f"cannot write {file}: there is no folder {file.parent}")
+
+
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Have a block fill a folder beside ``folder``, and put it in its place when it is whole.

@@ -106,6 +106,11 @@ def test_all_of_a_source_is_in_its_order_or_its_splits_one_after_another(tmp_pat
     whole = read_images(str(tmp_path / "m.npz"), "all")
     np.testing.assert_array_equal(whole.images[:, 0], images[[1, 2, 0]])
     assert whole.labels.tolist() == [1, 0, 1]
+    targets = {"train_labels": np.eye(2, 3, dtype=np.float32), "test_labels": np.ones((1, 3), np.float32)}
+    np.savez(tmp_path / "t.npz", **arrays | targets)
+    assert read_images(str(tmp_path / "t.npz"), "all").labels.tolist() == [[1, 0, 0], [0, 1, 0], [1, 1, 1]]
+    np.savez(tmp_path / "t.npz", **arrays | targets | {"test_labels": np.ones((1, 2), np.float32)})
+    assert read_images(str(tmp_path / "t.npz"), "all").labels is None  # not the same targets
 
 
 NO_LABELS = ("nan", "NaN")  # blanks that another program wrote: refused

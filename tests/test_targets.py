@@ -16,7 +16,7 @@ from contrastive import FeatureExtractor
 from contrastive.callbacks import neighbour_metric
 from contrastive.cli import main
 from contrastive.data.images import read_images
-from contrastive.data.node_files import targets_of
+from contrastive.data.node_labels import targets_of
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.evaluate import evaluate_all
 from contrastive.evaluation.protocol import Finetuning, Protocol

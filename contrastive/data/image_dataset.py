@@ -173,25 +173,31 @@ def joined(train: ImageDataset, test: ImageDataset) -> ImageDataset:
     classes = max(train.classes, test.classes, key=len)
     if not {*train.classes, *test.classes} <= {*classes}:
         classes = sorted({*train.classes, *test.classes})
-    images: Any = [*train.images, *test.images]
     if isinstance(train.images, Tensor) and isinstance(test.images, Tensor):
-        images = torch.cat([train.images, test.images])
-    parts = [_renumbered(part, classes) for part in (train, test)]
-    labels, paths = torch.cat(parts) if parts[0].ndim == parts[1].ndim else None, None
-    if train.labels is None and test.labels is None:
-        labels = None
+        images: Any = torch.cat([train.images, test.images])
+    else:
+        images = [*train.images, *test.images]
+    labels = _joined_labels((train, test), classes)
+    paths = None
     if train.paths is not None and test.paths is not None:
         paths = [*train.paths, *test.paths]
     shape: dict[str, Any] = {"image_size": train.image_size, "channels": train.channels}
     return ImageDataset(images, labels, classes, **shape, skip_corrupt=train.skip_corrupt, paths=paths)
 
 
+def _joined_labels(parts: Sequence[ImageDataset], classes: list[str]) -> Tensor | None:
+    """The labels of splits by the classes of all."""
+    known = [part.labels for part in parts if part.labels is not None]
+    if any(labels.ndim == 2 for labels in known):
+        same = len(known) == len(parts) and all(part.classes == classes for part in parts)
+        return torch.cat(known) if same else None
+    return torch.cat([_renumbered(part, classes) for part in parts]) if known else None
+
+
 def _renumbered(part: ImageDataset, classes: list[str]) -> Tensor:
-    """The labels of a split by the classes of both."""
+    """Numbers of classes as those of ``classes``; -1 is not known."""
     if part.labels is None:
         return torch.full((len(part),), -1)
-    if part.classes == classes or part.labels.ndim == 2:
-        return part.labels
     number = torch.tensor([*(classes.index(name) for name in part.classes), -1])  # -1 stays -1
     return number[part.labels]
 

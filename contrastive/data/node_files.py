@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contrastive.data.dgl_source import read_dgl_items
-from contrastive.data.loading import MAX_CLASSES
+from contrastive.data.node_labels import named_targets_of, targets_of
 from contrastive.data.ogb_files import read_ogb
 from contrastive.data.pickled_arrays import checked_csr, unpickle
 from contrastive.errors import ContrastiveError, reading
@@ -183,7 +183,7 @@ def read_npz(path: Path) -> NodeDataset:
 
     Known names: ``adj_matrix`` and ``node_attr`` (SciPy's matrices), or ``adj_data``, ``adj_indices``,
     ``adj_indptr``, ``adj_shape`` and the same with ``attr``; or ``edges`` ``(E, 2)`` and ``x`` ``(N, F)``.
-    Labels: ``node_label``, ``labels`` or ``y``, the classes' names or see `targets_of`; none is fine.
+    Labels: ``node_label``, ``labels`` or ``y``, see `named_targets_of`; none is fine.
     """
     arrays = _Arrays(path)
     adjacency = arrays.matrix("adj", "adj_matrix")
@@ -203,30 +203,10 @@ def read_npz(path: Path) -> NodeDataset:
     if x is None:
         x = arrays["x"] if "x" in arrays else _identity(src, dst)
     name = next((key for key in ("node_label", "labels", "y") if key in arrays), None)
-    labels, classes = (None, ()) if name is None else _labels_of(np.asarray(arrays[name]), name)
+    labels, classes = (None, ()) if name is None else named_targets_of(np.asarray(arrays[name]), name)
     if labels is not None and len(labels) != x.shape[0]:
         raise ContrastiveError(f"{path}: there are {len(labels)} labels for {x.shape[0]} nodes")
     return NodeDataset(undirected_graph(src, dst, x), labels, classes=classes)
-
-
-def _labels_of(y: np.ndarray, name: str) -> tuple[Tensor, tuple[str, ...]]:
-    """Classes by their names, numbered in the names' order, or `targets_of` without names."""
-    if y.dtype.kind == "O":
-        values = y.reshape(-1).tolist()
-        named = [isinstance(value, str | bytes) for value in values]
-        odd = next((i for i, v in enumerate(values) if v is None or (any(named) and not named[i])), None)
-        if odd is not None:
-            raise ContrastiveError(f"{name} in row {odd} is {values[odd]!r}; give every node its class")
-        y = np.array(y.tolist())
-    if y.dtype.kind not in "US":
-        return targets_of(y, name), ()
-    words = y.astype(str)
-    if words.size != len(words):
-        raise ContrastiveError(f"{name} has words of the shape {words.shape}; give one class a node, (N,)")
-    if (words == "").any():
-        raise ContrastiveError(f"{name} is empty in row {(words == '').argmax()}; give every node its class")
-    classes, numbers = np.unique(words.reshape(-1), return_inverse=True)
-    return torch.from_numpy(numbers), tuple(map(str, classes))
 
 
 def _identity(src: np.ndarray, dst: np.ndarray) -> sparse.spmatrix:
@@ -238,26 +218,6 @@ def _identity(src: np.ndarray, dst: np.ndarray) -> sparse.spmatrix:
             "from 0 without gaps, or give x"
         )
     return sparse.identity(num_nodes)
-
-
-def targets_of(y: np.ndarray, name: str = "y") -> Tensor:
-    """Labels as they are used: ``(N,)`` whole numbers are int64 classes, all else float32 ``(N, T)`` targets.
-
-    One column is as none. A number that is not finite is a blank, NaN.
-
-    Raises:
-        ContrastiveError: a class below 0, or so large that it stands for something else; ``name`` is named.
-    """
-    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-    if y.ndim == 1 and (y.dtype.kind in "iub" or bool((np.isfinite(y) & (y == np.round(y))).all())):
-        wrong = ((y < 0) | (y >= MAX_CLASSES)).nonzero()[0]
-        if len(wrong):
-            raise ContrastiveError(
-                f"{name} is {y[wrong[0]]} in row {wrong[0]} ({len(wrong)} such rows); number classes from 0"
-            )
-        return torch.from_numpy(y.astype(np.int64))
-    y = y.reshape(len(y), -1).astype(np.float32)
-    return torch.from_numpy(np.where(np.isfinite(y), y, np.nan).astype(np.float32))
 
 
 class _Arrays:

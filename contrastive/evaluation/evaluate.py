@@ -187,9 +187,7 @@ def predictor_of(
     assert fitted.head is not None
     encoder = encoders.get(evaluation.name) or next(iter(encoders.values()))
     if fitted.encoder is not None:
-        config = with_image_size(encoder)
-        if config and evaluation.name == "scratch":
-            config = _without_pretraining(config)
+        config = _without_pretraining(encoder) if evaluation.name == "scratch" else encoder.config
         config = config and {**config, "labels": protocol.data}  # which it has now seen
         encoder = FrozenEncoder(fitted.encoder, encoder.preprocess, config)
     judged = {"protocol": protocol.to_json(), "task": describe(task), "row": evaluation.row()}
@@ -197,8 +195,11 @@ def predictor_of(
     return Predictor(encoder, fitted.head, task.kind, names, judged)
 
 
-def _without_pretraining(config: dict[str, Any]) -> dict[str, Any]:
+def _without_pretraining(encoder: FrozenEncoder) -> dict[str, Any] | None:
     """What of a run's configuration holds of its network untrained: how it is built and what it reads."""
+    config = with_image_size(encoder)
+    if config is None:
+        return None
     model, data = model_args(config), config.get("data") or {}
     kept = {key: model[key] for key in ("encoder", "preprocess") if key in model}
     options = {key: value for key, value in (data.get("init_args") or {}).items() if key != "source"}
