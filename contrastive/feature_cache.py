@@ -6,13 +6,14 @@ import hashlib
 import json
 import logging
 import os
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from contrastive.data.image_dataset import ImageDataset, Item
 from contrastive.errors import ContrastiveError
@@ -61,7 +62,7 @@ def cached_features(
 
 
 def _key(encoder: FrozenEncoder, dataset: Any) -> str:
-    content = hashlib.sha256(f"1 {torch.__version__} {fingerprint_of(encoder)}".encode())
+    content = hashlib.sha256(f"2 {torch.__version__} {fingerprint_of(encoder)}".encode())
     _add_items(content, dataset)
     return content.hexdigest()[:32]
 
@@ -69,9 +70,21 @@ def _key(encoder: FrozenEncoder, dataset: Any) -> str:
 def fingerprint_of(encoder: FrozenEncoder) -> str:
     """A hash of an encoder's weights and of what they are the weights of, in hexadecimal digits."""
     content = hashlib.sha256(f"{encoder.encoder} {encoder.preprocess}".encode())
-    for name, value in encoder.state_dict().items():
+    for name, part in encoder.named_modules():  # not all print the readout, or whatever else they do
+        content.update(f"{name} {type(part).__qualname__} {_settings(part)}".encode())
+    for name, value in chain(encoder.named_parameters(), encoder.named_buffers()):
         content.update(name.encode() + _bytes(value))
     return content.hexdigest()[:32]
+
+
+def _settings(part: nn.Module) -> dict[str, Any]:
+    """The attributes of a module that are numbers, words, lists of such, or functions, by their names."""
+    found = {}
+    for name, value in vars(part).items():
+        value = getattr(value, "__qualname__", value)
+        if isinstance(value, (bool, int, float, str, list, tuple)) and name != "training":
+            found[name] = value
+    return found
 
 
 def _in_another_library(dataset: Any) -> bool:
@@ -93,7 +106,8 @@ def _add_items(content: Any, dataset: Any) -> None:
         return
     graph = dataset.graphs if hasattr(dataset, "graphs") else dataset.graph
     x = graph.x if isinstance(graph.x, Tensor) else graph.x.dense()
-    for tensor in (graph.src, graph.dst, x, graph.ptr, graph.edge_attr, graph.edge_weight):
+    edges = (graph.edge_attr, graph.edge_weight, graph.edge_type, graph.node_type)
+    for tensor in (graph.src, graph.dst, x, graph.ptr, *edges):
         if tensor is not None:
             content.update(str((tensor.dtype, tuple(tensor.shape))).encode() + _bytes(tensor))
 

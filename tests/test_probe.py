@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
 from torch import nn
 
+from augmentations.colour import Normalize
 from contrastive.cli import main
 from contrastive.evaluation.classifiers import predict_linear
 from contrastive.evaluation.evaluate import evaluate_all
@@ -17,7 +18,7 @@ from contrastive.evaluation.finetune import _groups, _Network, blocks, finetune
 from contrastive.evaluation.leaks import canonical, keys_of
 from contrastive.evaluation.protocol import Draw, Finetuning, Protocol
 from contrastive.evaluation.tasks import read_task
-from contrastive.feature_cache import cached_features
+from contrastive.feature_cache import cached_features, fingerprint_of
 from contrastive.features import FrozenEncoder, load_encoder
 from encoders.graph import GraphEncoder
 from encoders.graph_batch import GraphBatch
@@ -206,6 +207,22 @@ def test_features_are_computed_once_and_anew_for_other_weights(digits_run, monke
     with torch.no_grad():
         next(encoder.encoder.parameters()).add_(0.1)
     assert not np.array_equal(cached_features(encoder, task.dataset, batch_size=512, progress=None), h)
+
+
+def test_networks_of_the_same_weights_that_print_alike_have_features_of_their_own():
+    def key(preprocess=None, **settings):
+        torch.manual_seed(0)
+        return fingerprint_of(
+            FrozenEncoder(GraphEncoder(node_features=3, **settings), preprocess or nn.Identity())
+        )
+
+    different = [
+        {}, {"readout": "mean"}, {"residual": True}, {"jumping_knowledge": "sum"},
+        {"layer": "sage"}, {"layer": "sage", "layer_args": {"aggregate": "max"}},
+        {"preprocess": Normalize()}, {"preprocess": Normalize(mean=(0.5, 0.5, 0.5))},
+    ]  # fmt: skip
+    assert len({key(**settings) for settings in different}) == len(different)
+    assert key() == key()
 
 
 def test_a_damaged_cache_is_computed_anew(digits_run, tmp_path):
