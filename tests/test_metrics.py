@@ -68,6 +68,23 @@ def test_metrics_with_blanks_are_those_of_the_known(rng):
     assert measure("labels", labels, score)["average_precision"] == pytest.approx(np.mean(precisions))
 
 
+def test_rounding_above_one_does_not_change_the_calibration(rng):
+    """Shares of a vote, summed in float32, exceed 1 by a digit; torchmetrics takes these for logits."""
+    y, p = rng.integers(0, 3, 200), np.eye(3)[rng.integers(0, 3, 200)]
+    above = (p * np.nextafter(np.float32(1), np.float32(2))).astype(np.float32)
+    wrong = (p.argmax(1) != y).mean()
+    assert measure("classes", y, above)["calibration_error"] == pytest.approx(wrong)
+
+
+def test_targets_without_known_test_items_are_left_out_of_the_interval(rng):
+    y, score = rng.normal(size=(2, 60, 3))
+    y[:, 1], y[4:, 2] = np.nan, np.nan
+    ours = bootstrap("values", [np.arange(60)], y, [score])
+    for weights, value in list(zip(resamplings(60), ours))[:20]:
+        drawn = np.repeat(np.arange(60), weights)
+        assert value == pytest.approx(measure("values", y[drawn], score[drawn])["rmse"])
+
+
 @pytest.mark.parametrize("kind", ["classes", "labels", "values"])
 def test_the_bootstrap_resamples_test_items_as_a_loop_would(rng, kind):
     n = 60

@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from contrastive.evaluation.roc_auc import mean_roc_auc, weighted_mean_roc_auc
-from contrastive.evaluation.statistics import resamplings
+from contrastive.evaluation.statistics import mean_of_known, resamplings
 
 Kind = Literal["classes", "labels", "values"]
 PRIMARY: dict[Kind, str] = {"classes": "accuracy", "labels": "roc_auc", "values": "rmse"}
@@ -40,7 +40,7 @@ def measure(kind: Kind, y: np.ndarray, score: np.ndarray, *, probabilities: bool
         class against the rest, averaged over the classes), and ``calibration_error`` (expected, 15 bins of
         the greatest probability; Guo et al. 2017, arXiv 1706.04599). labels: ``roc_auc`` and
         ``average_precision``, averaged over the labels that have both values. values: ``rmse`` and ``r2``,
-        averaged over the targets.
+        averaged over the targets of which two are known.
     """
     if kind == "classes":
         return _of_classes(y, score, probabilities)
@@ -66,7 +66,8 @@ def _of_classes(y: np.ndarray, score: np.ndarray, probabilities: bool) -> dict[s
         "average_precision": _average_precision(against_rest, score[:, present]),
     }
     if probabilities:
-        p, truth = torch.from_numpy(score).double(), torch.from_numpy(y)
+        # of probabilities above 1, as sums of float32 round to, torchmetrics would take the softmax
+        p, truth = torch.from_numpy(score).double().clamp(max=1), torch.from_numpy(y)
         error = multiclass_calibration_error(p, truth, num_classes=score.shape[1], n_bins=15, norm="l1")
         values["calibration_error"] = float(error)
     return values
@@ -116,9 +117,10 @@ def _weighted_rmse(y: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.
     values = []
     for truth, predicted in zip(y.T, score.T):
         known = ~np.isnan(truth)
-        total = np.maximum(weights[:, known].sum(axis=1), 1)
-        values.append(np.sqrt(weights[:, known] @ (truth[known] - predicted[known]) ** 2 / total))
-    return np.mean(values, axis=0)
+        total = weights[:, known].sum(axis=1)
+        square = weights[:, known] @ (truth[known] - predicted[known]) ** 2 / np.maximum(total, 1)
+        values.append(np.where(total > 1, np.sqrt(square), np.nan))  # as `measure` leaves it out
+    return mean_of_known(np.array(values))
 
 
 _WEIGHTED: dict[Kind, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from contrastive.evaluation.statistics import mean_of_known
+
 
 def mean_roc_auc(y: np.ndarray, score: np.ndarray) -> float:
     """ROC-AUC averaged over the tasks; NaN where no task has both classes.
@@ -37,11 +39,7 @@ def weighted_mean_roc_auc(y: np.ndarray, score: np.ndarray, weights: np.ndarray)
         known = ~np.isnan(truth)
         if len(np.unique(truth[known])) == 2:
             values.append(weighted_roc_auc(truth[known], predicted[known], weights[:, known]))
-    table = np.array(values).reshape(-1, len(weights))
-    undefined = np.isnan(table).all(axis=0)
-    mean = np.full(len(weights), np.nan)
-    mean[~undefined] = np.nanmean(table[:, ~undefined], axis=0) if len(table) else np.nan
-    return mean
+    return mean_of_known(np.array(values).reshape(-1, len(weights)))
 
 
 def weighted_roc_auc(truth: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -45,6 +45,13 @@ def resamplings(num_items: int, *, number: int = 1000, seed: int = 0) -> np.ndar
     return rng.multinomial(num_items, np.full(num_items, 1 / num_items), size=number)
 
 
+def mean_of_known(table: np.ndarray) -> np.ndarray:
+    """Means over the rows of ``(T, B)``, NaN left out; NaN where a column has nothing else."""
+    known = ~np.isnan(table)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, table, 0).sum(axis=0) / known.sum(axis=0)
+
+
 def percentile_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
     """The middle of bootstrapped values (Efron 1979), those that are not defined left out."""
     known = values[~np.isnan(values)]
