@@ -81,11 +81,21 @@ def test_a_test_part_of_one_value_is_one_message(encoder, tmp_path):
     assert set(task.y[task.draws[0].test, 0]) == {0, 1}
 
 
-def test_two_values_among_quantities_are_told_of(encoder, tmp_path, caplog):
+def test_a_quantity_without_known_test_items_is_one_message(encoder, tmp_path):
+    file = tmp_path / "m.csv"  # the scaffold split tests the first ring, all blank
+    file.write_text("smiles,y\n" + "".join(f"{s},{i / 3 if i >= 24 else ''}\n" for i, s in enumerate(SMILES)))
+    with pytest.raises(ContrastiveError, match=r"no target has two values among the 1\d test molecules"):
+        read_task(encoder, Protocol(str(file), targets=("y",)), cache_dir=str(tmp_path))
+
+
+def test_what_may_be_classes_among_quantities_is_told_of(encoder, tmp_path, caplog):
     file = tmp_path / "m.csv"
-    file.write_text("smiles,y,z\n" + "".join(f"{s},{i % 2 * 2 - 1},{i}\n" for i, s in enumerate(SMILES)))
-    read_task(encoder, Protocol(str(file), targets=("y", "z")), cache_dir=str(tmp_path))
-    assert "y of" in caplog.text and "is -1 or 1, and is judged as a quantity" in caplog.text
+    rows = (f"{s},{i % 2 * 2 - 1},{i % 3},{i / 2}\n" for i, s in enumerate(SMILES))
+    file.write_text("smiles,sign,phase,z\n" + "".join(rows))
+    read_task(encoder, Protocol(str(file), targets=("sign", "z")), cache_dir=str(tmp_path))
+    assert f"sign of {file} is -1 or 1, and is judged as a quantity" in caplog.text
+    read_task(encoder, Protocol(str(file), targets=("phase",), split="random"), cache_dir=str(tmp_path))
+    assert f"phase of {file} is 0, 1 or 2, and is judged as a quantity" in caplog.text
     assert "z of" not in caplog.text
 
 

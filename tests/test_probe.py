@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 
 from augmentations.colour import Normalize
 from contrastive.cli import main
+from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import predict_linear
 from contrastive.evaluation.evaluate import evaluate_all
 from contrastive.evaluation.finetune import _groups, _Network, blocks, finetune
@@ -142,6 +144,17 @@ def test_early_stopping_keeps_the_best_epoch(encoder, molecules):
     settings = Finetuning(num_epochs=40, min_steps=1, patience=3, lr=3e-2)
     chosen = finetune(encoder, task, task.draws[0], settings).chosen
     assert chosen["num_epochs"] <= min(40, chosen["epoch"] + 3)
+
+
+def test_fine_tuning_that_diverges_or_has_nothing_to_choose_by_is_one_message(digits_run):
+    encoder = load_encoder(digits_run)
+    task = read_task(encoder, Protocol("digits", labels_per_class=2, repeats=1))
+    with pytest.raises(ContrastiveError, match="training diverged, .*; lower --finetuning.lr"):
+        finetune(encoder, task, task.draws[0], replace(QUICK, lr=1e30))
+    y = (task.y == 1).astype(np.float32)[:, None]
+    draw = task.draws[0]._replace(val=np.flatnonzero(task.y == 3)[:9])
+    with pytest.raises(ContrastiveError, match="no target has two values in the validation part"):
+        finetune(encoder, replace(task, y=y), draw, QUICK)
 
 
 class Scaled(nn.Module):

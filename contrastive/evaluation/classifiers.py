@@ -24,6 +24,7 @@ from contrastive.evaluation.metrics import LOWER_IS_BETTER, PRIMARY, Kind, measu
 from contrastive.evaluation.protocol import Draw, Objective
 from contrastive.predictor import Head
 
+NO_VALIDATION = "no target has two values in the validation part; split at random, or give more items"
 SVM_GRID = {"C": [0.1, 1.0, 10.0, 100.0, 1000.0]}
 
 
@@ -141,9 +142,7 @@ def _select(
             best = val, c, weight, bias
     assert best is not None
     if np.isnan(best[0]):
-        raise ContrastiveError(
-            "no target has two values in the validation part; split at random, or give more items"
-        )
+        raise ContrastiveError(NO_VALIDATION)
     _, _, weight, bias = best
     return h[draw.test] @ weight.T + bias, *best
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from augmentations.random import SampleRandom
-from contrastive.evaluation.classifiers import Prediction
+from contrastive.errors import ContrastiveError
+from contrastive.evaluation.classifiers import NO_VALIDATION, Prediction
 from contrastive.evaluation.metrics import LOWER_IS_BETTER, PRIMARY, measure
 from contrastive.evaluation.protocol import Draw, Finetuning
 from contrastive.evaluation.tasks import Task
@@ -50,6 +51,9 @@ def finetune(
 
     Returns:
         The prediction; ``chosen`` has the ``epoch``, from 1, and ``num_epochs``, how many were trained.
+
+    Raises:
+        ContrastiveError: training diverged, or validation has nothing to choose by.
     """
     torch.manual_seed(seed)
     target = _Target(task, draw, encoder)
@@ -61,8 +65,7 @@ def finetune(
     mixed = settings.precision == "bf16-mixed"
     precision = torch.autocast(accelerator(), torch.bfloat16, enabled=mixed)
     batches = _endless(draw.fit, settings.batch_size, seed)
-    metric = PRIMARY[task.kind]
-    sign = -1 if metric in LOWER_IS_BETTER else 1
+    sign = -1 if PRIMARY[task.kind] in LOWER_IS_BETTER else 1
     best, best_epoch, best_state, epoch = -float("inf"), 0, model.state_dict(), 0
     for epoch in range(1, settings.num_epochs + 1):
         model.train()
@@ -77,7 +80,7 @@ def finetune(
             loss.backward()
             optimizer.step()
             schedule.step()
-        val = sign * measure(task.kind, task.y[draw.val], target.predict(model, draw.val))[metric]
+        val = sign * target.judged(model, draw.val)
         if val > best or best_epoch == 0:
             best, best_epoch, best_state = val, epoch, copy.deepcopy(model.state_dict())
         if epoch - best_epoch >= settings.patience:
@@ -143,6 +146,16 @@ class _Target:
         if self.kind == "classes":
             return score.softmax(1).numpy()
         return score.numpy() if self.kind == "labels" else score.numpy() * self.std + self.mean
+
+    def judged(self, model: nn.Module, items: np.ndarray) -> float:
+        """The primary metric of what a model predicts of some items."""
+        score = self.predict(model, items)
+        if not np.isfinite(score).all():
+            raise ContrastiveError("training diverged, its predictions are not finite; lower --finetuning.lr")
+        value = measure(self.kind, self.task.y[items], score)[PRIMARY[self.kind]]
+        if np.isnan(value):
+            raise ContrastiveError(NO_VALIDATION)
+        return value
 
 
 class _Network(nn.Module):

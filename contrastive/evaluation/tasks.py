@@ -137,7 +137,7 @@ def _check_targets(task: Task, source: str) -> None:
     distinct = [np.unique(column[~np.isnan(column)]) for column in columns.astype(float)]
     if any(len(values) > 1 for values in distinct):
         if task.kind == "values":
-            _warn_of_two_values(task, source, distinct)
+            _warn_of_classes(task, source, distinct)
         return
     if task.kind == "classes":
         raise ContrastiveError(f"{source} has one class only ({task.names[0]}); a probe needs two or more")
@@ -146,24 +146,27 @@ def _check_targets(task: Task, source: str) -> None:
     raise ContrastiveError(f"{names} of {source} is {values} throughout; a probe needs two values or more")
 
 
-def _warn_of_two_values(task: Task, source: str, distinct: Sequence[np.ndarray]) -> None:
-    """Say that what may be two classes is taken for a quantity, as beside other quantities."""
+def _warn_of_classes(task: Task, source: str, distinct: Sequence[np.ndarray]) -> None:
+    """Say of what may be classes, two values or a few whole numbers, that it is taken for a quantity."""
     for name, values in zip(task.names, distinct):
-        if len(values) == 2:
+        few = 2 <= len(values) <= 10 and bool((values == np.round(values)).all())
+        if few or len(values) == 2:
+            *most, last = (f"{value:g}" for value in values)
             log.warning(
-                "%s of %s is %g or %g, and is judged as a quantity; for two classes write 0 and 1, and probe "
-                "it without the quantities",
-                name, source, *values,
+                "%s of %s is %s or %s, and is judged as a quantity; for classes write columns of 0 and 1, "
+                "one a class, and probe them without the quantities",
+                name, source, ", ".join(most), last,
             )  # fmt: skip
 
 
 def _check_tests(task: Task) -> None:
-    """Without both values among the test items there is no area under a curve: say so before fitting."""
-    if task.kind != "labels":
+    """Without two values among the test items a metric is not defined: say so before fitting."""
+    if task.kind == "classes":
         return
     for split in task.splits:
         test = task.y[split.test]
-        if not any(len(np.unique(column[~np.isnan(column)])) == 2 for column in test.T):
+        known = [column[~np.isnan(column)] for column in test.T]
+        if not any(len(np.unique(k) if task.kind == "labels" else k) > 1 for k in known):
             raise ContrastiveError(
                 f"no target has two values among the {len(test)} test {task.unit} ({task.rule}); split "
                 "otherwise, or give more items"
