@@ -70,6 +70,8 @@ def neighbours(
     encoder = load_encoder(run)
     source = source_of(encoder, data)
     dataset = read_items(encoder, source, split, smiles_column=smiles_column, download=download)
+    if getattr(dataset, "skip_corrupt", False):
+        dataset = dataset.readable()
     queries = [parse_query(name, encoder, dataset, source) for name in parse_names(query)]
     h = cached_features(encoder, dataset, batch_size=batch_size, progress="Encoding", enabled=cache)
     rows = [

@@ -25,7 +25,7 @@ def predict(
     smiles_column: str | None = None,
     batch_size: int = 512,
     download: bool = False,
-    skip_corrupt: bool = False,
+    skip_corrupt: bool | None = None,
 ) -> None:
     """Write what a probe that was saved predicts of every item, whole or not at all.
 
@@ -42,7 +42,8 @@ def predict(
         smiles_column: of a table of molecules (default: the one named smiles).
         batch_size: items at a time.
         download: whether torchvision may download the data.
-        skip_corrupt: leave out files that do not decode, and count them, instead of stopping.
+        skip_corrupt: leave out files that do not decode, and count them, instead of stopping (default: of the
+            run's own data as the run does, of others no).
     """
     file = Path(out)
     if file.suffix != ".csv":

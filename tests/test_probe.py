@@ -7,12 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
 from torch import nn
 
 from augmentations.colour import Normalize
 from contrastive.cli import main
+from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import predict_linear
 from contrastive.evaluation.evaluate import evaluate_all
@@ -245,6 +247,36 @@ def test_a_damaged_cache_is_computed_anew(digits_run, tmp_path):
     (file,) = (tmp_path / "cache").rglob("*.safetensors")
     file.write_bytes(file.read_bytes()[:100])
     np.testing.assert_array_equal(cached_features(encoder, task.dataset, batch_size=512, progress=None), h)
+
+
+def test_images_that_do_not_decode_leave_their_labels_out_too(digits_run, tmp_path, monkeypatch, capsys):
+    """As of images held in memory, so of those decoded on demand, and of a run that skips its own."""
+    digits = read_images("digits", "train")
+    for i, (image, label) in enumerate(zip(digits.images[:120], digits.labels)):
+        folder = tmp_path / "data" / ("test" if i % 3 == 0 else "train") / str(int(label) % 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(folder / f"{i:03}.png")
+    for split in ("train", "test"):
+        victims = sorted((tmp_path / "data" / split / "0").iterdir())[::4]
+        for victim in victims:
+            victim.write_bytes(b"no image")
+    rows, out = [], tmp_path / "r.json"
+    command = ["probe", str(digits_run), "--data", str(tmp_path / "data"), "--output", str(out), "--raw"]
+    for size in (4 * 2**30, 0):  # in memory, and as of a set that is larger
+        monkeypatch.setattr("contrastive.data.images._CACHE_BYTES", size)
+        assert main([*command, "--skip-corrupt"]) == 0
+        result = json.loads(out.read_text())
+        rows.append([*result["rows"], result["task"], result["leaks"]["num_test"]])
+        assert main(command) == 1 and "is not a readable image" in capsys.readouterr().err
+    assert rows[0] == rows[1]
+    query = ["neighbours", str(digits_run), "--data", str(tmp_path / "data"), "--query", "0"]
+    monkeypatch.setattr(
+        FrozenEncoder, "data", {"source": str(tmp_path / "data"), "skip_corrupt": True, "image_size": 8}
+    )
+    assert main([*query, "--k", "200", "--output", str(tmp_path / "n")]) == 0
+    found = json.loads((tmp_path / "n" / "neighbours.json").read_text())
+    assert len({near["item"] for near in found["rows"][0]["neighbours"]}) == found["num_items"] - 1
+    assert not any(victim.name in json.dumps(found) for victim in victims)
 
 
 def test_a_leak_is_counted(digits_run, tmp_path, capsys):

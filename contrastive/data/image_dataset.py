@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,30 +139,52 @@ class ImageDataset(Dataset):
         """
         if isinstance(self.images, Tensor):
             return self
+        decoded = self._decoded(lambda image: image)
+        first = next((image for image in decoded if isinstance(image, ContrastiveError)), None)
+        if first and not skip_corrupt:
+            raise first
+        kept = self.subset(_kept(decoded))
+        images = torch.stack([image for image in decoded if isinstance(image, Tensor)])
+        shape: dict[str, Any] = {"image_size": self.image_size, "channels": self.channels}
+        return ImageDataset(images, kept.labels, self.classes, **shape, paths=kept.paths)
 
-        def read(item: Path | Item) -> Tensor | ContrastiveError:
+    def readable(self) -> ImageDataset:
+        """The images that decode, for which each is decoded once and not kept; the log counts the others.
+
+        Raises:
+            ContrastiveError: none decodes.
+        """
+        if isinstance(self.images, Tensor):
+            return self
+        kept = self.subset(_kept(self._decoded(lambda image: None)))
+        kept.skip_corrupt = False
+        return kept
+
+    def _decoded(self, use: Callable[[Tensor], Any]) -> list[Any]:
+        """What ``use`` gives of each image, decoded in threads, or the error where one does not decode."""
+
+        def read(item: Path | Item) -> Any:
             try:
-                return read_image(item, self.image_size, self.channels)
+                return use(read_image(item, self.image_size, self.channels))
             except ContrastiveError as error:
                 return error
 
+        starts = range(0, len(self), 1024)  # a part at a time: futures of a million images are a gigabyte
         with ThreadPoolExecutor() as pool:
-            decoded = list(track(pool.map(read, self.images), "Decoding", len(self)))
-        errors = [image for image in decoded if isinstance(image, ContrastiveError)]
-        if errors and not skip_corrupt:
-            raise errors[0]
-        for error in errors:
-            log.warning("skipped: %s", error)
-        if errors:
-            log.warning("skipped %d of %d images that do not decode", len(errors), len(self))
-        kept = np.array([i for i, image in enumerate(decoded) if isinstance(image, Tensor)], dtype=np.int64)
-        if not len(kept):
-            raise ContrastiveError(f"none of the {len(self)} images decodes; the first: {errors[0]}")
-        images = torch.stack([image for image in decoded if isinstance(image, Tensor)])
-        labels = None if self.labels is None else self.labels[torch.as_tensor(kept)]
-        shape: dict[str, Any] = {"image_size": self.image_size, "channels": self.channels}
-        paths = None if self.paths is None else [self.paths[i] for i in kept]
-        return ImageDataset(images, labels, self.classes, **shape, paths=paths)
+            parts = (pool.map(read, self.images[start : start + 1024]) for start in starts)
+            return list(track(chain.from_iterable(parts), "Decoding", len(self)))
+
+
+def _kept(decoded: Sequence[Any]) -> np.ndarray:
+    """The places of the images that decoded; the log names the others."""
+    errors = [image for image in decoded if isinstance(image, ContrastiveError)]
+    for error in errors:
+        log.warning("skipped: %s", error)
+    if errors:
+        log.warning("skipped %d of %d images that do not decode", len(errors), len(decoded))
+    if len(errors) == len(decoded):
+        raise ContrastiveError(f"none of the {len(decoded)} images decodes; the first: {errors[0]}")
+    return np.array([i for i, image in enumerate(decoded) if not isinstance(image, ContrastiveError)])
 
 
 def joined(train: ImageDataset, test: ImageDataset) -> ImageDataset:

@@ -57,7 +57,7 @@ def probe(
     seed: int = 0,
     batch_size: int = 512,
     download: bool = False,
-    skip_corrupt: bool = False,
+    skip_corrupt: bool | None = None,
     cache: bool = True,
     output: str | None = None,
     save: str | None = None,
@@ -90,7 +90,8 @@ def probe(
         seed: of splits, draws and training.
         batch_size: items encoded at a time.
         download: whether torchvision may download the data.
-        skip_corrupt: leave out files that do not decode, and count them, instead of stopping.
+        skip_corrupt: leave out files that do not decode, and count them, instead of stopping (default: of the
+            run's own data as the run does, of others no).
         cache: keep features in ~/.cache/contrastive and use those that are there.
         output: result file (default: in results of the first run's folder, by the method's name and, where it
             is not the run's own, the data's).
