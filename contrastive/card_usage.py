@@ -107,7 +107,7 @@ def _of_predictor(predictor: Predictor) -> list[str]:
         f'predictor = contrastive.load_predictor("FOLDER")  # this folder, or "{HUB}OWNER/NAME"',
         f"predictions = predictor.predict(items)  # {what} → (N, {predictor.num_features})",
     ]
-    command = ["```console", "contrastive predict FOLDER --data SOURCE --out predictions.csv", "```"]
+    command = ["```console", "contrastive predict FOLDER --data SOURCE --output predictions.csv", "```"]
     return [*command, "", *_code(code)]
 
 

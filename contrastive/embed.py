@@ -15,14 +15,12 @@ from contrastive.features import FrozenEncoder, load_encoder
 from contrastive.items import feature_batches, item_names, num_items, read_items, source_of
 from contrastive.report import require_folder, write_whole
 
-_ADVICE = "give another with --out"
-
 
 def embed(
     run: str,
     *,
     data: str | None = None,
-    out: str = "features.npz",
+    output: str = "features.npz",
     split: Split = "all",
     targets: str | None = None,
     smiles_column: str | None = None,
@@ -41,7 +39,7 @@ def embed(
     Args:
         run: a run folder, a checkpoint or an export.
         data: a source of the kind that the run was trained on (default: what it was trained on).
-        out: the file to write: .npz, .parquet (pip install pyarrow) or .npy.
+        output: the file to write: .npz, .parquet (pip install pyarrow) or .npy.
         split: of images, train, test, or all of the source; other sources are encoded whole.
         targets: columns of a table to write as labels: A,B or ["A", "B"].
         smiles_column: of a table of molecules (default: the one named smiles).
@@ -50,7 +48,7 @@ def embed(
         skip_corrupt: leave out files that do not decode, and count them, instead of stopping (default: of the
             run's own data as the run does, of others no).
     """
-    file = Path(out)
+    file = Path(output)
     if file.suffix not in WRITERS:
         raise ContrastiveError(f"cannot write {file}: its name ends in none of {', '.join(WRITERS)}")
     require_folder(file)
@@ -62,13 +60,12 @@ def embed(
     if not number:
         raise ContrastiveError(f"{source_of(encoder, data)} holds nothing to encode")
     write = WRITERS[file.suffix]
-    write_whole(file, lambda part: write(encoder, dataset, batch_size, part, file), advice=_ADVICE)
+    write_whole(file, lambda part: write(encoder, dataset, batch_size, part, file))
     print(f"{number} × {encoder.num_features} features: {file}")
 
 
 def _batches(encoder: FrozenEncoder, dataset: Any, batch_size: int) -> Iterator[np.ndarray]:
-    options: dict[str, Any] = {"batch_size": batch_size, "progress": "Encoding", "mark_unread": True}
-    for h in feature_batches(encoder, dataset, **options):
+    for h in feature_batches(encoder, dataset, batch_size=batch_size, progress="Encoding"):
         yield h.numpy()
 
 
@@ -97,7 +94,7 @@ def _write_npy(encoder: FrozenEncoder, dataset: Any, batch_size: int, part: Path
             stream.write(batch.astype(np.float32, copy=False).tobytes())
     if dataset.labels is not None:  # before the features are in their place: who finds them finds both
         labels = dataset.labels.numpy()
-        write_whole(file.with_suffix(".y.npy"), lambda beside: _save(beside, labels), advice=_ADVICE)
+        write_whole(file.with_suffix(".y.npy"), lambda beside: _save(beside, labels))
 
 
 def _save(file: Path, array: np.ndarray) -> None:

@@ -90,7 +90,8 @@ def read_items(
             )
         if options.get("skip_corrupt") is None:
             options["skip_corrupt"] = source == data.get("source") and bool(data.get("skip_corrupt"))
-        return read_images(source, split, targets=tuple(targets), **shape, **options)
+        images = read_images(source, split, targets=tuple(targets), **shape, **options)
+        return images.readable() if images.skip_corrupt else images  # as those held in memory are
     if unit == "nodes":
         return read_nodes(source, normalize_features=data.get("normalize_features", True))
     if unit == "molecules":
@@ -145,18 +146,11 @@ def item_names(dataset: Any) -> list[str] | None:
 
 
 def feature_batches(
-    encoder: FrozenEncoder,
-    dataset: Any,
-    *,
-    batch_size: int = 512,
-    progress: str | None = None,
-    mark_unread: bool = False,
+    encoder: FrozenEncoder, dataset: Any, *, batch_size: int = 512, progress: str | None = None
 ) -> Iterator[Tensor]:
     """Yield frozen features, float32 ``(n, num_features)`` on the CPU, of the items in their order.
 
     The nodes of a graph come at once, for each depends on the others; other items ``batch_size`` at a time.
-    In place of an image that is decoded when it is asked for, and cannot be, ``skip_corrupt`` reads the next:
-    ``mark_unread`` makes its features NaN.
     """
     device = accelerator()
     encoder.to(device)
@@ -165,12 +159,9 @@ def feature_batches(
     else:
         batches = np.array_split(np.arange(len(dataset)), max(1, -(-len(dataset) // batch_size)))
     for part in track(batches, progress):
-        batch = None if part is None else dataset.__getitems__(part.tolist())
-        inputs = dataset.graph if batch is None else batch.input
+        inputs = dataset.graph if part is None else dataset.__getitems__(part.tolist()).input
         with torch.inference_mode():
             h = encoder(inputs.to(device)).float().cpu()
-            if mark_unread and batch is not None and isinstance(dataset, ImageDataset):
-                h[batch.index != torch.from_numpy(part)] = torch.nan  # another was read in its place
         yield h
 
 

@@ -23,7 +23,7 @@ from contrastive.items import image_size_of, num_items, read_items, source_of, u
 from contrastive.methods.links import is_link_run, node_features, open_links
 from contrastive.nearest import Index, Query, nearest
 from contrastive.neighbours_page import Picture, Row, picture_of, write_page, write_sheet
-from contrastive.report import print_table, write_json, write_whole
+from contrastive.report import print_table, require_writable, write_json, write_whole
 
 
 def neighbours(
@@ -33,7 +33,7 @@ def neighbours(
     data: str | None = None,
     k: int = 10,
     index: Index = "sklearn",
-    split: Split = "train",
+    split: Split = "all",
     smiles_column: str | None = None,
     batch_size: int = 512,
     download: bool = False,
@@ -55,7 +55,8 @@ def neighbours(
             it was trained on).
         k: neighbours.
         index: sklearn, or faiss, which is faster for many items (the extra faiss).
-        split: of images; other sources are searched whole.
+        split: of images, train, test, or all of the source, as embed writes them; other sources are searched
+            whole.
         smiles_column: of a table of molecules (default: the one named smiles).
         batch_size: items encoded at a time.
         download: whether torchvision may download the data.
@@ -68,10 +69,10 @@ def neighbours(
         neighbours_of_nodes(run, parse_names(query), k, index=index, source=data, output=output)
         return
     encoder = load_encoder(run)
+    folder = Path(output) if output else results_folder(Path(run)).with_name("plots") / "neighbours"
+    require_writable(folder / "neighbours.json")
     source = source_of(encoder, data)
     dataset = read_items(encoder, source, split, smiles_column=smiles_column, download=download)
-    if getattr(dataset, "skip_corrupt", False):
-        dataset = dataset.readable()
     queries = [parse_query(name, encoder, dataset, source) for name in parse_names(query)]
     h = cached_features(encoder, dataset, batch_size=batch_size, progress="Encoding", enabled=cache)
     rows = [
@@ -79,7 +80,6 @@ def neighbours(
         for asked, (places, similarities) in zip(queries, nearest(encoder, h, queries, k=k, index=index))
     ]
     _print(rows, source, len(h))
-    folder = Path(output) if output else results_folder(Path(run)).with_name("plots") / "neighbours"
     write_json(folder / "neighbours.json", _content(rows, run, source, len(h)))
     print(f"result: {folder / 'neighbours.json'}")
     if rows[0].query.image is not None:

@@ -20,7 +20,7 @@ def predict(
     predictor: str,
     *,
     data: str,
-    out: str = "predictions.csv",
+    output: str = "predictions.csv",
     split: Split = "all",
     smiles_column: str | None = None,
     batch_size: int = 512,
@@ -37,7 +37,7 @@ def predict(
     Args:
         predictor: the folder that `contrastive probe RUN --save FOLDER` made, or hf://OWNER/NAME.
         data: a source of the kind that the encoder was trained on.
-        out: the file to write, comma-separated.
+        output: the file to write, comma-separated.
         split: of images, train, test, or all of the source; other sources are predicted whole.
         smiles_column: of a table of molecules (default: the one named smiles).
         batch_size: items at a time.
@@ -45,28 +45,23 @@ def predict(
         skip_corrupt: leave out files that do not decode, and count them, instead of stopping (default: of the
             run's own data as the run does, of others no).
     """
-    file = Path(out)
+    file = Path(output)
     if file.suffix != ".csv":
         raise ContrastiveError(f"cannot write {file}: its name does not end in .csv")
     require_folder(file)
     opened = load_predictor(predictor)
     options: dict[str, Any] = {"download": download, "skip_corrupt": skip_corrupt}
     dataset = read_items(opened, data, split, smiles_column=smiles_column, **options)
-    if not num_items(dataset):
+    number = num_items(dataset)
+    if not number:
         raise ContrastiveError(f"{data} holds nothing to predict")
 
-    written = -1  # without the header
-
     def write(part: Path) -> None:
-        nonlocal written
         with part.open("w", newline="") as stream:
-            writer = csv.writer(stream)
-            for row in _rows(opened, dataset, batch_size):
-                writer.writerow(row)
-                written += 1
+            csv.writer(stream).writerows(_rows(opened, dataset, batch_size))
 
-    write_whole(file, write, advice="give another with --out")
-    print(f"{written} predictions: {file}")
+    write_whole(file, write)
+    print(f"{number} predictions: {file}")
 
 
 def _rows(predictor: Predictor, dataset: Any, batch_size: int) -> Iterator[list[Any]]:
@@ -76,12 +71,9 @@ def _rows(predictor: Predictor, dataset: Any, batch_size: int) -> Iterator[list[
     yield ["item", *["predicted"] * classes, *columns]
     names = item_names(dataset) or range(num_items(dataset))
     start = 0
-    options: dict[str, Any] = {"batch_size": batch_size, "progress": "Predicting", "mark_unread": True}
-    for batch in feature_batches(predictor, dataset, **options):
+    for batch in feature_batches(predictor, dataset, batch_size=batch_size, progress="Predicting"):
         for name, row in zip(names[start : start + len(batch)], batch.numpy()):
             if np.isnan(row).any():
-                if getattr(dataset, "skip_corrupt", False):  # an image that does not decode, and was named
-                    continue
                 raise ContrastiveError(f"the encoder gives NaN for {name}; look at it, or leave it out")
             best = [predictor.names[int(np.argmax(row))]] if classes else []
             yield [name, *best, *(f"{value:.6g}" for value in row)]

@@ -214,5 +214,5 @@ def next_commands(folder: Path) -> str:
     """Three commands to try next."""
     return f"""\
   contrastive probe {folder} --labels-per-class 2 --repeats 20
-  contrastive embed {folder} --data digits --out digits.npz
+  contrastive embed {folder} --data digits --output digits.npz
   contrastive pretrain --config configs/image/simclr_cifar10.yaml --data.init_args.source YOUR/FOLDER"""

@@ -85,23 +85,50 @@ def write_whole(
     Raises:
         ContrastiveError: the file cannot be written.
     """
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    part = _part_of(file)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        part.replace(file)
-    except (OSError, SafetensorError) as error:  # safetensors raises its own of a full disk
-        reason = getattr(error, "strerror", None) or error
-        raise ContrastiveError(f"cannot write {file}: {reason}; {advice}") from error
+        with _writing(file, advice):
+            write(part)
+            part.replace(file)
     finally:
         if part.parent.is_dir():
             part.unlink(missing_ok=True)
 
 
-def require_folder(file: Path) -> None:
-    """Refuse to work for a file that has no folder to be written to."""
+def require_writable(file: Path, *, advice: str = "give another with --output") -> None:
+    """Refuse, before any work, a file that could not be written; its folder is made.
+
+    Raises:
+        ContrastiveError: as of `write_whole`.
+    """
+    if file.is_dir():
+        raise ContrastiveError(f"cannot write {file}: it is a folder; {advice}")
+    part = _part_of(file)
+    with _writing(file, advice):
+        part.touch()
+        part.unlink()
+
+
+def require_folder(file: Path, *, advice: str = "give another with --output") -> None:
+    """Refuse, before any work, a file that could not be written, or has no folder to be written to."""
     if not file.parent.is_dir():
         raise ContrastiveError(f"cannot write {file}: there is no folder {file.parent}")
+    require_writable(file, advice=advice)
+
+
+def _part_of(file: Path) -> Path:
+    return file.with_name(f"{file.name}.{os.getpid()}.part")
+
+
+@contextmanager
+def _writing(file: Path, advice: str) -> Iterator[None]:
+    """A block that writes into the folder of ``file``, which is made where there is none."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors raises its own of a full disk
+        reason = getattr(error, "strerror", None) or error
+        raise ContrastiveError(f"cannot write {file}: {reason}; {advice}") from error
 
 
 @contextmanager
@@ -111,6 +138,23 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises:
         ContrastiveError: the folder exists, or cannot be written.
     """
+    with _folder_beside(folder) as part:
+        yield part
+        part.replace(folder)
+
+
+def require_new_folder(folder: Path) -> None:
+    """Refuse, before any work, a folder that exists or cannot be made.
+
+    Raises:
+        ContrastiveError: as of `whole_folder`.
+    """
+    with _folder_beside(folder):
+        pass
+
+
+@contextmanager
+def _folder_beside(folder: Path) -> Iterator[Path]:
     if folder.exists():
         raise ContrastiveError(f"{folder} exists already; give a folder that does not")
     part = folder.with_name(folder.name + ".part")
@@ -118,9 +162,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     try:
         part.mkdir(parents=True)
         yield part
-        part.replace(folder)
     except OSError as error:
-        raise ContrastiveError(f"cannot write {folder}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise ContrastiveError(f"cannot write {folder}: {reason}; give another folder") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""``contrastive embed`` as a file: ``python scripts/extract_features.py RUN --data FOLDER --out h.npz``."""
+"""``contrastive embed`` as a file: ``python scripts/extract_features.py RUN --data FOLDER --output h.npz``"""
 
 import sys
 

@@ -58,7 +58,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(uninterrupted, tmp_path):
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
 def test_features_on_a_full_disk_are_one_message(command, digits_run, suffix, tmp_path):
     with small_disk(tmp_path / "disk", "64k") as disk:
-        done = command("embed", digits_run, "--data", "digits", "--out", disk / f"f{suffix}")
+        done = command("embed", digits_run, "--data", "digits", "--output", disk / f"f{suffix}")
         assert done.returncode == 1 and f"f{suffix}: No space left on device" in done.stderr
         assert not list(disk.iterdir())
 

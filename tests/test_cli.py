@@ -196,7 +196,7 @@ def test_classes_of_the_users_own_lie_in_the_folder_that_a_command_is_given_in(c
     )
     assert done.returncode == 0, done.stderr
     # a file that is opened may be a stranger's, who put the module beside it
-    embed = [Path(sys.executable).with_name("contrastive"), "embed", "run", "--out", "h.npy"]
+    embed = [Path(sys.executable).with_name("contrastive"), "embed", "run", "--output", "h.npy"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     refused = subprocess.run(embed, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert refused.returncode == 1 and "found on PYTHONPATH" in refused.stderr, refused.stderr

@@ -37,7 +37,7 @@ def test_digits_in_every_format(digits_run, tmp_path):
             "digits",
             "--split",
             "test",
-            "--out",
+            "--output",
             str(tmp_path / name),
             "--batch-size",
             "100",
@@ -67,7 +67,7 @@ def test_files_are_named_and_targets_of_a_table_are_kept(digits_run, tmp_path):
         lines.append(f"{i}.png,{i % 2},{'' if i == 2 else i / 10}")
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
     out = tmp_path / "f.npz"
-    options = ["--data", str(tmp_path / "t.csv"), "--targets", "round,ink", "--out", str(out)]
+    options = ["--data", str(tmp_path / "t.csv"), "--targets", "round,ink", "--output", str(out)]
     assert main(["embed", str(digits_run), *options]) == 0
     arrays = np.load(out)
     assert arrays["classes"].tolist() == ["round", "ink"] and arrays["y"].shape == (6, 2)
@@ -85,7 +85,7 @@ def test_molecules(tmp_path):
     rows = [f"{name},{i / 2}" for i, name in enumerate(SMILES)]
     (tmp_path / "m.csv").write_text("\n".join(["smiles,logp", *rows]) + "\n")
     for name in ("m.npz", "m.parquet"):
-        options = ["--data", str(tmp_path / "m.csv"), "--targets", "logp", "--out", str(tmp_path / name)]
+        options = ["--data", str(tmp_path / "m.csv"), "--targets", "logp", "--output", str(tmp_path / name)]
         assert main(["embed", str(run), *options, "--batch-size", "2"]) == 0
     arrays = np.load(tmp_path / "m.npz")
     h = load_encoder(run)(GraphBatch.from_smiles(SMILES)).numpy()
@@ -102,7 +102,9 @@ def test_nodes(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {"edges": rng.integers(0, 20, (40, 2)), "x": rng.random((20, 4)), "y": rng.random(20)}
     np.savez(tmp_path / "g.npz", **arrays)
-    assert main(["embed", str(run), "--data", str(tmp_path / "g.npz"), "--out", str(tmp_path / "n.npy")]) == 0
+    assert (
+        main(["embed", str(run), "--data", str(tmp_path / "g.npz"), "--output", str(tmp_path / "n.npy")]) == 0
+    )
     assert np.load(tmp_path / "n.npy").shape == (20, 8)
     np.testing.assert_allclose(np.load(tmp_path / "n.y.npy")[:, 0], arrays["y"], rtol=1e-6)
 
@@ -112,7 +114,7 @@ def test_nodes(tmp_path):
     [("no/f.npz", "there is no folder"), ("f.csv", "ends in none of .npz, .parquet, .npy")],
 )
 def test_bad_names_are_refused_before_anything_is_encoded(digits_run, out, message, tmp_path, capsys):
-    assert main(["embed", str(digits_run), "--data", "digits", "--out", str(tmp_path / out)]) == 1
+    assert main(["embed", str(digits_run), "--data", "digits", "--output", str(tmp_path / out)]) == 1
     assert message in capsys.readouterr().err
 
 
@@ -129,7 +131,7 @@ def test_what_is_cut_off_leaves_the_file_as_it_was(digits_run, suffix, tmp_path,
         raise KeyboardInterrupt
 
     monkeypatch.setattr(contrastive.embed, "feature_batches", cut_off)
-    options = ["--data", "digits", "--out", str(out), "--batch-size", "100"]
+    options = ["--data", "digits", "--output", str(out), "--batch-size", "100"]
     assert main(["embed", str(digits_run), *options]) == 130
     assert out.read_text() == "what was there" and len(list(tmp_path.iterdir())) == 1
 
@@ -145,7 +147,7 @@ def test_what_the_run_skips_is_skipped_of_its_own_data(tmp_path, capsys):
     config = {"model": {"encoder": spec}, "data": {"class_path": "ImageData", "init_args": data}}
     (tmp_path / "run").mkdir()
     write_safetensors(FrozenEncoder(ResNet(width=1), nn.Identity(), config), tmp_path / "run", None)
-    embed = ["embed", str(tmp_path / "run"), "--out", str(tmp_path / "f.npz")]
+    embed = ["embed", str(tmp_path / "run"), "--output", str(tmp_path / "f.npz")]
     assert main(embed) == 0 and len(np.load(tmp_path / "f.npz")["h"]) == 3
     for args in (["--skip-corrupt", "false"], ["--data", str(tmp_path / "other")]):
         assert main([*embed, *args]) == 1

@@ -196,7 +196,7 @@ def test_a_damaged_image_of_a_shard_is_named(tmp_path):
 
 def test_an_encoder_embeds_shards(digits_run, shards, tmp_path):
     out = tmp_path / "f.npz"
-    assert main(["embed", str(digits_run), "--data", shards, "--out", str(out), "--batch-size", "16"]) == 0
+    assert main(["embed", str(digits_run), "--data", shards, "--output", str(out), "--batch-size", "16"]) == 0
     arrays = np.load(out)
     grey = np.stack([np.asarray(Image.fromarray(png(i)[1]).convert("L")) for i in range(40)])
     expected = load_encoder(digits_run)(torch.from_numpy(grey)[:, None])

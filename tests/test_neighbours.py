@@ -63,7 +63,7 @@ def test_the_search_is_exact_and_leaves_the_query_out(index, digits_run):
 
 
 def test_images_by_number_and_by_file(digits_run, tmp_path):
-    data = read_images("digits", "train")
+    data = read_images("digits", "all")  # numbered as embed writes them
     Image.fromarray(data.images[5, 0].numpy()).save(tmp_path / "five.png")
     out = tmp_path / "out"
     query = f"5,{tmp_path / 'five.png'}"

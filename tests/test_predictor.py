@@ -109,7 +109,7 @@ def test_the_command_writes_scikit_learns_probabilities(digits_run, tmp_path, ca
     options = ["--save", str(saved), "--untrained", "false", "--output", str(tmp_path / "r.json")]
     assert main(["probe", str(digits_run), *options]) == 0
     result = json.loads((tmp_path / "r.json").read_text())
-    assert main(["predict", str(saved), "--data", "digits", "--split", "test", "--out", str(table)]) == 0
+    assert main(["predict", str(saved), "--data", "digits", "--split", "test", "--output", str(table)]) == 0
     header, rows = rows_of(table)
     assert header == ["item", "predicted", *(f"p_{digit}" for digit in range(10))]
     y, p = read_images("digits", "test").labels.numpy(), np.array([row[2:] for row in rows], dtype=float)
@@ -134,10 +134,10 @@ def test_the_command_writes_scikit_learns_probabilities(digits_run, tmp_path, ca
     assert "exists already" in capsys.readouterr().err
     assert main(["probe", str(digits_run), "--method", "knn", "--save", str(tmp_path / "knn")]) == 1
     assert "keeps no knn" in capsys.readouterr().err and not (tmp_path / "knn").exists()
-    assert main(["predict", str(digits_run), "--data", "digits", "--out", str(table)]) == 1
+    assert main(["predict", str(digits_run), "--data", "digits", "--output", str(table)]) == 1
     assert "holds no predictor.safetensors" in capsys.readouterr().err
     for out, message in (("p.json", "does not end in .csv"), ("none/p.csv", "there is no folder")):
-        assert main(["predict", str(saved), "--data", "digits", "--out", str(tmp_path / out)]) == 1
+        assert main(["predict", str(saved), "--data", "digits", "--output", str(tmp_path / out)]) == 1
         assert message in capsys.readouterr().err
 
 
@@ -211,7 +211,7 @@ def test_images_of_a_folder_are_named_and_one_that_does_not_decode_is_left_out(d
         str(tmp_path / "saved"),
         "--data",
         str(tmp_path / "new"),
-        "--out",
+        "--output",
         str(tmp_path / "p.csv"),
     ]
     assert main(command) == 1 and not (tmp_path / "p.csv").exists()
@@ -272,10 +272,10 @@ def test_an_image_decoded_on_demand_that_does_not_decode_has_no_prediction(digit
     head = Head(np.eye(2, width), np.zeros(2), np.zeros(width), np.ones(width))
     save_predictor(Predictor(encoder, head, "classes", ["a", "b"]), tmp_path / "saved", digits_run)
     out = tmp_path / "p.csv"
-    command = ["predict", str(tmp_path / "saved"), "--data", str(tmp_path), "--out", str(out)]
+    command = ["predict", str(tmp_path / "saved"), "--data", str(tmp_path), "--output", str(out)]
     assert main([*command, "--skip-corrupt"]) == 0
     assert [row[0].rpartition("/")[2] for row in rows_of(out)[1]] == ["0.png", "2.png", "4.png"]
     out = tmp_path / "h.npy"
-    command = ["embed", str(digits_run), "--data", str(tmp_path), "--out", str(out), "--skip-corrupt"]
+    command = ["embed", str(digits_run), "--data", str(tmp_path), "--output", str(out), "--skip-corrupt"]
     assert main(command) == 0
-    assert np.isnan(np.load(out)).all(1).tolist() == [False, False, True, False]
+    assert np.load(out).shape == (3, width) and np.isfinite(np.load(out)).all()

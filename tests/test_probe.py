@@ -17,11 +17,12 @@ from contrastive.cli import main
 from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import predict_linear
-from contrastive.evaluation.evaluate import evaluate_all
+from contrastive.evaluation.evaluate import evaluate_all, result_name, run_names
 from contrastive.evaluation.finetune import _groups, _Network, blocks, finetune
 from contrastive.evaluation.leaks import canonical, keys_of
 from contrastive.evaluation.protocol import Draw, Finetuning, Protocol
 from contrastive.evaluation.tasks import read_task
+from contrastive.export import write_safetensors
 from contrastive.feature_cache import cached_features, fingerprint_of
 from contrastive.features import FrozenEncoder, load_encoder
 from encoders.graph import GraphEncoder
@@ -409,6 +410,59 @@ def test_compare_label_efficiency_and_inspect(digits_run, tmp_path, capsys):
     assert main(["inspect", str(digits_run), "--num-items", "300", "--output", str(tmp_path / "i.json")]) == 0
     rows = json.loads((tmp_path / "i.json").read_text())["rows"]
     assert rows.keys() == {"pretrained", "untrained"} and rows["pretrained"]["uniformity"] < 0
+
+
+@pytest.mark.parametrize(
+    "name,where",
+    [
+        ("probe", "--output"), ("probe", "--save"), ("compare", "--output"), ("label-efficiency", "--output"),
+        ("inspect", "--output"), ("neighbours", "--output"), ("embed", "--output"), ("embed", "--out"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_written_is_refused_before_the_work(name, where, digits_run, monkeypatch, capsys):
+    for module in ("evaluation.probe", "evaluation.compare", "evaluation.label_efficiency"):
+        monkeypatch.setattr(f"contrastive.{module}.evaluate_all", lambda *_, **__: pytest.fail("evaluated"))
+    monkeypatch.setattr("contrastive.evaluation.inspection.pretraining_items", lambda _: pytest.fail("read"))
+    for module in ("neighbours", "embed"):
+        monkeypatch.setattr(f"contrastive.{module}.read_items", lambda *_, **__: pytest.fail("read"))
+    file = "/proc/x.npz" if name == "embed" else "/proc/x"
+    runs = [str(digits_run), str(digits_run / "checkpoints" / "last.ckpt")]
+    query = ["--query", "0"] if name == "neighbours" else []
+    assert main([name, *runs[: 1 + (name == "compare")], *query, where, file]) == 1
+    assert f"cannot write {file}" in capsys.readouterr().err
+
+
+def test_a_folder_is_no_result_file(digits_run, tmp_path, capsys):
+    assert main(["probe", str(digits_run), "--output", str(tmp_path)]) == 1
+    assert "it is a folder; give another with --output" in capsys.readouterr().err
+
+
+def test_other_data_and_methods_have_results_of_their_own(digits_run):
+    encoder = load_encoder(digits_run)
+
+    def name(command, usual="linear", **settings):
+        return result_name(command, encoder, Protocol(**{"data": "digits", **settings}), usual)
+
+    assert name("probe") == "probe" and name("probe", "svm") == "probe-linear"
+    assert name("label_efficiency", data="a/pets.csv.gz") == "label_efficiency-pets"
+    assert name("compare", data="hf:x/y", method="knn") == "compare-knn-y"
+
+
+def test_names_of_runs_in_a_table():
+    assert run_names(["a/x", "b/y"]) == ["x", "y"] and run_names(["a/x", "b/x"]) == ["a/x", "b/x"]
+    assert run_names(["a/raw", "b/untrained"]) == ["run raw", "run untrained"]  # which rows are called too
+
+
+def test_runs_that_cannot_be_judged_alike(digits_run, tmp_path, capsys):
+    encoder = load_encoder(digits_run)
+    data = {**encoder.config["data"], "init_args": {**encoder.data, "image_size": 16}}
+    (tmp_path / "larger").mkdir()
+    larger = FrozenEncoder(encoder.encoder, encoder.preprocess, {**encoder.config, "data": data})
+    write_safetensors(larger, tmp_path / "larger", None)
+    assert main(["probe", str(digits_run), str(tmp_path / "larger")]) == 1
+    assert f"larger was trained with image_size 16, {digits_run} with 8" in capsys.readouterr().err
+    assert main(["compare", str(digits_run), str(digits_run)]) == 1
+    assert f"{digits_run} is named twice" in capsys.readouterr().err
 
 
 def test_features_of_nearly_one_direction_are_fitted_as_well_as_those_without_it():

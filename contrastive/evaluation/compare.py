@@ -16,6 +16,7 @@ from contrastive.evaluation.evaluate import (
     evaluate_all,
     open_encoders,
     print_rows,
+    result_name,
     results_folder,
 )
 from contrastive.evaluation.metrics import LOWER_IS_BETTER, TITLES
@@ -23,7 +24,7 @@ from contrastive.evaluation.protocol import Finetuning, Method, Protocol, SplitR
 from contrastive.evaluation.statistics import bootstrap_p, mcnemar, mean_interval, percentile_interval
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.items import source_of
-from contrastive.report import write_json
+from contrastive.report import require_writable, write_json
 
 
 def compare(
@@ -66,7 +67,8 @@ def compare(
         seed: of splits, draws and training.
         download: whether torchvision may download the data.
         cache: keep features in ~/.cache/contrastive and use those that are there.
-        output: result file (default: results/compare.json in the first run's folder).
+        output: result file (default: compare.json in results of the first run's folder, with the method's
+            name where it is not the usual one, and the data's where it is not the run's own).
     """
     if len(runs or []) != 2:
         raise ContrastiveError(f"give two runs to compare, not {len(runs or [])}")
@@ -81,11 +83,13 @@ def compare(
     )  # fmt: skip
     task = read_task(first, protocol, download=download)
     protocol = replace(protocol, method=method or task.default_method)
+    name = result_name("compare", first, protocol, task.default_method)
+    file = Path(output) if output else results_folder(Path(runs[0])) / f"{name}.json"
+    require_writable(file)
     a, b = evaluate_all(encoders, list(encoders), task, protocol, cache=cache)
     print_rows([a.row(), b.row()], task, protocol)
     tests = paired_tests(a, b, task)
     print(verdict(a.name, b.name, tests))
-    file = Path(output) if output else results_folder(Path(runs[0])) / "compare.json"
     result = {"runs": runs, "protocol": protocol.to_json(), "task": describe(task)}
     write_json(file, result | {"rows": [a.row(), b.row()], "difference": tests})
     print(f"result: {file}")

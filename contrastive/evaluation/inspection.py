@@ -23,7 +23,7 @@ from contrastive.features import (
     untrained_like,
 )
 from contrastive.items import num_items
-from contrastive.report import print_table, write_json
+from contrastive.report import print_table, require_writable, write_json
 
 MEANING = {
     "alignment": "mean squared distance of a positive pair on the sphere; lower is closer",
@@ -52,6 +52,8 @@ def inspect(
     encoder = load_encoder(run)
     if not encoder.config or not model_args(encoder.config).get("views"):
         raise ContrastiveError(f"{run} does not record the augmentations that two views are drawn by")
+    file = Path(output) if output else results_folder(Path(run)) / "inspect.json"
+    require_writable(file)
     items = pretraining_items(encoder)
     index = torch.randperm(_number_of(items), generator=torch.Generator().manual_seed(seed))[
         :num_items
@@ -65,7 +67,6 @@ def inspect(
         ("measure", *rows, "what it is"),
         [(key, *(f"{row[key]:.3f}" for row in rows.values()), MEANING[key]) for key in MEANING],
     )
-    file = Path(output) if output else results_folder(Path(run)) / "inspect.json"
     write_json(file, {"run": run, "num_items": len(index), "seed": seed, "rows": rows})
     print(f"result: {file}")
 

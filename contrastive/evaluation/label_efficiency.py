@@ -11,7 +11,13 @@ import numpy as np
 import torch
 
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.evaluate import describe, evaluate_all, open_encoders, results_folder
+from contrastive.evaluation.evaluate import (
+    describe,
+    evaluate_all,
+    open_encoders,
+    result_name,
+    results_folder,
+)
 from contrastive.evaluation.metrics import PRIMARY, TITLES
 from contrastive.evaluation.protocol import (
     NUM_DRAWS,
@@ -25,7 +31,7 @@ from contrastive.evaluation.protocol import (
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.features import FrozenEncoder
 from contrastive.items import source_of
-from contrastive.report import plot_label_efficiency, print_table, write_json, write_whole
+from contrastive.report import plot_label_efficiency, print_table, require_writable, write_json, write_whole
 
 
 def label_efficiency(
@@ -66,7 +72,8 @@ def label_efficiency(
         seed: of splits, draws and training.
         download: whether torchvision may download the data.
         cache: keep features in ~/.cache/contrastive and use those that are there.
-        output: folder of label_efficiency.json and .png (default: results in the first run's folder).
+        output: folder of label_efficiency.json and .png, with the name of the method where it is not linear,
+            and the data's where it is not the run's own (default: results in the first run's folder).
     """
     encoders = open_encoders(runs)
     assert runs is not None
@@ -78,10 +85,13 @@ def label_efficiency(
     trained = TRAINED[: 1 + finetune] if train_repeats else ()
     rows: list[dict[str, Any]] = []
     task = read_task(first, replace(base, repeats=None), download=download)
+    folder = Path(output) if output else results_folder(Path(runs[0]))
+    name = result_name("label_efficiency", first, base, "linear")
+    file, picture = folder / f"{name}.json", folder / f"{name}.png"
+    require_writable(file)
     for number in parse_numbers(labels_per_class):
         rows += _rows(encoders, task, base, number, trained, train_repeats, cache)
         print(f"{number or 'all'} labels a class: done", flush=True)
-    folder = Path(output) if output else results_folder(Path(runs[0]))
     names = list(dict.fromkeys(row["representation"] for row in rows))
     _print(rows, names, task)
     content = {
@@ -92,9 +102,9 @@ def label_efficiency(
         "versions": {"torch": torch.__version__},
         "rows": rows,
     }
-    write_json(folder / "label_efficiency.json", content)
-    write_whole(folder / "label_efficiency.png", lambda part: _plot(rows, names, task, part))
-    print(f"result: {folder / 'label_efficiency.json'}\npicture: {folder / 'label_efficiency.png'}")
+    write_json(file, content)
+    write_whole(picture, lambda part: _plot(rows, names, task, part))
+    print(f"result: {file}\npicture: {picture}")
 
 
 def parse_numbers(text: str) -> list[int | None]:

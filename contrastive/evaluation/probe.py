@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from contrastive.evaluation.evaluate import (
     open_encoders,
     predictor_of,
     print_rows,
+    result_name,
     results_folder,
 )
 from contrastive.evaluation.leaks import report_leaks
@@ -32,9 +32,8 @@ from contrastive.evaluation.protocol import (
 )
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.export import save_predictor
-from contrastive.features import FrozenEncoder
 from contrastive.items import source_of
-from contrastive.report import write_json
+from contrastive.report import require_new_folder, require_writable, write_json
 
 
 def probe(
@@ -101,8 +100,8 @@ def probe(
     """
     if labels_per_class is not None and fraction is not None:
         raise ContrastiveError("give --labels-per-class or --fraction, not both")
-    if save and Path(save).exists():
-        raise ContrastiveError(f"{save} exists already; give --save a folder that does not")
+    if save:
+        require_new_folder(Path(save))
     recorded = _read_result(Path(from_)) if from_ else None
     runs = runs or (recorded["runs"] if recorded else [])
     encoders = open_encoders(runs)
@@ -123,7 +122,10 @@ def probe(
         wanted = [*encoders, *(name for name, asked in extra.items() if asked)]
     file = Path(output) if output else None
     if not (file or recorded):
-        file = _result_file(runs[0], first, task, protocol)
+        name = result_name("probe", first, protocol, task.default_method)
+        file = results_folder(Path(runs[0])) / f"{name}.json"
+    if file:
+        require_writable(file)
     if save and protocol.method in ("knn", "svm"):
         raise ContrastiveError(f"--save keeps no {protocol.method}; give --method linear or finetune")
     evaluations = evaluate_all(encoders, wanted, task, protocol, batch_size=batch_size, cache=cache)
@@ -138,14 +140,6 @@ def probe(
     if save:
         save_predictor(predictor_of(evaluations[0], encoders, task, protocol), Path(save), Path(runs[0]))
         print(f"predictor: {save}")
-
-
-def _result_file(run: str, encoder: FrozenEncoder, task: Task, protocol: Protocol) -> Path:
-    """``probe.json`` of the run, with what is not as usual in its name."""
-    method = [] if protocol.method == task.default_method else [protocol.method]
-    own = protocol.data == encoder.data.get("source")
-    data = [] if own else [re.sub(r"[^\w-]+", "_", Path(protocol.data.removesuffix(".gz")).stem)]
-    return results_folder(Path(run)) / f"{'-'.join(['probe', *method, *data])}.json"
 
 
 def _result(

@@ -198,7 +198,7 @@ def labelled_splits(
             raise ContrastiveError(
                 f"{source} has no labels: a probe needs a folder a class, or a column or array of labels"
             )
-        parts.append(part.readable() if part.skip_corrupt else part)  # or a label would be another image's
+        parts.append(part)
     train, test = parts
     if train.labels.ndim == 1 and len(train.labels.unique()) < 2:
         raise ContrastiveError(f"{source} has one class only ({train.classes[0]}); a probe needs two or more")
