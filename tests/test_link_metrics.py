@@ -46,6 +46,15 @@ def test_precision_at_k_is_the_loop_of_the_paper():
         assert found[r] == pytest.approx(total / max(1, hits))
 
 
+def test_precision_at_k_of_a_constant_is_that_of_guessing():
+    """Links come first in what is evaluated: their place is no help among equal scores."""
+    relation = np.repeat(np.arange(200), 100)
+    truth = np.tile(np.arange(100) < 50, 200)
+    found = by_relation(relation, truth, np.zeros(20000), num_relations=200, k=20)["ap_at_k"]
+    random = by_relation(relation, truth, np.random.default_rng(0).random(20000), num_relations=200, k=20)
+    assert found.mean() == pytest.approx(random["ap_at_k"].mean(), abs=0.05) and found.mean() < 0.65
+
+
 def test_a_relation_without_negatives_has_no_number():
     found = by_relation(np.zeros(3), np.ones(3, bool), np.arange(3.0), num_relations=1)
     assert np.isnan(found["auroc"][0])

@@ -61,7 +61,8 @@ def links(
     table = relation_table(data.split, values)
     result["best"], result["worst"] = table[:10], table[-10:][::-1]
     if num_ranked:
-        result["ranking"] = {"num_links": num_ranked, **rank_links(module, data, num_ranked, seed)}
+        number = min(num_ranked, len(data.split.test.positive))
+        result["ranking"] = {"num_links": number, **rank_links(module, data, number, seed)}
     write_json(folder / "links.json", result)
     write_table(folder / "relations.csv", table)
     _print(result)

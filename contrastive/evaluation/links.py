@@ -24,9 +24,12 @@ def by_relation(
         scores counted as one rank) and ``ap_at_k``, each ``(R,)`` with NaN where a relation has no link or
         no other pair. AP@k is the average precision within the k best scored pairs, Σ_{i≤k} precision@i ·
         [i is a link] / #links among the k, as Decagon's code has it (arXiv 1802.00543); 0 where none is.
+        Of equal scores it takes a random order, always the same: in the given one, links first, a constant
+        score would have 1.
     """
     relation, truth = np.asarray(relation, dtype=np.int64), np.asarray(truth, dtype=bool)
-    order = np.lexsort((-np.asarray(score), relation))
+    shuffled = np.random.default_rng(0).permutation(len(truth))
+    order = np.lexsort((shuffled, -np.asarray(score), relation))
     relation, truth, score = relation[order], truth[order], np.asarray(score)[order]
     counts = np.bincount(relation, minlength=num_relations)
     starts = (counts.cumsum() - counts)[relation]
