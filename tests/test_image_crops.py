@@ -20,6 +20,8 @@ from contrastive.data import Batch, split_batch
 from contrastive.data.image_crops import _CROPS, Crop, CroppedViews
 from contrastive.data.image_dataset import ImageDataset
 from contrastive.data.images import ImageData
+from contrastive.evaluation.evaluate import pretraining_views
+from contrastive.features import load_encoder
 
 SIZES = [(40 + 7 * i % 40, 30 + 11 * i % 50) for i in range(20)]  # width and height, each another
 
@@ -209,6 +211,19 @@ def test_a_run_is_the_same_with_any_number_of_workers(recipe, options, tmp_path)
         assert main([*args, "--data.init_args.num_workers", workers]) == 0
         weights.append(torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_a_run_whose_data_cut_the_crops_is_inspected_and_fine_tuned(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run = str(tmp_path / "run")
+    assert main(["pretrain", "--config", recipe, "--run_dir", run, "--wandb", "off"]) == 0
+    assert main(["inspect", run]) == 0
+    labelled = ["--data", str(tmp_path / "train"), "--method", "finetune", "--finetuning.num-epochs", "1"]
+    assert main(["probe", run, *labelled]) == 0
+    (view,) = pretraining_views(load_encoder(run))
+    images = torch.arange(24, dtype=torch.uint8).expand(50, 3, 24, 24)  # a ramp shows where a crop is from
+    drawn = view(images, SampleRandom(torch.arange(50)))
+    assert drawn.shape == (50, 3, 16, 16) and drawn.std(dim=0).mean() > 0.01
 
 
 def test_a_recipe_that_would_crop_the_crop_is_refused(recipe, tmp_path, capsys):

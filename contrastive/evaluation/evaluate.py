@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from augmentations.image import Views
+from augmentations.geometry import RandomResizedCrop
+from augmentations.image import Compose, Views
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import Prediction, predict_knn, predict_linear, predict_svm
 from contrastive.evaluation.finetune import finetune
@@ -151,10 +152,16 @@ def _trained(name: str, encoder: FrozenEncoder, task: Task, protocol: Protocol) 
 
 
 def pretraining_views(encoder: FrozenEncoder) -> list[nn.Module]:
-    """The augmentations that an encoder was pretrained with, of many crops each one's; none if not known."""
+    """The augmentations that an encoder was pretrained with, of many crops each one's; none if not known.
+
+    Where the data cut the crops these cut them, of images at the size that a probe reads.
+    """
     specs = (model_args(encoder.config).get("views") if encoder.config else None) or []
     built = [build_plain(spec) for spec in specs]
-    return [part for view in built for part in (view.views if isinstance(view, Views) else [view])]
+    views = [part for view in built for part in (view.views if isinstance(view, Views) else [view])]
+    if crop := encoder.data.get("crop"):
+        views = [Compose([RandomResizedCrop(**crop, flip=0.0), view]) for view in views]
+    return views
 
 
 def judged(
