@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 
@@ -88,6 +88,56 @@ def test_a_flat_folder_has_no_labels(tmp_path):
         save(tmp_path / "flat" / f"{i}.jpg", mode="L")
     data = read_images(str(tmp_path / "flat"), "train", channels=1)
     assert data.labels is None and data.images.shape == (10, 1, 10, 10)
+
+
+@pytest.mark.parametrize("orientation", range(1, 10))
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])
+def test_a_photograph_is_turned_upright_as_its_exif_says(orientation, name, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation  # 9 is none
+    save(tmp_path / "lies.png")
+    Image.open(tmp_path / "lies.png").save(tmp_path / name, exif=exif)
+    with Image.open(tmp_path / name) as lies:
+        upright = np.array(ImageOps.exif_transpose(lies))
+    assert np.array_equal(read_image(tmp_path / name, None, 3).permute(1, 2, 0), upright)
+
+
+def test_an_image_whose_exif_is_damaged_is_left_as_it_lies(tmp_path):
+    save(tmp_path / "a.png")
+    Image.open(tmp_path / "a.png").save(tmp_path / "b.png", exif=b"Exif\0\0II nothing of the kind")
+    with pytest.raises(SyntaxError):
+        Image.open(tmp_path / "b.png").getexif()
+    assert torch.equal(*(read_image(tmp_path / name, None, 3) for name in ("a.png", "b.png")))
+
+
+def test_of_one_class_nothing_is_held_out(tmp_path):
+    for i in range(10):
+        save(tmp_path / "images" / f"{i}.png", seed=i)
+    data = ImageData(str(tmp_path), batch_size=2)
+    data.setup()
+    assert (len(data.train), data.val) == (10, None)
+    with pytest.raises(ContrastiveError, match="not of two classes or more have no test split"):
+        read_images(str(tmp_path), "test")
+
+
+def test_more_classes_than_there_is_room_for_are_split_at_random():
+    labels = torch.arange(200) // 2
+    kept, held = split_indices(200, labels, 0.1, 0)
+    assert (len(kept), len(held)) == (180, 20)
+
+
+def test_images_beside_the_folders_of_classes_are_told_of(folder, caplog):
+    save(folder / "thumb.png")
+    assert read_images(str(folder), "all").labels is None
+    (record,) = caplog.records
+    assert "is read without classes: 1 of its images, thumb.png first, lie beside its fold" in record.message
+
+
+def test_hidden_files_and_folders_are_left_out(folder):
+    (folder / "cat" / "._0.png").write_bytes(b"what a Mac leaves in an archive")
+    save(folder / ".ipynb_checkpoints" / "0.png")
+    images = read_images(str(folder), "all")
+    assert len(images) == 20 and images.classes == ["cat", "dog"]
 
 
 def test_an_empty_folder_and_an_unknown_source_are_named(tmp_path):

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from contrastive.data import Batch
 from contrastive.data.image_decode import decode
+from contrastive.data.loading import labelled
 from contrastive.errors import ContrastiveError
 from contrastive.report import track
 
@@ -126,8 +127,8 @@ class ImageDataset(Dataset):
         """The images of which a label is known; all of them where the data set has no labels at all."""
         if self.labels is None:
             return self
-        known = (self.labels >= 0) if self.labels.ndim == 1 else ~self.labels.isnan().all(dim=1)
-        return self if bool(known.all()) else self.subset(known.nonzero()[:, 0].numpy())
+        known = labelled(self.labels)
+        return self if len(known) == len(self) else self.subset(known)
 
     def cached(self, skip_corrupt: bool = False) -> ImageDataset:
         """Decode every image once, in threads, into one uint8 tensor.
