@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,10 @@ from torch.utils.data import DataLoader
 
 from augmentations.colour import Normalize
 from augmentations.image import simclr
-from contrastive.data import Batch, split_batch
+from contrastive.data import Batch, image_dataset, split_batch
 from contrastive.data.image_channels import refuse_other_channels
 from contrastive.data.image_dataset import read_image
-from contrastive.data.images import ImageData, read_images
+from contrastive.data.images import ImageData, open_images, read_images
 from contrastive.data.loading import split_indices
 from contrastive.errors import ContrastiveError
 from encoders.image import SmallCNN
@@ -160,6 +162,23 @@ def test_a_corrupt_file_is_named_and_skipped_only_when_asked(folder, damage, cap
     data = read_images(str(folder), "train", skip_corrupt=True)
     assert len(data) == 19 and data.labels.bincount().tolist() == [9, 10]
     assert "skipped 1 of 20" in caplog.text
+
+
+def test_the_first_corrupt_file_ends_the_reading(folder, monkeypatch):
+    (folder / "cat" / "0.png").write_bytes(b"")
+    read = []
+
+    def slowly(item, *args, **options):
+        read.append(item)
+        time.sleep(0.1)
+        return read_image(item, *args, **options)
+
+    monkeypatch.setattr(image_dataset, "read_image", slowly)
+    images = open_images(str(folder), "all")
+    images.images = images.images * 10
+    with pytest.raises(ContrastiveError, match="0.png is not a readable image"):
+        images.cached()
+    assert len(read) < len(images) / 2
 
 
 def test_files_too_many_for_memory_are_read_when_asked_for(folder, monkeypatch):

@@ -140,29 +140,32 @@ class ImageDataset(Dataset):
         if isinstance(self.images, Tensor):
             return self
 
-        def read(item: Path | Item) -> Tensor | ContrastiveError:
+        shape: dict[str, Any] = {"image_size": self.image_size, "channels": self.channels}
+        images = torch.empty(len(self), self.channels, self.image_size, self.image_size, dtype=torch.uint8)
+
+        def read(place: int) -> ContrastiveError | None:
             try:
-                return read_image(item, self.image_size, self.channels)
+                images[place] = read_image(self.images[place], **shape)
+                return None
             except ContrastiveError as error:
                 return error
 
+        errors = {}
         with ThreadPoolExecutor() as pool:
-            decoded = list(track(pool.map(read, self.images), "Decoding", len(self)))
-        errors = [image for image in decoded if isinstance(image, ContrastiveError)]
-        if errors and not skip_corrupt:
-            raise errors[0]
-        for error in errors:
-            log.warning("skipped: %s", error)
-        if errors:
-            log.warning("skipped %d of %d images that do not decode", len(errors), len(self))
-        kept = np.array([i for i, image in enumerate(decoded) if isinstance(image, Tensor)], dtype=np.int64)
-        if not len(kept):
+            for place, error in enumerate(track(pool.map(read, range(len(self))), "Decoding", len(self))):
+                if error and not skip_corrupt:
+                    pool.shutdown(cancel_futures=True)
+                    raise error
+                if error:
+                    errors[place] = error
+                    log.warning("skipped: %s", error)
+        if len(errors) == len(self):
             raise ContrastiveError(f"none of the {len(self)} images decodes; the first: {errors[0]}")
-        images = torch.stack([image for image in decoded if isinstance(image, Tensor)])
-        labels = None if self.labels is None else self.labels[torch.as_tensor(kept)]
-        shape: dict[str, Any] = {"image_size": self.image_size, "channels": self.channels}
-        paths = None if self.paths is None else [self.paths[i] for i in kept]
-        return ImageDataset(images, labels, self.classes, **shape, paths=paths)
+        held = ImageDataset(images, self.labels, self.classes, **shape, paths=self.paths)
+        if not errors:
+            return held
+        log.warning("skipped %d of %d images that do not decode", len(errors), len(self))
+        return held.subset(np.delete(np.arange(len(self)), [*errors]))
 
 
 def joined(train: ImageDataset, test: ImageDataset) -> ImageDataset:
