@@ -32,7 +32,8 @@ class Compose(nn.Module):
     """Apply augmentations one after the other, all drawing from the same numbers.
 
     On a CPU a large batch goes through in parts, so that the memory of one part serves the next: fresh memory
-    for every step of the whole batch costs more time than the arithmetic.
+    for every step of the whole batch costs more time than the arithmetic. Autocast is off: it would round colours
+    to the 8 bits of bfloat16 between the steps.
 
     Args:
         augmentations: modules called as ``augmentation(images, random)``.
@@ -49,7 +50,8 @@ class Compose(nn.Module):
         size = max(1, len(images))
         if images.is_cpu:
             size = max(1, _PART * torch.get_num_threads() // max(1, images[:1].numel()))
-        views = [self._view(*part) for part in zip(images.split(size), random.split(size))]
+        with torch.autocast(images.device.type, enabled=False):
+            views = [self._view(*part) for part in zip(images.split(size), random.split(size))]
         return views[0] if len(views) == 1 else torch.cat(views)
 
     def _view(self, images: Tensor, random: SampleRandom) -> Tensor:

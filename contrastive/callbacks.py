@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from contrastive.data import Batch
+from contrastive.data.loading import labelled
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.knn import knn_accuracy, neighbour_vote
 from contrastive.evaluation.metrics import PRIMARY, kind_of, measure
@@ -57,9 +57,9 @@ class OnlineKNN(Callback):
             return
         if not trainer.is_global_zero and not is_sharded(pl_module):
             return
-        known = _labelled(data.train)
+        known = labelled(data.train.labels)
         bank = data.train.subset(known[:: max(1, len(known) // self.max_bank)])
-        val = data.val.subset(_labelled(data.val))
+        val = data.val.subset(labelled(data.val.labels))
         h, held_out = (_encoded(pl_module, part) for part in (bank, val))
         name, value = neighbour_metric(h, bank.labels, held_out, val.labels, k=self.k)
         if not trainer.is_global_zero:
@@ -98,13 +98,6 @@ def neighbour_metric(
     kind = kind_of(torch.cat([bank_labels, labels]).numpy())
     score = neighbour_vote(bank, bank_labels, queries, k=k).numpy()
     return f"knn_{PRIMARY[kind]}", measure(kind, labels.numpy(), score)[PRIMARY[kind]]
-
-
-def _labelled(dataset: Any) -> np.ndarray:
-    """Which samples have a known class, of which -1 says that it is not, or a known target."""
-    y = dataset.labels
-    known = y >= 0 if y.ndim == 1 else ~y.isnan().all(dim=1)
-    return known.nonzero()[:, 0].numpy()
 
 
 class CollapseMeter(Callback):

@@ -327,6 +327,14 @@ def test_views_do_not_depend_on_the_number_of_threads(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
+def test_views_are_those_of_float32_in_mixed_precision(name):
+    recipe, images = RECIPES[name], images_for(name)
+    expected = recipe(images, SampleRandom(torch.arange(N)))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(recipe(images, SampleRandom(torch.arange(N))), expected)
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_second_call_gives_another_view_and_a_seed_the_same(name):
     recipe, images = RECIPES[name], images_for(name)
     before = images.clone()

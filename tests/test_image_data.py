@@ -1,18 +1,20 @@
+import time
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 
 from augmentations.colour import Normalize
 from augmentations.image import simclr
-from contrastive.data import Batch, split_batch
+from contrastive.data import Batch, image_dataset, split_batch
 from contrastive.data.image_channels import refuse_other_channels
 from contrastive.data.image_dataset import read_image
-from contrastive.data.images import ImageData, read_images
+from contrastive.data.images import ImageData, open_images, read_images
 from contrastive.data.loading import split_indices
 from contrastive.errors import ContrastiveError
 from encoders.image import SmallCNN
@@ -90,6 +92,56 @@ def test_a_flat_folder_has_no_labels(tmp_path):
     assert data.labels is None and data.images.shape == (10, 1, 10, 10)
 
 
+@pytest.mark.parametrize("orientation", range(1, 10))
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])
+def test_a_photograph_is_turned_upright_as_its_exif_says(orientation, name, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation  # 9 is none
+    save(tmp_path / "lies.png")
+    Image.open(tmp_path / "lies.png").save(tmp_path / name, exif=exif)
+    with Image.open(tmp_path / name) as lies:
+        upright = np.array(ImageOps.exif_transpose(lies))
+    assert np.array_equal(read_image(tmp_path / name, None, 3).permute(1, 2, 0), upright)
+
+
+def test_an_image_whose_exif_is_damaged_is_left_as_it_lies(tmp_path):
+    save(tmp_path / "a.png")
+    Image.open(tmp_path / "a.png").save(tmp_path / "b.png", exif=b"Exif\0\0II nothing of the kind")
+    with pytest.raises(SyntaxError):
+        Image.open(tmp_path / "b.png").getexif()
+    assert torch.equal(*(read_image(tmp_path / name, None, 3) for name in ("a.png", "b.png")))
+
+
+def test_of_one_class_nothing_is_held_out(tmp_path):
+    for i in range(10):
+        save(tmp_path / "images" / f"{i}.png", seed=i)
+    data = ImageData(str(tmp_path), batch_size=2)
+    data.setup()
+    assert (len(data.train), data.val) == (10, None)
+    with pytest.raises(ContrastiveError, match="not of two classes or more have no test split"):
+        read_images(str(tmp_path), "test")
+
+
+def test_more_classes_than_there_is_room_for_are_split_at_random():
+    labels = torch.arange(200) // 2
+    kept, held = split_indices(200, labels, 0.1, 0)
+    assert (len(kept), len(held)) == (180, 20)
+
+
+def test_images_beside_the_folders_of_classes_are_told_of(folder, caplog):
+    save(folder / "thumb.png")
+    assert read_images(str(folder), "all").labels is None
+    (record,) = caplog.records
+    assert "is read without classes: 1 of its images, thumb.png first, lie beside its fold" in record.message
+
+
+def test_hidden_files_and_folders_are_left_out(folder):
+    (folder / "cat" / "._0.png").write_bytes(b"what a Mac leaves in an archive")
+    save(folder / ".ipynb_checkpoints" / "0.png")
+    images = read_images(str(folder), "all")
+    assert len(images) == 20 and images.classes == ["cat", "dog"]
+
+
 def test_an_empty_folder_and_an_unknown_source_are_named(tmp_path):
     with pytest.raises(ContrastiveError, match=f"{tmp_path} holds no image"):
         read_images(str(tmp_path), "train")
@@ -110,6 +162,23 @@ def test_a_corrupt_file_is_named_and_skipped_only_when_asked(folder, damage, cap
     data = read_images(str(folder), "train", skip_corrupt=True)
     assert len(data) == 19 and data.labels.bincount().tolist() == [9, 10]
     assert "skipped 1 of 20" in caplog.text
+
+
+def test_the_first_corrupt_file_ends_the_reading(folder, monkeypatch):
+    (folder / "cat" / "0.png").write_bytes(b"")
+    read = []
+
+    def slowly(item, *args, **options):
+        read.append(item)
+        time.sleep(0.1)
+        return read_image(item, *args, **options)
+
+    monkeypatch.setattr(image_dataset, "read_image", slowly)
+    images = open_images(str(folder), "all")
+    images.images = images.images * 10
+    with pytest.raises(ContrastiveError, match="0.png is not a readable image"):
+        images.cached()
+    assert len(read) < len(images) / 2
 
 
 def test_files_too_many_for_memory_are_read_when_asked_for(folder, monkeypatch):

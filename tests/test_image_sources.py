@@ -180,13 +180,23 @@ def test_unlabelled_images_are_pretrained_on_and_left_out_of_evaluations(tmp_pat
     assert main(["pretrain", *args]) == 0
     metrics = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
     online = [float(row["knn_accuracy"]) for row in metrics if row["knn_accuracy"]]
-    # 45 images are set aside, stratified: 22 or 23 have a label
-    assert len(online) == 2 and all(
-        min(abs(x * n - round(x * n)) for n in range(21, 25)) < 1e-6 for x in online
-    )
+    # of the 225 that have a label 23 are set aside, and none of the others
+    assert len(online) == 2 and all(abs(x * 23 - round(x * 23)) < 1e-6 for x in online)
     assert main(["probe", run]) == 0
     result = json.loads((tmp_path / "run" / "results" / "probe.json").read_text())
     assert result["task"]["first_draw"]["test"] == 75
+
+
+def test_images_without_a_label_are_all_pretrained_on(tmp_path):
+    for i in range(100):
+        picture(tmp_path / f"{i}.png", i)
+    rows = [(f"{i}.png", ["cat", "dog"][i % 2] if i < 20 else "") for i in range(100)]
+    source = write_csv(tmp_path / "list.csv", rows, header=("path", "label"))
+    data = ImageData(source, val_fraction=0.5, batch_size=2)
+    data.setup()
+    assert (len(data.train), len(data.val)) == (80 + 7, 7) and (data.val.labels >= 0).all()
+    assert (data.train.labels == -1).sum() == 80
+    assert read_images(source, "test").labels.bincount().tolist() == [3, 3]
 
 
 # --- .npz ---

@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from contrastive.data import Batch
 from contrastive.data.image_decode import decode
+from contrastive.data.loading import labelled
 from contrastive.errors import ContrastiveError
 from contrastive.report import track
 
@@ -127,8 +128,8 @@ class ImageDataset(Dataset):
         """The images of which a label is known; all of them where the data set has no labels at all."""
         if self.labels is None:
             return self
-        known = (self.labels >= 0) if self.labels.ndim == 1 else ~self.labels.isnan().all(dim=1)
-        return self if bool(known.all()) else self.subset(known.nonzero()[:, 0].numpy())
+        known = labelled(self.labels)
+        return self if len(known) == len(self) else self.subset(known)
 
     def cached(self, skip_corrupt: bool = False) -> ImageDataset:
         """Decode every image once, in threads, into one uint8 tensor.
@@ -139,14 +140,11 @@ class ImageDataset(Dataset):
         """
         if isinstance(self.images, Tensor):
             return self
-        decoded = self._decoded(lambda image: image)
-        first = next((image for image in decoded if isinstance(image, ContrastiveError)), None)
-        if first and not skip_corrupt:
-            raise first
-        kept = self.subset(_kept(decoded))
-        images = torch.stack([image for image in decoded if isinstance(image, Tensor)])
         shape: dict[str, Any] = {"image_size": self.image_size, "channels": self.channels}
-        return ImageDataset(images, kept.labels, self.classes, **shape, paths=kept.paths)
+        images = torch.empty(len(self), self.channels, self.image_size, self.image_size, dtype=torch.uint8)
+        kept = self._decode(images.__setitem__, skip_corrupt)
+        held = ImageDataset(images, self.labels, self.classes, **shape, paths=self.paths)
+        return held if len(kept) == len(self) else held.subset(kept)
 
     def readable(self) -> ImageDataset:
         """The images that decode, for which each is decoded once and not kept; the log counts the others.
@@ -156,35 +154,36 @@ class ImageDataset(Dataset):
         """
         if isinstance(self.images, Tensor):
             return self
-        kept = self.subset(_kept(self._decoded(lambda image: None)))
+        kept = self.subset(self._decode(lambda place, image: None, skip_corrupt=True))
         kept.skip_corrupt = False
         return kept
 
-    def _decoded(self, use: Callable[[Tensor], Any]) -> list[Any]:
-        """What ``use`` gives of each image, decoded in threads, or the error where one does not decode."""
+    def _decode(self, use: Callable[[int, Tensor], object], skip_corrupt: bool) -> np.ndarray:
+        """Decode all in threads, each for ``use(place, image)``; returns the places of those that decode."""
 
-        def read(item: Path | Item) -> Any:
+        def read(place: int) -> ContrastiveError | None:
             try:
-                return use(read_image(item, self.image_size, self.channels))
+                use(place, read_image(self.images[place], self.image_size, self.channels))
+                return None
             except ContrastiveError as error:
                 return error
 
+        errors = {}
         starts = range(0, len(self), 1024)  # a part at a time: futures of a million images are a gigabyte
         with ThreadPoolExecutor() as pool:
-            parts = (pool.map(read, self.images[start : start + 1024]) for start in starts)
-            return list(track(chain.from_iterable(parts), "Decoding", len(self)))
-
-
-def _kept(decoded: Sequence[Any]) -> np.ndarray:
-    """The places of the images that decoded; the log names the others."""
-    errors = [image for image in decoded if isinstance(image, ContrastiveError)]
-    for error in errors:
-        log.warning("skipped: %s", error)
-    if errors:
-        log.warning("skipped %d of %d images that do not decode", len(errors), len(decoded))
-    if len(errors) == len(decoded):
-        raise ContrastiveError(f"none of the {len(decoded)} images decodes; the first: {errors[0]}")
-    return np.array([i for i, image in enumerate(decoded) if not isinstance(image, ContrastiveError)])
+            parts = (pool.map(read, range(len(self))[start : start + 1024]) for start in starts)
+            for place, error in enumerate(track(chain.from_iterable(parts), "Decoding", len(self))):
+                if error and not skip_corrupt:
+                    pool.shutdown(cancel_futures=True)
+                    raise error
+                if error:
+                    errors[place] = error
+                    log.warning("skipped: %s", error)
+        if len(errors) == len(self):
+            raise ContrastiveError(f"none of the {len(self)} images decodes; the first: {errors[0]}")
+        if errors:
+            log.warning("skipped %d of %d images that do not decode", len(errors), len(self))
+        return np.delete(np.arange(len(self)), [*errors])
 
 
 def joined(train: ImageDataset, test: ImageDataset) -> ImageDataset:

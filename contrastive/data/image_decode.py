@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
@@ -18,13 +18,22 @@ log = logging.getLogger("contrastive")
 
 # Decoders that Pillow has for data alone: its one for PostScript runs Ghostscript, whatever a file is called.
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
+_TURNS = {  # what undoes each orientation of EXIF; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode(image: Path | bytes | bytearray | memoryview | Image.Image, channels: int, name: object) -> Tensor:
     """Decode an image to uint8 ``(channels, H, W)``, of several frames the first.
 
-    16 bits a pixel are scaled to 8, all of 0 … 65,535 to 0 … 255; CMYK, palettes and transparency become
-    colour or grey as Pillow converts them.
+    It is turned upright where its EXIF says how the camera was held. 16 bits a pixel are scaled to 8, all of
+    0 … 65,535 to 0 … 255; CMYK, palettes and transparency become colour or grey as Pillow converts them.
 
     Args:
         image: a file, what one holds, or a picture of Pillow's.
@@ -59,18 +68,29 @@ def image_size(file: Path) -> tuple[int, int]:
 
 
 def to_tensor(image: Image.Image, channels: int) -> Tensor:
-    """A PIL image as uint8 ``(channels, H, W)``, converted to grey or colour.
+    """A PIL image as uint8 ``(channels, H, W)``, upright, converted to grey or colour.
 
     Raises:
         ValueError: 32-bit integers or floats, which have no range that is 0 … 255.
     """
+    turn = _turn(image)
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         # convert() would take everything above 255 for white
         image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
     elif image.mode in ("I", "F"):
         kind = "integers" if image.mode == "I" else "floats"
         raise ValueError(f"its pixels are 32-bit {kind} of no known range; save them with 8 or 16 bits")
-    return TF.pil_to_tensor(image.convert("RGB" if channels == 3 else "L"))
+    image = image.convert("RGB" if channels == 3 else "L")
+    return TF.pil_to_tensor(image if turn is None else image.transpose(turn))
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What turns an image upright; None where it is, or where its EXIF is damaged."""
+    image.load()  # which turns a TIFF
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # the pixels are whole, and it is these that are asked for
+        return None
 
 
 def _stream(image: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from contrastive.data.image_dataset import ImageDataset, Item, joined
 from contrastive.data.image_decode import image_size as size_of
-from contrastive.data.loading import Split, split_indices
+from contrastive.data.loading import Split, hold_out
 from contrastive.errors import ContrastiveError, reading
+
+log = logging.getLogger("contrastive")
 
 _UNPICKLES = ("LSUN", "LSUNClass")  # without a sum to know the file by
 SPLITS: tuple[Split, Split] = ("train", "test")  # that a source may have
@@ -44,17 +47,20 @@ def all_splits(read: Callable[[Split], ImageDataset]) -> ImageDataset:
 def held_out_split(pool: ImageDataset, split: Split) -> ImageDataset:
     """Training, test or all images of a source without splits of its own; no seed of a run moves them.
 
-    Without labels nothing can be tested, and all images are training images.
+    Images without a label, and those of a source of one class, are all training images (`hold_out`).
 
     Raises:
-        ContrastiveError: the test images where there are no labels.
+        ContrastiveError: the test images where there are none.
     """
-    if split == "all" or (split == "train" and pool.labels is None):
+    if split == "all":
         return pool
-    if pool.labels is None:
-        raise ContrastiveError("images without labels have no test split: all are for training")
-    train, test = split_indices(len(pool), pool.labels, _HELD_OUT, _HELD_OUT_SEED)
-    return pool.subset(train if split == "train" else test)
+    train, test = hold_out(len(pool), pool.labels, _HELD_OUT, _HELD_OUT_SEED)
+    if split == "train":
+        return pool.subset(train)
+    if not len(test):
+        why = "without labels" if pool.labels is None else "that are not of two classes or more"
+        raise ContrastiveError(f"images {why} have no test split: all are for training")
+    return pool.subset(test)
 
 
 def open_digits(channels: int) -> ImageDataset:
@@ -88,22 +94,35 @@ def _split_folder(folder: Path, split: Split) -> Path:
 
 
 def _open_images(folder: Path, image_size: int | None, channels: int) -> ImageDataset:
-    try:
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
-    except OSError as error:  # a folder went while it was listed, or may not be listed
-        raise ContrastiveError(f"{error.filename or folder} cannot be listed: {error.strerror}") from error
+    paths = _image_files(folder)
     if not paths:
         raise ContrastiveError(
             f"{folder} holds no image ({', '.join(IMG_EXTENSIONS)}); "
             "give a folder of images, flat or a folder a class"
         )
     names = [path.relative_to(folder).parts[0] for path in paths]
-    flat = any(path.parent == folder for path in paths)
-    classes = [] if flat else sorted(set(names))
+    beside = sum(path.parent == folder for path in paths)
+    if 0 < beside < len(paths):
+        log.warning(
+            "%s is read without classes: %d of its images, %s first, lie beside its folders, not in one",
+            folder,
+            beside,
+            next(path.name for path in paths if path.parent == folder),
+        )
+    classes = [] if beside else sorted(set(names))
     number = {name: i for i, name in enumerate(classes)}
-    labels = None if flat else torch.tensor([number[name] for name in names])
+    labels = None if beside else torch.tensor([number[name] for name in names])
     size = image_size or shorter_side(paths)
     return ImageDataset(paths, labels, classes, image_size=size, channels=channels)
+
+
+def _image_files(folder: Path) -> list[Path]:
+    """The images in a folder and the folders in it, sorted; of what is hidden, by a dot, none."""
+    try:
+        found = [p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file()]
+    except OSError as error:  # a folder went while it was listed, or may not be listed
+        raise ContrastiveError(f"{error.filename or folder} cannot be listed: {error.strerror}") from error
+    return sorted(p for p in found if not any(part[0] == "." for part in p.relative_to(folder).parts))
 
 
 def shorter_side(paths: Sequence[Path]) -> int:
@@ -146,7 +165,8 @@ def open_torchvision(
     cls: Any = getattr(torchvision.datasets, name, None)
     if not inspect.isclass(cls) or not issubclass(cls, Dataset):
         raise ContrastiveError(
-            f"{source!r} is neither a folder in {Path.cwd()}, nor 'digits', nor in torchvision.datasets"
+            f"{source!r} is neither a folder nor a .csv, .npz or .tar file in {Path.cwd()}, nor 'digits', "
+            "nor in torchvision.datasets"
         )
     if name in _UNPICKLES:
         raise ContrastiveError(f"{source}: torchvision's {name} unpickles, which can run code; give a folder")

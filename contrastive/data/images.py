@@ -71,7 +71,7 @@ def open_images(
             - a class of ``torchvision.datasets``, ``CIFAR10``, optionally with its root: ``CIFAR10:/data``.
 
         split: ``"train"``, ``"test"``, or ``"all"``: the whole source in its order, or where it has splits of
-            its own these two. Of a labelled source without a test split 30 %, stratified, are held out; which
+            its own these two. Without a test split 30 % of the labelled, stratified, are held out; which
             ones does not depend on any seed of the run.
         image_size: side in pixels; None takes the first image's shorter side.
         channels: 1 or 3; None is 1 for digits, what an .npz file has, and 3 for everything else.
@@ -83,7 +83,8 @@ def open_images(
         ContrastiveError: nothing there, or targets of another source than a .csv file.
     """
     path, shape = Path(source).expanduser(), (image_size, channels or 3)
-    if path.suffix == ".csv":
+    kind = path.suffix.lower()
+    if kind == ".csv":
         return open_csv(path, split, *shape, targets=targets)
     if targets:
         raise ContrastiveError(f"{source} has no columns {', '.join(targets)}; targets need a .csv file")
@@ -95,7 +96,7 @@ def open_images(
         return open_huggingface(source, split, *shape, download=download)
     if path.is_dir():
         return open_folder(path, split, *shape)
-    if path.suffix == ".npz":
+    if kind == ".npz":
         return read_npz(path, split, image_size, channels)
     return open_torchvision(source, split, *shape, download=download, unlabelled=unlabelled)
 

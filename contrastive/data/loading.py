@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -53,7 +54,7 @@ class PretrainingData(LightningDataModule):
         raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the training split and set ``val_fraction`` of it aside where there are labels to evaluate by.
+        """Read the training split and set ``val_fraction`` of it aside, where there are labels (`hold_out`).
 
         Raises:
             ContrastiveError: fewer samples than one batch.
@@ -61,18 +62,17 @@ class PretrainingData(LightningDataModule):
         if self.train is not None:
             return
         pool = self.read("train")
-        if self.val_fraction and pool.labels is not None:
-            train, val = split_indices(len(pool), pool.labels, self.val_fraction, self.seed)
-            self.val = pool.subset(val)
-        else:
-            train = np.arange(len(pool))
+        train = np.arange(len(pool))
+        if self.val_fraction:
+            train, val = hold_out(len(pool), pool.labels, self.val_fraction, self.seed)
+            self.val = pool.subset(val) if len(val) else None
         world_size = self.trainer.world_size if self.trainer else 1
         if len(train) < self.batch_size * world_size:
             raise ContrastiveError(
                 f"{self.source} leaves {len(train)} samples for pretraining, fewer than one batch of "
                 f"{self.batch_size} on {world_size} process(es); lower data.init_args.batch_size"
             )
-        self.train = pool.subset(train)
+        self.train = pool if len(train) == len(pool) else pool.subset(train)
 
     def train_dataloader(self) -> DataLoader:
         """Full batches in an order that follows from (seed, epoch), each process its own share."""
@@ -99,6 +99,33 @@ class PretrainingData(LightningDataModule):
         )
 
 
+def labelled(labels: Tensor) -> np.ndarray:
+    """Which samples have a known class, of which -1 says that it is not, or a known target, not NaN alone."""
+    known = labels >= 0 if labels.ndim == 1 else ~labels.isnan().all(dim=1)
+    return known.nonzero()[:, 0].numpy()
+
+
+def hold_out(num_items: int, labels: Tensor | None, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hold a share of the labelled of ``0 … num_items-1`` out; those without a label are all kept.
+
+    Nothing is held out that could not be evaluated: without labels, or where all are of one class.
+
+    Args:
+        num_items: how many.
+        labels: ``(N,)`` int64 classes, ``(N, T)`` float targets, or None.
+        share: of the labelled.
+        seed: of the draw.
+
+    Returns:
+        What is kept and what is held out, both sorted.
+    """
+    known = np.empty(0, dtype=np.int64) if labels is None else labelled(labels)
+    if labels is None or len(known) < 2 or (labels.ndim == 1 and len(labels[known].unique()) < 2):
+        return np.arange(num_items), np.empty(0, dtype=np.int64)
+    held = known[split_indices(len(known), labels[known], share, seed)[1]]
+    return np.delete(np.arange(num_items), held), held
+
+
 def draw_subset(num_items: int, labels: Tensor | None, size: int | float, seed: int) -> np.ndarray:
     """Draw ``size`` of ``0 … num_items-1``, a count or a share below 1; stratified as ``split_indices``.
 
@@ -114,7 +141,7 @@ def draw_subset(num_items: int, labels: Tensor | None, size: int | float, seed: 
 def split_indices(
     num_items: int, labels: Tensor | None, held_out: int | float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split ``0 … num_items-1`` in two, stratified where every class has two items or more; both sorted.
+    """Split ``0 … num_items-1`` in two, both sorted; stratified where each part has room for every class.
 
     Args:
         num_items: how many.
@@ -128,7 +155,8 @@ def split_indices(
     stratify = None
     if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
         _, counts = labels.unique(return_counts=True)
-        if counts.min() >= 2:
+        size = held_out if isinstance(held_out, int) else math.ceil(held_out * num_items)
+        if counts.min() >= 2 and len(counts) <= min(size, num_items - size):
             stratify = labels.numpy()
     try:
         kept, held = train_test_split(
