@@ -8,7 +8,7 @@ from torch import nn
 from encoders.dmpnn import DMPNN, reverse_edges
 from encoders.graph_batch import GraphBatch
 from encoders.graph_convolutions import GAT, GCN, PNA, GATv2, Propagation
-from encoders.graph_layers import GINE, FeatureEncoder, GraphLayer, GraphSAGE
+from encoders.graph_layers import GINE, Aggregate, FeatureEncoder, GraphLayer, GraphSAGE
 from encoders.neural_fingerprint import NeuralFingerprint
 from encoders.readout import AttentionReadout, Readout, Set2Set
 from encoders.relational import RGCN
@@ -209,6 +209,31 @@ def test_attention_and_mlp_aggregators(kernels):
     close(layer(batch.adjacency, batch.x), expected)
 
 
+@pytest.mark.parametrize("edge_features", [None, 4])
+def test_a_weight_is_a_factor_on_the_message_whatever_aggregates_it(kernels, edge_features):
+    batch = make(edge_attr=lambda e, g: torch.randn(e, 4, generator=g))
+    batch = batch.with_features(edge_weight=torch.rand(batch.num_edges) + 0.5)
+    names = ["sum", "mean", "std", "max", "attention", "mlp"]
+    layer = Aggregate(6, names, edge_features=edge_features)
+    attention, deep = layer.learned["attention"], layer.learned["mlp"]
+    rows = []
+    for v in range(17):
+        into = batch.dst == v
+        m = batch.x[batch.src[into]]
+        m = m if layer.edge is None else (m + layer.edge(batch.edge_attr[into])).relu()
+        m = m * batch.edge_weight[into, None]
+        some = m if len(m) else torch.zeros(1, 6)
+        keys = nn.functional.leaky_relu(attention.source(m) + attention.target(batch.x[v]), 0.2)
+        read = (torch.softmax(attention.score(keys), 0) * m).sum(0)
+        deviation = some.std(0, unbiased=False) * (some.var(0, unbiased=False) > 1e-5)
+        rows.append(
+            torch.cat(
+                [m.sum(0), some.mean(0), deviation, some.amax(0), read, deep.outer(deep.inner(m).sum(0))]
+            )
+        )
+    close(layer(batch.adjacency, batch.x), torch.stack(rows), 1e-4)
+
+
 def test_gru_combine(kernels):
     batch = make()
     layer = GraphLayer(6, 6, aggregate=["sum", "std"], combine="gru")
@@ -291,6 +316,8 @@ def test_errors_say_what_to_do():
         RGCN(6, 5, num_relations=2)(typed.adjacency, batch.x)
     with pytest.raises(ValueError, match="edge_attr is None"):
         GINE(6, 5, edge_features=2)(batch.adjacency, batch.x)
+    with pytest.raises(ValueError, match="PNA takes no edge weights"):
+        PNA(6, 5)(batch.with_features(edge_weight=torch.ones(batch.num_edges)).adjacency, batch.x)
     with pytest.raises(ValueError, match="num_out = 5 is not divisible by num_heads = 2"):
         GAT(6, 5, num_heads=2)
     with pytest.raises(ValueError, match="aggregator 'median'"):
