@@ -89,3 +89,19 @@ def test_colours_are_weisfeiler_lehman_s():
         names = {
             v: str((names[v], sorted((graph[v][u]["label"], names[u]) for u in graph[v]))) for v in graph
         }
+
+
+@pytest.mark.parametrize("num_nodes", [1, 3])
+def test_norms_where_no_nodes_are_equal_are_torchs(num_nodes):
+    batch = GraphBatch.from_edges([], x=torch.arange(num_nodes).unsqueeze(1))
+    found = []
+    for shared in (False, True):
+        torch.manual_seed(0)
+        encoder = GraphEncoder(node_features=[3], num_hidden=4, share_equal_nodes=shared)
+        if num_nodes == 1:
+            with pytest.raises(ValueError, match="more than 1 value"):
+                encoder(batch)
+        else:
+            found.append([encoder(batch), *encoder.buffers()])
+    for plain, shared in zip(*found) if found else ():
+        torch.testing.assert_close(shared, plain)
