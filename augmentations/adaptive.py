@@ -21,6 +21,8 @@ def centrality(batch: GraphBatch, name: Centrality) -> Tensor:
     - ``eigenvector``: the leading eigenvector of each graph's A, of length 1, by 100 power
       iterations on A + I
     - ``pagerank``: damping 0.85, each graph summing to 1, by 50 power iterations
+
+    Edge weights count in the last two.
     """
     if name == "degree":
         return batch.adjacency.degree.float()
@@ -34,12 +36,15 @@ def centrality(batch: GraphBatch, name: Centrality) -> Tensor:
         return phi.squeeze(1)
     if name != "pagerank":
         raise ValueError(f"centrality {name!r}: expected degree, eigenvector or pagerank")
-    out_degree = torch.bincount(batch.src, minlength=batch.num_nodes).unsqueeze(1).float()
+    weight = (
+        torch.ones(batch.num_edges, device=batch.device) if batch.edge_weight is None else batch.edge_weight
+    )
+    leaving = weight.new_zeros(batch.num_nodes).index_add(0, batch.src, weight).unsqueeze(1)
     uniform = (1 / size)[graph].unsqueeze(1)
     phi = uniform
     for _ in range(50):
-        dangling = _sum_graphs(batch, phi * (out_degree == 0))[graph]
-        received = batch.sum_neighbours(phi / out_degree.clamp(min=1))
+        dangling = _sum_graphs(batch, phi * (leaving == 0))[graph]
+        received = batch.sum_neighbours(phi / leaving.masked_fill(leaving == 0, 1))
         phi = 0.85 * (received + dangling * uniform) + 0.15 * uniform
     return phi.squeeze(1)
 

@@ -184,9 +184,7 @@ class GraphEncoder(nn.Module):
         outputs = []
         for i, (layer, level) in enumerate(zip(self.layers, levels)):
             target = h[level.previous]
-            out = self.activations[i](
-                batch_norm(self.norms[i], layer(level.edges, (h, target)), level.counts)
-            )
+            out = self.activations[i](batch_norm(self.norms[i], layer(level.edges, (h, target)), level))
             h = out + target if self.residual and out.shape == target.shape else out
             outputs.append(level.expand(h) if i == len(levels) - 1 or self.jumping_knowledge != "last" else h)
         return outputs

@@ -200,7 +200,7 @@ class GraphBatch:
         if isinstance(graphs, slice):
             return everything[graphs]
         index = torch.as_tensor(graphs, device=self.device)
-        return everything[index.long() if index.numel() == 0 else index]
+        return everything[index.long() if index.numel() == 0 else index].view(-1)  # of one number too
 
     def unbatch(self) -> list[GraphBatch]:
         """One GraphBatch a graph."""

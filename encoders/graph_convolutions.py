@@ -20,7 +20,8 @@ class GCN(nn.Module):
     Kipf and Welling 2017, arXiv 1609.02907.
 
     d_u counts the edges out of u, d_v those into v, so that a directed graph is scaled by rows and
-    columns; in an undirected one they are equal and this is the paper's.
+    columns; in an undirected one they are equal and this is the paper's. Weights are not negative: where they
+    bring d to 0 or less its root is NaN.
 
     Args:
         num_in: width of h.
@@ -187,7 +188,7 @@ class PNA(nn.Module):
 
     Corso et al. 2020, arXiv 2004.05718. s(d) ∈ 1, log(d+1)/δ, δ/log(d+1). M is linear, so M [h_u ‖ h_v] =
     M₁ h_u + M₂ h_v and the second term moves out of the aggregators: no message is held edge by edge
-    unless edges have features.
+    unless edges have features. Edge weights have no place in it and are refused.
 
     Args:
         num_in: width of h.
@@ -217,6 +218,8 @@ class PNA(nn.Module):
 
     def forward(self, adjacency: Adjacency, x: Features) -> Tensor:
         """One round of messages."""
+        if adjacency.weight is not None:
+            raise ValueError("PNA takes no edge weights; drop edge_weight, or choose another layer")
         source, target = self.source(split(x)[0]), split(x)[1]
         reached = (adjacency.degree > 0).unsqueeze(1)
         shift = self.target(target) * reached  # a node without neighbours has no messages: 0, not the bias

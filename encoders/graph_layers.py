@@ -136,12 +136,14 @@ class Aggregate(nn.Module):
 
     def _messages(self, adjacency: Adjacency, source: Tensor) -> Tensor | None:
         """Messages edge by edge, where the fused kernels cannot make them."""
-        if self.edge is None:
+        if self.edge is None and (adjacency.weight is None or {"sum", "mean"}.issuperset(self.aggregators)):
             return None
-        if adjacency.attr is None:
-            raise ValueError("the layer expects edge features and the batch's edge_attr is None")
-        messages = torch.relu(gather_src(adjacency, source) + self.edge(adjacency.attr))
-        return messages if adjacency.weight is None else messages * adjacency.weight.unsqueeze(1)
+        messages = gather_src(adjacency, source)
+        if self.edge is not None:
+            if adjacency.attr is None:
+                raise ValueError("the layer expects edge features and the batch's edge_attr is None")
+            messages = torch.relu(messages + self.edge(adjacency.attr))
+        return scale(messages, adjacency.weight)
 
 
 def reduce_messages(adjacency: Adjacency, source: Tensor, messages: Tensor | None, name: str) -> Tensor:
@@ -174,7 +176,7 @@ class _AttentionSum(nn.Module):
         attention = edge_softmax(adjacency, scores)
         if messages is not None:
             return aggregate_edges(adjacency, messages * attention.unsqueeze(1))
-        return aggregate(adjacency, source, "sum", scale(attention, adjacency.weight))
+        return aggregate(adjacency, source, "sum", attention)
 
 
 def scale(values: Tensor, weight: Tensor | None) -> Tensor:

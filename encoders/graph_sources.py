@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from encoders.graph_batch import GraphBatch
+from encoders.sparse_features import SparseFeatures
 
 _PER_EDGE = ("edge_attr", "edge_weight", "edge_type")
 FEATURE_KEYS = ("x", "feat", "attr")
@@ -60,14 +61,16 @@ def from_edges(
     ptr = torch.tensor([0, len(x)]) if ptr is None else _tensor(ptr).long()
     per_edge = {
         "edge_attr": None if edge_attr is None else _features(edge_attr),
-        "edge_weight": None if edge_weight is None else _floating(edge_weight),
-        "edge_type": None if edge_type is None else _tensor(edge_type).long(),
+        "edge_weight": None if edge_weight is None else _one_each("edge_weight", _floating(edge_weight)),
+        "edge_type": None if edge_type is None else _one_each("edge_type", _tensor(edge_type).long()),
     }
     _check(src, dst, x, ptr, per_edge)
     if undirected:
         src, dst = torch.cat([src, dst]), torch.cat([dst, src])
         per_edge = {k: None if v is None else torch.cat([v, v]) for k, v in per_edge.items()}
-    types = None if node_type is None else _check_node_type(_tensor(node_type).long(), len(x))
+    types = None if node_type is None else _one_each("node_type", _tensor(node_type).long())
+    if types is not None:
+        _check_values("node_type", types, len(x), "node")
     empty = src.new_empty(0)
     return GraphBatch(src=empty, dst=empty, x=x, ptr=ptr, node_type=types).with_edges(src, dst, **per_edge)
 
@@ -86,6 +89,13 @@ def _features(values: Any) -> Tensor:
     tensor = _tensor(values)
     tensor = _floating(values) if tensor.is_floating_point() or tensor.dtype == torch.bool else tensor.long()
     return tensor.unsqueeze(1) if tensor.dim() == 1 else tensor
+
+
+def _one_each(name: str, values: Tensor) -> Tensor:
+    """``(E,)`` of ``(E,)`` or ``(E, 1)``."""
+    if values.dim() > 1 and values.shape[1:].numel() != 1:
+        raise ValueError(f"{name} has shape {tuple(values.shape)}, expected one number each")
+    return values.flatten()
 
 
 def _endpoints(edges: Any) -> tuple[Tensor, Tensor]:
@@ -127,15 +137,15 @@ def _check(src: Tensor, dst: Tensor, x: Tensor, ptr: Tensor, per_edge: dict[str,
             f"edge {edge} = ({int(src[edge])}, {int(dst[edge])}) joins graphs {int(graph[0, edge]) - 1} and "
             f"{int(graph[1, edge]) - 1}: number the nodes through the batch, and give their offsets as ptr"
         )
-    _check_values("x", x, len(x))
+    _check_values("x", x, len(x), "node")
     for key, values in per_edge.items():
         if values is not None:
             _check_values(key, values, len(src))
 
 
-def _check_values(name: str, values: Tensor, expected: int) -> None:
+def _check_values(name: str, values: Tensor, expected: int, of: str = "edge given") -> None:
     if len(values) != expected:
-        raise ValueError(f"{name} has {len(values)} rows, expected {expected}, one for each edge given")
+        raise ValueError(f"{name} has {len(values)} rows, expected {expected}, one for each {of}")
     flat = values.flatten(1) if values.dim() > 1 else values.unsqueeze(1)
     if values.is_floating_point():
         wrong, what = (~flat.isfinite()).any(1).nonzero(), "NaN or an infinity; replace it first"
@@ -143,12 +153,6 @@ def _check_values(name: str, values: Tensor, expected: int) -> None:
         wrong, what = (flat < 0).any(1).nonzero(), "a negative category; number categories from 0"
     if len(wrong):
         raise ValueError(f"{name} has in row {int(wrong[0])} ({len(wrong)} such rows) {what}")
-
-
-def _check_node_type(types: Tensor, num_nodes: int) -> Tensor:
-    if len(types) != num_nodes:
-        raise ValueError(f"node_type has {len(types)} entries, expected {num_nodes}, one for each node")
-    return types
 
 
 def _few(values: Tensor) -> str:
@@ -218,8 +222,14 @@ def to_dgl(batch: GraphBatch) -> Any:
     graph.set_batch_num_nodes(batch.nodes_per_graph)
     graph.set_batch_num_edges(batch.edge_ptr.diff())
     for frame, names in ((graph.ndata, ("x", "node_type")), (graph.edata, _PER_EDGE)):
-        frame.update({name: value for name in names if (value := getattr(batch, name)) is not None})
+        frame.update(_given(batch, names))
     return graph
+
+
+def _given(batch: GraphBatch, names: Sequence[str]) -> dict[str, Tensor]:
+    """Those of the features that there are, sparse ones written out, as other libraries have them."""
+    values = {name: getattr(batch, name) for name in names}
+    return {k: v.dense() if isinstance(v, SparseFeatures) else v for k, v in values.items() if v is not None}
 
 
 def from_pyg(graphs: Any) -> GraphBatch:
@@ -293,6 +303,5 @@ def to_pyg(batch: GraphBatch) -> Any:
     names = ("x", "node_type", *_PER_EDGE)
     graphs = []
     for graph in batch:
-        features = {name: value for name in names if (value := getattr(graph, name)) is not None}
-        graphs.append(Data(edge_index=torch.stack([graph.src, graph.dst]), **features))
+        graphs.append(Data(edge_index=torch.stack([graph.src, graph.dst]), **_given(graph, names)))
     return Batch.from_data_list(graphs)

@@ -108,16 +108,15 @@ def _joined(batch: GraphBatch, before: Level, level: Level) -> Level:
     return level
 
 
-def batch_norm(norm: nn.Module, h: Tensor, counts: Tensor) -> Tensor:
-    """Batch norm over rows that stand for ``counts`` nodes each: equal to ``norm`` over all the nodes."""
-    if not isinstance(norm, nn.BatchNorm1d) or not norm.training:
+def batch_norm(norm: nn.Module, h: Tensor, level: Level) -> Tensor:
+    """Batch norm over rows of colours, one row a colour: equal to ``norm`` over all the nodes."""
+    if not isinstance(norm, nn.BatchNorm1d) or not norm.training or len(h) == len(level.of_node):
         return norm(h)
     with torch.autocast(h.device.type, enabled=False):  # it would round the means
-        return _batch_norm(norm, h.to(norm.weight.dtype), counts)
+        return _batch_norm(norm, h.to(norm.weight.dtype), level.counts, len(level.of_node))
 
 
-def _batch_norm(norm: nn.BatchNorm1d, h: Tensor, counts: Tensor) -> Tensor:
-    total = counts.sum()
+def _batch_norm(norm: nn.BatchNorm1d, h: Tensor, counts: Tensor, total: int) -> Tensor:
     share = counts.to(h.dtype) / total
     mean = share @ h
     variance = share @ (h - mean).square()

@@ -344,6 +344,17 @@ def test_centrality_is_networkx(kind):
         )
 
 
+def test_pagerank_follows_the_weights():
+    whole = make((25,), p=0.4)[0]
+    whole = whole.with_features(edge_weight=torch.rand(whole.num_edges) * (whole.src != 3))
+    g = nx.DiGraph()
+    g.add_nodes_from(range(25))
+    ends = (whole.src, whole.dst, whole.edge_weight)
+    g.add_weighted_edges_from((u, v, w) for u, v, w in zip(*(end.tolist() for end in ends)) if w)
+    expected = torch.tensor(list(nx.pagerank(g).values()))  # node 3 has no weight to leave by
+    torch.testing.assert_close(centrality(whole, "pagerank"), expected, atol=1e-4, rtol=1e-3)
+
+
 def test_adaptive_probabilities_are_the_formula_and_met():
     batch = make((40, 40), p=0.2)
     augmentation = AdaptiveEdgeDrop(p=0.3, threshold=0.6)

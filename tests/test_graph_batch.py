@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from encoders.graph_batch import GraphBatch
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
+from encoders.sparse_features import SparseFeatures
 
 FIELDS = ("src", "dst", "x", "ptr", "edge_attr", "edge_weight", "edge_type", "node_type")
 
@@ -170,12 +171,38 @@ def test_edges_as_two_arrays():
         ({"edges": [(0, 1)], "edge_type": [-1]}, "edge_type has in row 0 .* negative"),
         ({"edges": [(0, 2)], "num_nodes": 4, "ptr": [0, 2, 4]}, r"edge 0 = \(0, 2\) joins graphs 0 and 1"),
         ({"edges": [], "num_nodes": 4, "ptr": [0, 2]}, "ptr must rise from 0 to the number of nodes, 4"),
-        ({"edges": [], "num_nodes": 2, "node_type": [0]}, "node_type has 1"),
+        (
+            {"edges": [], "num_nodes": 2, "node_type": [0]},
+            "node_type has 1 rows, expected 2, one for each node",
+        ),
+        ({"edges": [], "num_nodes": 1, "node_type": [-1]}, "node_type has in row 0 .* negative"),
+        ({"edges": [(0, 1)], "edge_weight": [[1.0, 2.0]]}, r"edge_weight has shape \(1, 2\), expected one"),
     ],
 )
 def test_bad_input_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         GraphBatch.from_edges(**arguments)
+
+
+def test_a_column_is_one_number_an_edge():
+    given = {"edge_weight": np.ones((2, 1)), "edge_type": torch.tensor([[1], [0]]), "node_type": [[0], [1]]}
+    batch = GraphBatch.from_edges([(0, 1), (1, 0)], x=torch.ones(2, 3), **given)
+    assert all(getattr(batch, name).shape == (2,) for name in given)
+    assert batch.sum_neighbours(batch.x).tolist() == batch.x.tolist()
+
+
+@pytest.mark.parametrize("one", [np.int64(1), torch.tensor(1), np.array(1)], ids=["numpy", "torch", "array"])
+def test_a_number_of_any_kind_is_a_graph(one):
+    batch = GraphBatch.from_edges([(1, 2)], x=[[0.0], [1.0], [2.0]], ptr=[0, 1, 3])
+    assert_same(batch[one], batch[1])
+
+
+def test_sparse_features_are_written_out_for_other_libraries():
+    pytest.importorskip("dgl")
+    pytest.importorskip("torch_geometric")
+    x = torch.tensor([[0.0, 2.0], [1.0, 0.0]])
+    batch = GraphBatch.from_edges([(0, 1)]).with_features(x=SparseFeatures.from_dense(x))
+    assert torch.equal(batch.to_dgl().ndata["x"], x) and torch.equal(batch.to_pyg().x, x)
 
 
 def test_concatenate_names_the_missing_feature():

@@ -249,6 +249,46 @@ def test_passes_follow_from_the_seed_and_the_number(links):
     assert not torch.equal(once[0].triples, once[1].triples)
 
 
+@pytest.mark.parametrize("undirected", [False, True])
+@pytest.mark.parametrize("tail_types", [["disease"], ["gene", "disease"]], ids=len)
+def test_candidates_have_the_types_that_a_relations_links_have(undirected, tail_types, tmp_path):
+    """A relation between genes and diseases, and one between genes and both, besides one of diseases."""
+    rng = np.random.default_rng(0)
+    rows = {
+        (f"g{u}", r, f"{kind[0]}{v}", "gene", kind)
+        for r in ("marks", "near")
+        for u, v in rng.integers(0, 30, (150, 2)).tolist()
+        for kind in [tail_types[(u + v) % len(tail_types)]]
+        if (kind == "disease") or u != v
+    } | {(f"d{u}", "is", f"d{u + 1}", "disease", "disease") for u in range(29)}
+    file = tmp_path / "links.csv"
+    lines = [",".join(row) for row in sorted(rows)]
+    file.write_text("\n".join(["head,relation,tail,head_type,tail_type", *lines]))
+    links, _ = read_links(file, undirected=undirected)
+    kinds = {"marks": {("gene", kind) for kind in tail_types}, "is": {("disease", "disease")}}
+    kinds["near"] = kinds["marks"]
+
+    def fit(triples):
+        for u, r, v in triples.tolist():
+            ends = tuple(links.node_types[links.node_type[end]] for end in (u, v))
+            if not {ends, ends[::-1] if undirected else ends} & kinds[links.relations[r]]:
+                return False
+        return len(triples) > 0
+
+    split = split_links(links, val_fraction=0.1, test_fraction=0.1)
+    assert fit(split.test.negative) and fit(split.val.negative)
+    queries = TailQueries(split)
+    batch = queries.batch(torch.arange(len(queries)), torch.Generator())
+    row, column = batch.negative.nonzero(as_tuple=True)
+    assert fit(torch.stack([batch.head[row], batch.relation[row], batch.tail[column]], dim=1))
+    row, column = batch.positive.nonzero(as_tuple=True)
+    found = torch.stack([batch.head[row], batch.relation[row], batch.tail[column]], dim=1)
+    assert torch.equal(links.keys(found).unique(), links.keys(split.train).unique())
+    settings = dict(sampling="uniform", corruption="end", filtered=True, evidence=None, seed=0)
+    batch = TripleQueries(split, num_negatives=4, **settings).batch(torch.arange(40), torch.Generator())
+    assert fit(batch.triples[batch.negative])
+
+
 def slow_ease(matrix, weight, ridge):
     gram = matrix.T @ (weight[:, None] * matrix)
     gram += ridge * np.trace(gram) / len(gram) * np.eye(len(gram))

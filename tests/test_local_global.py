@@ -120,6 +120,12 @@ def test_dgi_is_of_the_features_before_propagation():
     assert losses[0] == losses[1] and not torch.allclose(plain(batch.input), propagating(batch.input))
 
 
+def test_dgi_of_several_graphs_is_refused():
+    module = DGI(NodeEncoder(node_features=4, num_hidden=8))
+    with pytest.raises(ValueError, match="the batch has 4 graphs, and DGI contrasts the nodes of one"):
+        module.step(Batch(graphs(), None, torch.arange(4)))
+
+
 def test_dgi_takes_a_node_encoder_of_the_users_own():
     class Own(nn.Module):
         num_features = 4

@@ -75,6 +75,20 @@ def test_an_npz_of_plain_arrays(tmp_path):
     assert dataset.labels.tolist() == [0, 1, 0] and torch.allclose(dataset.graph.x.sum(1), torch.ones(3))
 
 
+@pytest.mark.parametrize("known", ["matrix", "labels", "edges"])
+def test_without_features_every_node_that_is_known_of_is_its_own_word(known, tmp_path):
+    matrix = sparse.csr_matrix(([3.0, 0.5], ([0, 1], [1, 2])), shape=(5, 5))
+    parts = {f"adj_{part}": getattr(matrix, part) for part in ("data", "indices", "indptr", "shape")}
+    edges = {"edges": [[0, 1], [1, 2]]}
+    given = {"matrix": parts, "labels": edges | {"y": [0, 1, 0, 1, 0]}, "edges": edges}[known]
+    np.savez(tmp_path / "mine.npz", **given)
+    graph = read_nodes(str(tmp_path / "mine.npz")).graph
+    assert graph.num_nodes == (3 if known == "edges" else 5) and graph.num_edges == 4
+    assert torch.equal(
+        graph.x if isinstance(graph.x, torch.Tensor) else graph.x.dense(), torch.eye(len(graph.x))
+    )
+
+
 @pytest.mark.parametrize("kind", [str, bytes, object])
 def test_classes_in_words_are_names(kind, tmp_path):
     y = np.array(["tea", "milk", "tea"]).astype(kind)

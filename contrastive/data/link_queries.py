@@ -66,9 +66,7 @@ class TailQueries:
         head, tail = split.hidden_pairs // n, place[split.hidden_pairs % n]
         self.hidden_pairs = _Rows((head * width + tail)[tail >= 0].sort()[0], width)
         self.queries = (self.rows.keys // width).unique_consecutive()
-        self.tail_type = torch.stack(
-            [links.node_type[pool[0]] for pool in links.pools[1]]
-        )  # of each relation
+        self.several_types = len(links.node_type[self.tail].unique()) > 1
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -79,8 +77,8 @@ class TailQueries:
         relation, head = query // links.num_nodes, query % links.num_nodes
         positive = self.rows.mask(query)
         hidden = self.hidden.mask(query) | self.hidden_pairs.mask(head) | self.split.hidden_nodes[self.tail]
-        if bool((self.tail_type != self.tail_type[0]).any()):
-            hidden |= links.node_type[self.tail] != self.tail_type[relation].unsqueeze(1)
+        if self.several_types:
+            hidden |= ~links.type_pairs[relation, links.node_type[head]][:, links.node_type[self.tail]]
         own = self.place[head]
         hidden[torch.arange(len(head))[own >= 0], own[own >= 0]] = True  # nothing is linked to itself
         return LinkQueries(positive, ~(positive | hidden), head=head, relation=relation, tail=self.tail)
@@ -159,6 +157,7 @@ class TripleQueries:
                 replaced = column % 2 == side // 2 if self.corruption == "end" else column > 0
                 drawn[replaced, side] = pools.draw(drawn[replaced, 1], generator)
             good = (drawn[:, 0] != drawn[:, 2]) & ~self.split.is_hidden(drawn)
+            good &= self.split.links.fits(drawn)
             if self.filtered:
                 good &= ~contains(self.keys, self.split.links.keys(drawn))
             triples[row[good], column[good]] = drawn[good]

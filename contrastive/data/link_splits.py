@@ -206,7 +206,7 @@ def _negatives(
             return negative
         drawn = _draw_ends(links, positive[missing, 1], generator)
         keys = links.keys(drawn)
-        possible = ((drawn[:, 0] != drawn[:, 2]) & allowed(drawn)).nonzero()[:, 0]
+        possible = ((drawn[:, 0] != drawn[:, 2]) & links.fits(drawn) & allowed(drawn)).nonzero()[:, 0]
         own = keys[possible]
         good = possible[~(contains(taken, own) | contains(drawn_before, own))]
         ordered, place = keys[good].sort(stable=True)

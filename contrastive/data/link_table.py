@@ -61,16 +61,33 @@ class Links:
         return torch.cat([triples, triples[self.undirected[triples[:, 1]]].flip(1)])
 
     @cached_property
+    def type_pairs(self) -> Tensor:
+        """``(R, T, T)`` bool: the types of head and tail that a relation's links have."""
+        head, relation, tail = self.both_directions(self.triples).unbind(1)
+        found = torch.zeros(self.num_relations, len(self.node_types), len(self.node_types), dtype=torch.bool)
+        found[relation, self.node_type[head], self.node_type[tail]] = True
+        return found
+
+    def fits(self, triples: Tensor) -> Tensor:
+        """Whether triples ``(…, 3)`` have ends of types that links of their relation have."""
+        head, relation, tail = triples.unbind(-1)
+        return self.type_pairs[relation, self.node_type[head], self.node_type[tail]]
+
+    @cached_property
     def pools(self) -> tuple[list[Tensor], list[Tensor]]:
         """For each relation, the nodes that can be heads, and tails, of its links: those of the ends' types
-        that occur in any link."""
+        that occur in any link, ascending."""
         seen = torch.zeros(self.num_nodes, dtype=torch.bool)
         seen[self.triples[:, [0, 2]].flatten()] = True
-        members = [(seen & (self.node_type == t)).nonzero()[:, 0] for t in range(len(self.node_types))]
-        types = torch.zeros(self.num_relations, 2, dtype=torch.int64)
-        types[self.triples[:, 1]] = self.node_type[self.triples[:, [0, 2]]]
-        heads, tails = ([members[t] for t in column.tolist()] for column in types.T)
-        return heads, tails
+        of_types: dict[tuple[bool, ...], Tensor] = {}  # relations between the same types share a pool
+        pools: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for pool, other in zip(pools, (2, 1)):
+            for types in self.type_pairs.any(other).tolist():
+                key = tuple(types)
+                if key not in of_types:
+                    of_types[key] = (seen & torch.tensor(types)[self.node_type]).nonzero()[:, 0]
+                pool.append(of_types[key])
+        return pools
 
 
 def with_triples(links: Links, triples: Tensor) -> Links:

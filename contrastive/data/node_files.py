@@ -183,7 +183,9 @@ def read_npz(path: Path) -> NodeDataset:
 
     Known names: ``adj_matrix`` and ``node_attr`` (SciPy's matrices), or ``adj_data``, ``adj_indices``,
     ``adj_indptr``, ``adj_shape`` and the same with ``attr``; or ``edges`` ``(E, 2)`` and ``x`` ``(N, F)``.
-    Labels: ``node_label``, ``labels`` or ``y``, see `named_targets_of`; none is fine.
+    Labels: ``node_label``, ``labels`` or ``y``, see `named_targets_of`; none is fine. Without features every
+    node is its own word, as many as the matrix has rows, the labels say, or else the edges. Edges have no
+    weights: a matrix says where they are.
     """
     arrays = _Arrays(path)
     adjacency = arrays.matrix("adj", "adj_matrix")
@@ -200,17 +202,20 @@ def read_npz(path: Path) -> NodeDataset:
         src, dst = edges.T
     else:
         raise ContrastiveError(f"{path} has neither adj_matrix nor adj_data nor edges: {arrays.names}")
-    if x is None:
-        x = arrays["x"] if "x" in arrays else _identity(src, dst)
     name = next((key for key in ("node_label", "labels", "y") if key in arrays), None)
     labels, classes = (None, ()) if name is None else named_targets_of(np.asarray(arrays[name]), name)
+    if x is None and "x" in arrays:
+        x = arrays["x"]
+    elif x is None:
+        counted = labels if adjacency is None else coo
+        x = _identity(src, dst) if counted is None else sparse.identity(counted.shape[0])
     if labels is not None and len(labels) != x.shape[0]:
         raise ContrastiveError(f"{path}: there are {len(labels)} labels for {x.shape[0]} nodes")
     return NodeDataset(undirected_graph(src, dst, x), labels, classes=classes)
 
 
 def _identity(src: np.ndarray, dst: np.ndarray) -> sparse.spmatrix:
-    """Without features every node is its own word; the edges alone say how many nodes there are."""
+    """Every node is its own word; the edges alone say how many nodes there are."""
     num_nodes = int(max(src.max(initial=-1), dst.max(initial=-1))) + 1
     if num_nodes > 1000 + 100 * len(src):
         raise ContrastiveError(

@@ -94,17 +94,19 @@ def _protocol(data: LinkData) -> dict[str, Any]:
 
 
 def intervals(values: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
-    """Mean and median over relations, each with a 95 % interval over resamplings of the relations."""
+    """Mean and median over relations, each with a 95 % interval over resamplings of the relations.
+
+    One relation has no interval, None.
+    """
     rng = np.random.default_rng(seed)
     found: dict[str, Any] = {}
     for name in METRICS:
         known = values[name][~np.isnan(values[name])]
-        draws = (
-            known[rng.integers(0, len(known), (1000, len(known)))] if len(known) else np.full((1, 1), np.nan)
-        )
+        draws = known[rng.integers(0, len(known), (1000, len(known)))] if len(known) > 1 else None
         for which, of in (("median", np.median), ("mean", np.mean)):
             found[f"{which}_{name}"] = float(of(known)) if len(known) else None
-            found[f"{which}_{name}_ci95"] = list(percentile_interval(of(draws, axis=1)))
+            interval = None if draws is None else list(percentile_interval(of(draws, axis=1)))
+            found[f"{which}_{name}_ci95"] = interval
     return found
 
 
@@ -149,6 +151,7 @@ def rank_links(module: LinkPrediction, data: LinkData, number: int, seed: int) -
             triples[:, :, 2] = tail
             scores = score_triples(module, triples.view(-1, 3), data.evidence, h).view(len(own), -1)
             known = contains(keys, links.keys(triples)) | (triples[..., 0] == triples[..., 2])
+            known |= ~links.fits(triples)
             ranks.append(filtered_ranks(scores, torch.searchsorted(tail, own[:, 2].contiguous()), known))
     return ranking(torch.cat(ranks))
 
@@ -172,7 +175,7 @@ def new_links(module: LinkPrediction, data: LinkData, number: int) -> list[dict[
         triples = triples[different]
         if data.evidence is not None and data.evidence.kind == "all" and links.num_relations > 1:
             triples = triples[contains(data.evidence.pairs, triples[:, 0] * links.num_nodes + triples[:, 2])]
-        triples = triples[~contains(keys, links.keys(triples))]
+        triples = triples[links.fits(triples) & ~contains(keys, links.keys(triples))]
         scores = score_triples(module, triples, data.evidence, h)
         top = scores.topk(min(number, len(scores))).indices
         best.append((triples[top], scores[top]))
@@ -209,8 +212,9 @@ def _print(result: dict[str, Any]) -> None:
     for name in METRICS:
         cells = []
         for which in ("median", "mean"):
-            low, high = summary[f"{which}_{name}_ci95"]
-            cells.append(f"{summary[f'{which}_{name}']:.4f}  [{low:.4f}, {high:.4f}]")
+            interval = summary[f"{which}_{name}_ci95"]
+            between = "" if interval is None else "  [{:.4f}, {:.4f}]".format(*interval)
+            cells.append(f"{summary[f'{which}_{name}']:.4f}{between}")
         rows.append((TITLES[name], *cells))
     print_table(f"Test part of {result['run']}", ("over relations", "median", "mean"), rows)
     for which in ("best", "worst"):
@@ -223,4 +227,5 @@ def _print(result: dict[str, Any]) -> None:
             ],
         )
     if "ranking" in result:
-        print("filtered ranking: " + ", ".join(f"{k} {v:.3f}" for k, v in result["ranking"].items()))
+        number, *measures = result["ranking"].items()
+        print(f"filtered ranking of {number[1]} links: " + ", ".join(f"{k} {v:.3f}" for k, v in measures))

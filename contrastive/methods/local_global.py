@@ -138,8 +138,13 @@ class DGI(_LocalGlobal):
         super().__init__(encoder, projector=_bilinear, **arguments)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Contrast the nodes with those of a corrupted graph."""
+        """Contrast the nodes with those of a corrupted graph; ValueError where there are several graphs."""
         view = self.view(batch)
+        if view.num_graphs != 1:
+            raise ValueError(
+                f"the batch has {view.num_graphs} graphs, and DGI contrasts the nodes of one, as NodeData "
+                "gives it; take InfoGraph for many"
+            )
         order = SampleRandom(batch.index, seed=self.seed, epoch=self.current_epoch, view=1)
         shuffled = view.x[order.permutation(view.num_nodes)[0]]
         local: Any = getattr(self.encoder, "local", self.encoder)
