@@ -18,6 +18,7 @@ from contrastive.callbacks import OnlineKNN
 from contrastive.checkpoint_files import record_of, records, write_record
 from contrastive.errors import ContrastiveError
 from contrastive.saved import LAST
+from contrastive.sharding import is_sharded
 from contrastive.signals import Signals, Stopped, requeue
 
 BEST = LAST.with_name("best.ckpt")
@@ -86,6 +87,7 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Add what an exact resume needs besides weights and optimizer."""
         set_position(checkpoint, trainer)
+        number_parameters(checkpoint, trainer, pl_module)
         checkpoint["world_size"] = trainer.world_size
         checkpoint["num_samples"] = _num_samples(trainer)
 
@@ -202,3 +204,21 @@ def set_position(checkpoint: dict[str, Any], trainer: Trainer) -> None:
     batches["total"].update(ready=total, started=total, processed=total, completed=total)
     batches["is_last_batch"] = False
     checkpoint["epoch"] = epoch
+
+
+def number_parameters(checkpoint: dict[str, Any], trainer: Trainer, module: LightningModule) -> None:
+    """Number the parameters in the optimizers' states by their order in the module.
+
+    So `ModelParallelStrategy` writes and reads them. Torch numbers them group by group, and reads either.
+    """
+    if is_sharded(module):
+        return
+    places = {parameter: i for i, parameter in enumerate(module.parameters())}
+    for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"]):
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if not all(parameter in places for parameter in parameters):
+            continue
+        numbers = [places[parameter] for parameter in parameters]
+        state["state"] = {numbers[i]: values for i, values in state["state"].items()}
+        for group in state["param_groups"]:
+            group["params"] = [numbers[i] for i in group["params"]]

@@ -69,7 +69,6 @@ def parse(cls: type[CLI], args: list[str], command: str, description: str) -> CL
         args=[_found(arg) for arg in args],
         run=False,
         save_config_callback=None,
-        seed_everything_default=0,
         auto_configure_optimizers=False,
         parser_kwargs={
             "prog": f"contrastive {command}",
@@ -100,6 +99,15 @@ class PretrainCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except ArgumentError as error:
             raise ArgumentError(None, in_a_line(str(error), parser.get_defaults().keys())) from error
+        seed = self.config.seed_everything
+        if not 0 <= seed < 2**32:
+            raise ArgumentError(None, f"seed_everything is {seed}; give a number from 0 to {2**32 - 1}")
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the seed; Lightning's own may be true or false, which seed less than all that is random."""
+        parser.add_argument(
+            "--seed_everything", type=int, default=0, help="The seed of all that is random, 0 to 2³² − 1."
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's own options, and hand the seed on to model and data."""
@@ -137,8 +145,8 @@ class PretrainCLI(LightningCLI):
         parser.add_lightning_class_args(CollapseMeter, "collapse")
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.set_defaults({"model": {"class_path": "contrastive.module.ContrastiveModule"}})
-        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.init_args.seed")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
 
     def before_instantiate_classes(self) -> None:
         """Settle the folder first, so that a folder that cannot be written costs no work."""

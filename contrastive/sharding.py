@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import distributed as dist
 from torch import nn
 
@@ -20,6 +21,7 @@ def shard(module: nn.Module, mesh: Any) -> None:
     """
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+    module.to(memory_format=torch.contiguous_format)  # FSDP refuses weights that lie channels last
     for network in module.children():
         if not any(True for _ in network.parameters()):
             continue

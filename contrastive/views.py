@@ -66,7 +66,7 @@ class ViewsCLI(PretrainCLI):
     def instantiate_classes(self) -> None:
         """Build the views and read the images; the encoder, however large, is not built."""
         config = load_config(self)
-        self.seed = int(config["seed_everything"])
+        self.seed = config["seed_everything"]
         self.views = [build_module(spec, own=True) for spec in model_args(config)["views"]]
         self.images, self.crops = _examples(self.config, self.config.num, self.seed)
         source = config["data"]["init_args"]["source"]

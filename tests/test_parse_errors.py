@@ -24,6 +24,8 @@ SAID = {
     "--model.optimizer.lr fast": "model.optimizer.lr: expected a number, but was given fast",
     "--trainer.callbacks EarlyStopping": "EarlyStopping needs monitor",
     "--trainer.precision 17-bit": "trainer.precision: expected a whole number, transformer-engine, ",
+    "--seed_everything -1": "seed_everything is -1; give a number from 0 to 4294967295",
+    "--seed_everything true": "seed_everything: expected a whole number, but was given True",
     "--ran_dir x": "there is no option ran_dir; the nearest: run_dir",
 }
 

@@ -77,6 +77,23 @@ def test_weights_shared_out_over_two_processes(tmp_path):
         assert torch.equal(weights(tmp_path / "three")[key], value), key
 
 
+def test_a_run_of_adam_s_is_shared_out_on_resume_and_taken_back(tmp_path):
+    """Its moments are those of the right weights, which have no order of their own in a checkpoint."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    runs = [pretrain(one, "graphs", **PLAIN), pretrain(other, "graphs", end=("SIGKILL", 5), **PLAIN)]
+    assert [run.wait() for run in runs] == [0, -9], runs[0].printed
+    sharded = pretrain(other, "graphs", world_size=2, end=("SIGKILL", 13), ckpt_path="last", **PLAIN, **FSDP)
+    assert sharded.wait() == -9, sharded.printed
+    run = pretrain(other, "graphs", ckpt_path="last", **PLAIN)
+    assert run.wait() == 0, run.printed
+    assert_close(other, one)
+
+
+def test_convolutions_are_shared_out_though_they_lie_channels_last(tmp_path):
+    run = pretrain(tmp_path / "run", world_size=2, **FSDP, **{"trainer.max_steps": 1})
+    assert run.wait() == 0, run.printed
+
+
 @pytest.mark.slow
 def test_torchrun(tmp_path):
     command = [
