@@ -1,7 +1,7 @@
 """Link models on the polypharmacy split: baselines with the same small search each, and evidence taken apart.
 
-    python scripts/compare_links.py FOLDER_OF_DECAGON --out compare.json
-    python scripts/compare_links.py FOLDER_OF_DECAGON --out compare.json --models SimplE,DistMult
+    python scripts/compare_links.py FOLDER_OF_DECAGON --output compare.json
+    python scripts/compare_links.py FOLDER_OF_DECAGON --output compare.json --models SimplE,DistMult
 
 A baseline is trained for ``--search-epochs`` with each of its settings; the one with the best median AUROC of
 the validation part is trained for ``--epochs``, and tested once, after the last epoch. The ablation's three
@@ -143,15 +143,15 @@ def main() -> None:
     parser.add_argument("--min-links", type=int, default=500)
     parser.add_argument("--ranked", type=int, default=1000, help="test links that are ranked among all tails")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("compare_links.json"))
+    parser.add_argument("--output", type=Path, default=Path("compare_links.json"))
     args = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    done: list[dict[str, Any]] = json.loads(args.out.read_text()) if args.out.exists() else []
+    done: list[dict[str, Any]] = json.loads(args.output.read_text()) if args.output.exists() else []
     source = Source(args)
     for name in args.models.split(","):
         for cell in rows(name, MODELS[name], source, done, args):
             done.append(cell)
-            write_json(args.out, done)
+            write_json(args.output, done)
     report([cell for cell in done if "test" in cell])
 
 

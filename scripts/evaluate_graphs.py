@@ -60,10 +60,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--repeats", type=int, help="splits of nodes, or deals of graphs into folds, a seed")
     parser.add_argument("--no_raw", action="store_true", help="leave out the raw features, which may be wide")
-    parser.add_argument("--out", type=Path, default=Path("runs/graphs"))
+    parser.add_argument("--output", type=Path, default=Path("runs/graphs"))
     parser.add_argument("options", nargs="*", help="of contrastive pretrain, after --")
     arguments = parser.parse_args()
-    folder = arguments.out / arguments.name
+    folder = arguments.output / arguments.name
     runs = [
         run_seed(
             arguments.config,

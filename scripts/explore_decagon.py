@@ -1,6 +1,6 @@
 """What the polypharmacy data look like before anything is predicted: three figures and their numbers.
 
-    python scripts/explore_decagon.py FOLDER_OF_DECAGON --out docs
+    python scripts/explore_decagon.py FOLDER_OF_DECAGON --output docs
 
 decagon_targets.png: target proteins that pairs of drugs with a side effect share, beside all pairs.
 decagon_frequencies.png: how many drug pairs have each side effect.
@@ -124,15 +124,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("."))
+    parser.add_argument("--output", type=Path, default=Path("."))
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    args.output.mkdir(parents=True, exist_ok=True)
     files = [args.folder / f"bio-decagon-{name}.csv.gz" for name in ("combo", "targets")]
     links, targets = read_links(files[0], context=files[1:])
     result = {
-        "targets": shared_targets(links, targets, args.out),
-        "frequencies": frequencies(links, args.out),
-        "cooccurrence": cooccurrence(links, args.out),
+        "targets": shared_targets(links, targets, args.output),
+        "frequencies": frequencies(links, args.output),
+        "cooccurrence": cooccurrence(links, args.output),
     }
     print(json.dumps(result, indent=2))
 

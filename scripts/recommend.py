@@ -1,6 +1,6 @@
 """Recommend items to users: popularity, matrix factorisation, and the evidence of the training links.
 
-    python scripts/recommend.py FOLDER_OF_DECAGON/bio-decagon-targets.csv.gz --out recommend.json
+    python scripts/recommend.py FOLDER_OF_DECAGON/bio-decagon-targets.csv.gz --output recommend.json
     python scripts/recommend.py ratings.csv --columns head=userId,tail=movieId,value=rating --min-value 4
 
 A tenth of the links is for validation and a tenth for test. For each user with a test link all items are
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--min-value", type=float)
     parser.add_argument("--batch-size", type=int, default=64, help="users a step")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("recommend.json"))
+    parser.add_argument("--output", type=Path, default=Path("recommend.json"))
     args = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     columns = dict(part.split("=") for part in args.columns.split(",")) if args.columns else None
@@ -153,7 +153,7 @@ def main() -> None:
         ("model", *METRICS),
         [(row["model"], *(_cell(row, metric) for metric in METRICS)) for row in result],
     )
-    write_json(args.out, result)
+    write_json(args.output, result)
 
 
 def _cell(row: dict[str, Any], metric: str) -> str:

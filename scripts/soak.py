@@ -1,6 +1,6 @@
 """Does a long run stay flat? Runs any ``contrastive pretrain`` command and watches memory, files and speed.
 
-    python scripts/soak.py --minutes 60 --out docs/soak -- --config configs/image/simclr_cifar10.yaml …
+    python scripts/soak.py --minutes 60 --output docs/soak -- --config configs/image/simclr_cifar10.yaml …
 
 After ``--`` come the arguments of ``contrastive pretrain``; ``--run_dir`` among them. Every few seconds a row
 goes to OUT.csv: seconds since the start; resident memory (MB) and open files of the command and its processes
@@ -30,10 +30,10 @@ def main() -> None:
     """Run, watch, and write the three files."""
     arguments, command = _arguments()
     if arguments.analyse:
-        report(arguments.out)
+        report(arguments.output)
         return
     run_dir = Path(command[command.index("--run_dir") + 1])
-    out: Path = arguments.out
+    out: Path = arguments.output
     out.parent.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen([sys.executable, "-m", "contrastive.cli", "pretrain", *command])
     start = time.monotonic()
@@ -59,7 +59,9 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--every", type=float, default=5, help="seconds between two rows")
-    parser.add_argument("--out", type=Path, required=True, help="OUT.csv, OUT.json and OUT.png are written")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="OUT.csv, OUT.json and OUT.png are written"
+    )
     parser.add_argument("--analyse", action="store_true", help="run nothing; read OUT.csv again")
     arguments, command = parser.parse_args(sys.argv[1:split]), sys.argv[split + 1 :]
     if not arguments.analyse and "--run_dir" not in command:

@@ -1,6 +1,6 @@
 """Side effects of drugs that training has no link of: a pretrained encoder's features beside others.
 
-    python scripts/unseen_drugs.py FOLDER_OF_DECAGON --encoder RUN --further RUN --out unseen.json
+    python scripts/unseen_drugs.py FOLDER_OF_DECAGON --encoder RUN --further RUN --output unseen.json
 
 In each of five splits a tenth of the drugs is held out for validation and a tenth for test, with all their
 links. A DistMult on an MLP of the frozen features of the drugs' molecules is trained for a fixed budget; the
@@ -107,7 +107,7 @@ def main() -> None:
     """Train what is missing and print the table."""
     args = _arguments()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    done: list[dict[str, Any]] = json.loads(args.out.read_text()) if args.out.exists() else []
+    done: list[dict[str, Any]] = json.loads(args.output.read_text()) if args.output.exists() else []
     molecules = read_molecules(args.folder / "drug-smiles.csv.gz", num_workers=1)
     names = _names(args.folder / "drug-smiles.csv.gz")
     files = read_links(args.folder / "bio-decagon-combo.csv.gz")
@@ -127,14 +127,14 @@ def main() -> None:
         data.files = files
         data.setup()
         for kind in missing:
-            file = args.out.with_name(f"features-{kind}-{seed}.npz")
+            file = args.output.with_name(f"features-{kind}-{seed}.npz")
             if kind == "network":
                 h, drugs = vectors_of(args.network)
             else:
                 h, drugs = features_of(kind, seed, molecules, args), [names[s] for s in molecules.smiles]
             np.savez(file, names=np.array(drugs), h=h)
             done.append({"features": kind, "split": seed, **train(data, file, seed, args)})
-            write_json(args.out, done)
+            write_json(args.output, done)
     report(done)
 
 
@@ -154,7 +154,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--dropout", type=float, default=0.2)
-    parser.add_argument("--out", type=Path, default=Path("unseen_drugs.json"))
+    parser.add_argument("--output", type=Path, default=Path("unseen_drugs.json"))
     return parser.parse_args()
 
 

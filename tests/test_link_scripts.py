@@ -70,7 +70,7 @@ def test_baselines_are_searched_on_validation_and_tested_once(script, decagon, t
     }
     monkeypatch.setattr(compare_links, "MODELS", models)
     names = ["SimplE", "R-GCN", "evidence alone"]
-    arguments = [decagon, "--out", tmp_path / "c.json", "--models", ",".join(names), "--min-links", 1]
+    arguments = [decagon, "--output", tmp_path / "c.json", "--models", ",".join(names), "--min-links", 1]
     arguments += ["--search-epochs", 2, "--epochs", 3, "--epoch-fraction", 1, "--ranked", 10]
     printed = script("compare_links", *arguments)
     cells = json.loads((tmp_path / "c.json").read_text())
@@ -97,7 +97,7 @@ def test_unseen_drugs_are_told_by_their_molecules(script, decagon, tmp_path):
         export(tmp_path / name, GraphEncoder, "contrastive.data.molecules.MoleculeData", **features)
         for name in ("run", "further")
     ]
-    arguments = [decagon, "--encoder", runs[0], "--further", runs[1], "--out", tmp_path / "u.json"]
+    arguments = [decagon, "--encoder", runs[0], "--further", runs[1], "--output", tmp_path / "u.json"]
     arguments += ["--splits", 2, "--epochs", 2, "--batch-size", 16, "--min-links", 1]
     printed = script("unseen_drugs", *arguments)
     cells = json.loads((tmp_path / "u.json").read_text())
@@ -112,7 +112,7 @@ def test_unseen_drugs_are_told_by_their_molecules(script, decagon, tmp_path):
 
 def test_popularity_recommends_what_training_has_most_of(script, decagon, tmp_path):
     source = decagon / "bio-decagon-targets.csv.gz"
-    script("recommend", source, "--batch-size", 8, "--out", tmp_path / "r.json")
+    script("recommend", source, "--batch-size", 8, "--output", tmp_path / "r.json")
     rows = {row["model"]: row for row in json.loads((tmp_path / "r.json").read_text())}
     assert len(rows) == 5 and all(0 <= row["ndcg@10"] <= 1 for row in rows.values())
     data = LinkData(str(source), seed=0)
@@ -129,7 +129,7 @@ def test_popularity_recommends_what_training_has_most_of(script, decagon, tmp_pa
 
 
 def test_the_figures_numbers_are_counts(script, decagon, tmp_path):
-    result = json.loads(script("explore_decagon", decagon, "--out", tmp_path))
+    result = json.loads(script("explore_decagon", decagon, "--output", tmp_path))
     with gzip.open(decagon / "bio-decagon-targets.csv.gz", "rt") as stream:
         targets = {}
         for row in csv.DictReader(stream):
@@ -153,7 +153,7 @@ def test_the_figures_numbers_are_counts(script, decagon, tmp_path):
 def test_the_benchmark_of_links_measures_equal_layers(script, decagon, tmp_path):
     pytest.importorskip("torch_geometric", reason="needs the extra benchmark")
     options = ["--relations", 2, "--min-links", 1, "--width", 8, "--bases", 2, "--repeats", 1]
-    printed = script("links", decagon, *options, "--out", tmp_path / "b.json")  # compares the outputs
+    printed = script("links", decagon, *options, "--output", tmp_path / "b.json")  # compares the outputs
     result = json.loads((tmp_path / "b.json").read_text())
     assert json.loads(printed) == result
     assert result["edge_types"] == 2 + 1 + 2  # side effects, pairs of proteins, targets in both directions

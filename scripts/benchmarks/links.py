@@ -29,7 +29,7 @@ Run = tuple[Any, tuple]  # a layer and what it is called with
 
 
 def main() -> None:
-    """Print and, with --out, write the figures."""
+    """Print and, with --output, write the figures."""
     args = _arguments()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -49,8 +49,8 @@ def main() -> None:
         **measured(runs, torch.randn(graph.num_nodes, args.width), args.repeats),
     }
     print(json.dumps(result, indent=2))
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=2) + "\n")
+    if args.output:
+        args.output.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def _arguments() -> argparse.Namespace:
@@ -64,7 +64,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-peer", action="store_true", help="where the plain formulation does not fit")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--output", type=Path)
     return parser.parse_args()
 
 

@@ -1,6 +1,6 @@
 """Time and memory of the losses beside dense references and other libraries: a table and a plot.
 
-    python scripts/benchmarks/losses.py --out docs/losses
+    python scripts/benchmarks/losses.py --output docs/losses
 
 Times are medians of runs that take turns in one process. They are processor seconds of one thread, which
 other work on the machine hardly moves; with ``--threads`` above one, wall time. Memory is the peak of a fresh
@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=Path("losses_benchmark.json"))
-    parser.add_argument("--out", type=Path, default=Path("losses"))
+    parser.add_argument("--output", type=Path, default=Path("losses"))
     parser.add_argument("--one-run", choices=LOSSES, help="run this loss once and print what it took")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -252,7 +252,7 @@ def main() -> None:
             continue
         results[str(size)] = measure(size, arguments.repeats)
         arguments.results.write_text(json.dumps(results))
-        report(results, arguments.out, "python scripts/benchmarks/losses.py --out docs/losses")
+        report(results, arguments.output, "python scripts/benchmarks/losses.py --output docs/losses")
         print(size, results[str(size)], flush=True)
 
 
