@@ -465,6 +465,46 @@ def test_runs_that_cannot_be_judged_alike(digits_run, tmp_path, capsys):
     assert f"{digits_run} is named twice" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (["--labels-per-class", "-1"], "--labels-per-class is -1; give 1 or more"),
+        (["--method", "knn", "--k", "0"], "--k is 0; give 1 or more"),
+        (["--finetuning.num-epochs", "0"], "--finetuning.num-epochs is 0; give 1 or more"),
+        (["--split", "random"], "--split random is not for digits, which has training and test split"),
+    ],
+)
+def test_what_makes_no_sense_of_a_probe_is_one_message(options, message, digits_run, capsys):
+    assert main(["probe", str(digits_run), *options]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_recorded_run_that_is_not_named_is_not_taken_for_the_untrained_one(digits_run):
+    encoder, protocol = load_encoder(digits_run), Protocol("digits")
+    task = read_task(encoder, protocol)
+    with pytest.raises(ContrastiveError, match="no run is called old, as one was; these are pretrained"):
+        evaluate_all({"pretrained": encoder}, ["old"], task, protocol)
+
+
+def test_features_that_are_not_finite_are_not_judged(digits_run):
+    encoder = load_encoder(digits_run)
+    task = read_task(encoder, Protocol("digits"))
+    with torch.no_grad():
+        next(encoder.encoder.parameters()).fill_(float("nan"))
+    for enabled in (True, False):
+        with pytest.raises(ContrastiveError, match="features of 1797 of 1797 items are not finite"):
+            cached_features(encoder, task.dataset, enabled=enabled)
+
+
+def test_quantities_have_no_labels_a_class(encoder, molecules, tmp_path, capsys):
+    pytest.importorskip("rdkit", reason="needs the extra: pip install contrastive-pretraining[molecules]")
+    (tmp_path / "run").mkdir()
+    write_safetensors(encoder, tmp_path / "run", None)
+    options = ["--data", str(molecules), "--targets", "carbons", "--labels-per-class", "all"]
+    assert main(["label-efficiency", str(tmp_path / "run"), *options]) == 1
+    assert "has no classes to count labels by" in capsys.readouterr().err
+
+
 def test_features_of_nearly_one_direction_are_fitted_as_well_as_those_without_it():
     """A large constant part leaves the best classifier of unit-length rows as it is; solvers stop at it."""
     rng = np.random.default_rng(0)
