@@ -305,6 +305,15 @@ def test_a_leak_is_counted(digits_run, tmp_path, capsys):
     assert leaks["in_pretraining"] == 10 and leaks["num_test"] == 40
     assert leaks["in_training"] == 40  # the test digits are all in this training folder too
     assert "10 of 40 test images" in capsys.readouterr().out
+    changes = {"source": str(tmp_path / "data"), "image_size": 8, "channels": 1, "train_subset": None}
+    data = {**encoder.config["data"], "init_args": {**encoder.data, **changes}}
+    (tmp_path / "other").mkdir()
+    other = FrozenEncoder(encoder.encoder, encoder.preprocess, {**encoder.config, "data": data})
+    write_safetensors(other, tmp_path / "other", None)
+    options = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "x.json"), "--untrained", "false"]
+    assert main(["probe", str(digits_run), str(tmp_path / "other"), *options]) == 0
+    runs = json.loads((tmp_path / "x.json").read_text())["leaks"]["runs"]
+    assert [runs[str(run)]["in_pretraining"] for run in (digits_run, tmp_path / "other")] == [10, 40]
 
 
 def test_molecules_are_the_same_by_canonical_smiles():
