@@ -197,12 +197,11 @@ def labelled_splits(
     """
     parts = []
     for split in SPLITS:
-        part = read_items(encoder, source, split, targets=targets, **options).labelled()
-        if part.labels is None:
+        parts.append(read_items(encoder, source, split, targets=targets, **options).labelled())
+        if parts[-1].labels is None:
             raise ContrastiveError(
                 f"{source} has no labels: a probe needs a folder a class, or a column or array of labels"
             )
-        parts.append(part)
     train, test = parts
     if train.labels.ndim == 1 and len(train.labels.unique()) < 2:
         raise ContrastiveError(f"{source} has one class only ({train.classes[0]}); a probe needs two or more")
