@@ -43,21 +43,35 @@ def cached_features(
         batch_size: items encoded at a time.
         progress: what the progress bar says.
         enabled: False computes and keeps nothing.
+
+    Raises:
+        ContrastiveError: a feature is not finite.
     """
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     if not enabled or _in_another_library(dataset):
-        return encode_items(encoder, dataset, batch_size=batch_size, progress=progress)
+        return _finite(encode_items(encoder, dataset, **options))
     file = cache_home() / "features" / f"{_key(encoder, dataset)}.safetensors"
     if file.exists():
         try:
             return load_file(file)["h"].numpy()
         except (SafetensorError, KeyError, OSError) as error:
             log.warning("%s cannot be read (%s); encoding anew", file, error)
-    h = encode_items(encoder, dataset, batch_size=batch_size, progress=progress)
+    h = _finite(encode_items(encoder, dataset, **options))
     tensors = {"h": torch.from_numpy(np.ascontiguousarray(h))}
     try:
         write_whole(file, lambda part: save_file(tensors, part), advice="features are not kept")
     except ContrastiveError as error:
         log.warning("%s", error)
+    return h
+
+
+def _finite(h: np.ndarray) -> np.ndarray:
+    wrong = ~np.isfinite(h).all(axis=1)
+    if wrong.any():
+        raise ContrastiveError(
+            f"the features of {wrong.sum()} of {len(h)} items are not finite, first those of item "
+            f"{wrong.argmax()}: look at it, or take a checkpoint from before training diverged"
+        )
     return h
 
 

@@ -305,6 +305,15 @@ def test_a_leak_is_counted(digits_run, tmp_path, capsys):
     assert leaks["in_pretraining"] == 10 and leaks["num_test"] == 40
     assert leaks["in_training"] == 40  # the test digits are all in this training folder too
     assert "10 of 40 test images" in capsys.readouterr().out
+    changes = {"source": str(tmp_path / "data"), "image_size": 8, "channels": 1, "train_subset": None}
+    data = {**encoder.config["data"], "init_args": {**encoder.data, **changes}}
+    (tmp_path / "other").mkdir()
+    other = FrozenEncoder(encoder.encoder, encoder.preprocess, {**encoder.config, "data": data})
+    write_safetensors(other, tmp_path / "other", None)
+    options = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "x.json"), "--untrained", "false"]
+    assert main(["probe", str(digits_run), str(tmp_path / "other"), *options]) == 0
+    runs = json.loads((tmp_path / "x.json").read_text())["leaks"]["runs"]
+    assert [runs[str(run)]["in_pretraining"] for run in (digits_run, tmp_path / "other")] == [10, 40]
 
 
 def test_molecules_are_the_same_by_canonical_smiles():
@@ -463,6 +472,46 @@ def test_runs_that_cannot_be_judged_alike(digits_run, tmp_path, capsys):
     assert f"larger was trained with image_size 16, {digits_run} with 8" in capsys.readouterr().err
     assert main(["compare", str(digits_run), str(digits_run)]) == 1
     assert f"{digits_run} is named twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (["--labels-per-class", "-1"], "--labels-per-class is -1; give 1 or more"),
+        (["--method", "knn", "--k", "0"], "--k is 0; give 1 or more"),
+        (["--finetuning.num-epochs", "0"], "--finetuning.num-epochs is 0; give 1 or more"),
+        (["--split", "random"], "--split random is not for digits, which has training and test split"),
+    ],
+)
+def test_what_makes_no_sense_of_a_probe_is_one_message(options, message, digits_run, capsys):
+    assert main(["probe", str(digits_run), *options]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_recorded_run_that_is_not_named_is_not_taken_for_the_untrained_one(digits_run):
+    encoder, protocol = load_encoder(digits_run), Protocol("digits")
+    task = read_task(encoder, protocol)
+    with pytest.raises(ContrastiveError, match="no run is called old, as one was; these are pretrained"):
+        evaluate_all({"pretrained": encoder}, ["old"], task, protocol)
+
+
+def test_features_that_are_not_finite_are_not_judged(digits_run):
+    encoder = load_encoder(digits_run)
+    task = read_task(encoder, Protocol("digits"))
+    with torch.no_grad():
+        next(encoder.encoder.parameters()).fill_(float("nan"))
+    for enabled in (True, False):
+        with pytest.raises(ContrastiveError, match="features of 1797 of 1797 items are not finite"):
+            cached_features(encoder, task.dataset, enabled=enabled)
+
+
+def test_quantities_have_no_labels_a_class(encoder, molecules, tmp_path, capsys):
+    pytest.importorskip("rdkit", reason="needs the extra: pip install contrastive-pretraining[molecules]")
+    (tmp_path / "run").mkdir()
+    write_safetensors(encoder, tmp_path / "run", None)
+    options = ["--data", str(molecules), "--targets", "carbons", "--labels-per-class", "all"]
+    assert main(["label-efficiency", str(tmp_path / "run"), *options]) == 1
+    assert "has no classes to count labels by" in capsys.readouterr().err
 
 
 def test_features_of_nearly_one_direction_are_fitted_as_well_as_those_without_it():

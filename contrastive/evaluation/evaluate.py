@@ -38,6 +38,8 @@ from contrastive.saved import HUB, run_folder
 
 log = logging.getLogger("contrastive")
 
+_OTHER_ROWS = ("untrained", "raw", "scratch")  # of a table, which no run is called
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -107,6 +109,8 @@ def evaluate_all(
             continue
         if name in encoders:
             encoder = encoders[name]
+        elif name not in _OTHER_ROWS:
+            raise ContrastiveError(f"no run is called {name}, as one was; these are {', '.join(encoders)}")
         else:
             source = next(iter(encoders.values()))
             if source.config is None and name == "untrained":
@@ -286,9 +290,6 @@ def _reading(encoder: FrozenEncoder) -> dict[str, Any]:
     if not takes_graphs(encoder.encoder):
         options = {"image_size": image_size_of(encoder), "channels": in_channels(encoder)}
     return {key: value for key, value in options.items() if value is not None}
-
-
-_OTHER_ROWS = ("untrained", "raw", "scratch")
 
 
 def run_names(runs: Sequence[str]) -> list[str]:

@@ -85,6 +85,8 @@ def label_efficiency(
     trained = TRAINED[: 1 + finetune] if train_repeats else ()
     rows: list[dict[str, Any]] = []
     task = read_task(first, replace(base, repeats=None), download=download)
+    if task.kind == "values":
+        raise ContrastiveError(f"{base.data} has no classes to count labels by; give --targets of 0 and 1")
     folder = Path(output) if output else results_folder(Path(runs[0]))
     name = result_name("label_efficiency", first, base, "linear")
     file, picture = folder / f"{name}.json", folder / f"{name}.png"

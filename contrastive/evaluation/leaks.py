@@ -26,25 +26,26 @@ from encoders.graph_batch import GraphBatch
 log = logging.getLogger("contrastive")
 
 
-def report_leaks(encoder: FrozenEncoder, task: Task, run: str, source: str) -> dict[str, Any]:
+def report_leaks(encoders: dict[str, FrozenEncoder], task: Task, source: str) -> dict[str, Any]:
     """Count the test items that are equal to a pretraining or a training item, and log what there is to say.
 
     Images are equal that have the same pixels at the size they are encoded at; molecules that have the same
     canonical SMILES; graphs that have the same edges and features in the same order.
 
     Args:
-        encoder: knows what it was pretrained on.
+        encoders: by their runs; each knows what it was pretrained on.
         task: has the test items.
-        run: for messages.
+        source: of the task.
 
     Returns:
         ``num_test``, ``in_training`` (test items equal to one that is fitted on or chosen by, in the first
-        draw), ``num_pretraining`` and ``in_pretraining``; or ``unchecked`` with the reason.
+        draw), and of pretraining ``num_pretraining`` and ``in_pretraining``, or ``unchecked`` with the
+        reason; where there are several runs these stand in ``runs``, by run.
     """
     if isinstance(task.dataset, NodeDataset):
         return {"unchecked": "pretraining sees every node of the graph, without labels, by the protocol"}
     keys = keys_of(task.dataset)
-    test = {i for draw in task.draws for i in draw.test}
+    test = [keys[i] for i in {i for draw in task.draws for i in draw.test}]
     draw = task.draws[0]
     fitted = {keys[i] for i in (*draw.fit, *draw.val)}
     found: dict[str, Any] = {
@@ -53,23 +54,25 @@ def report_leaks(encoder: FrozenEncoder, task: Task, run: str, source: str) -> d
     }
     if found["in_training"]:
         log.warning("%d of %d test items are also training items", found["in_training"], len(draw.test))
+    seen = {run: _seen_by(encoder, run, test, task.unit, source) for run, encoder in encoders.items()}
+    return found | (next(iter(seen.values())) if len(seen) == 1 else {"runs": seen})
+
+
+def _seen_by(encoder: FrozenEncoder, run: str, test: list[str], unit: str, source: str) -> dict[str, Any]:
+    """What of `report_leaks` is one run's."""
     if (encoder.config or {}).get("labels") == source:
         log.warning("the encoder was trained on labels of %s: its test items may be among those", source)
     try:
         pretraining = set(keys_of(pretraining_items(encoder)))
     except ContrastiveError as error:
         log.warning("leaks from pretraining were not checked: %s", error)
-        return found | {"unchecked": str(error)}
-    found |= {
-        "num_pretraining": len(pretraining),
-        "in_pretraining": sum(keys[i] in pretraining for i in test),
-    }
-    share = found["in_pretraining"] / max(len(test), 1)
+        return {"unchecked": str(error)}
+    number = sum(key in pretraining for key in test)
     print(
-        f"leaks: {found['in_pretraining']} of {len(test)} test {task.unit} ({share:.1%}) are among the "
+        f"leaks: {number} of {len(test)} test {unit} ({number / max(len(test), 1):.1%}) are among the "
         f"{len(pretraining)} different ones that {run} was pretrained on, without labels"
     )
-    return found
+    return {"num_pretraining": len(pretraining), "in_pretraining": number}
 
 
 def pretraining_items(encoder: FrozenEncoder) -> Any:

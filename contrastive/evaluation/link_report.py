@@ -23,7 +23,7 @@ from contrastive.methods.links import (
     open_links,
     score_triples,
 )
-from contrastive.report import print_table, track, write_json, write_whole
+from contrastive.report import print_table, require_writable, track, write_json, write_whole
 
 METRICS = ("auroc", "auprc", "ap_at_k")
 TITLES = {"auroc": "AUROC", "auprc": "AUPRC", "ap_at_k": "AP@50"}
@@ -56,6 +56,7 @@ def links(
     module, data = open_links(run, source=source)
     assert data.split is not None
     folder = Path(output) if output else Path(run) / "results"
+    require_writable(folder / "links.json")
     values = evaluate_held_out(module, data.split.test, data.evidence)
     result: dict[str, Any] = {"run": run, "protocol": _protocol(data), "summary": intervals(values, seed)}
     table = relation_table(data.split, values)

@@ -131,7 +131,7 @@ def probe(
     evaluations = evaluate_all(encoders, wanted, task, protocol, batch_size=batch_size, cache=cache)
     rows = [evaluation.row() for evaluation in evaluations]
     print_rows(rows, task, protocol)
-    seen = report_leaks(first, task, runs[0], protocol.data) if leaks else None
+    seen = report_leaks(dict(zip(runs, encoders.values())), task, protocol.data) if leaks else None
     if recorded:
         _compare_with_record(rows, recorded["rows"], from_)
     if file:

@@ -88,6 +88,9 @@ class Protocol:
         seed: of splits, draws and training.
         finetuning: of ``finetune`` and ``scratch``.
         selection: what is chosen, and by what.
+
+    Raises:
+        ContrastiveError: a number of something that is below 1.
     """
 
     data: str
@@ -107,6 +110,14 @@ class Protocol:
         "regularisation or epoch by validation alone, of classes equals by their cross-entropy; no more "
         "validation than training labels"
     )
+
+    def __post_init__(self) -> None:
+        training = self.finetuning
+        numbers = {name: getattr(self, name) for name in ("labels_per_class", "repeats", "k")}
+        numbers |= {f"finetuning.{name}": getattr(training, name) for name in ("num_epochs", "batch_size")}
+        for name, number in numbers.items():
+            if number is not None and number < 1:
+                raise ContrastiveError(f"--{name.replace('_', '-')} is {number}; give 1 or more")
 
     @property
     def drawn(self) -> bool:

@@ -118,6 +118,8 @@ def read_task(
         ContrastiveError: nothing there, no targets, or too few labels for the draws.
     """
     unit = unit_of(encoder, protocol.data)
+    if protocol.targets and unit in ("graphs", "nodes"):
+        raise ContrastiveError(f"{protocol.data} has no columns; targets need a .csv of images or molecules")
     if unit == "images":
         task = _image_task(encoder, protocol, **options)
     elif unit == "nodes":
@@ -126,6 +128,8 @@ def read_task(
         task = _molecule_task(encoder, protocol, cache_dir)
     else:
         task = _graph_task(encoder, protocol)
+    if protocol.split != "auto" and not task.rule.startswith(protocol.split):
+        raise ContrastiveError(f"--split {protocol.split} is not for {protocol.data}, which has {task.rule}")
     _check_targets(task, protocol.data)
     _check_tests(task)
     return task.with_draws(protocol)
@@ -193,12 +197,11 @@ def labelled_splits(
     """
     parts = []
     for split in SPLITS:
-        part = read_items(encoder, source, split, targets=targets, **options).labelled()
-        if part.labels is None:
+        parts.append(read_items(encoder, source, split, targets=targets, **options).labelled())
+        if parts[-1].labels is None:
             raise ContrastiveError(
                 f"{source} has no labels: a probe needs a folder a class, or a column or array of labels"
             )
-        parts.append(part)
     train, test = parts
     if train.labels.ndim == 1 and len(train.labels.unique()) < 2:
         raise ContrastiveError(f"{source} has one class only ({train.classes[0]}); a probe needs two or more")
@@ -210,8 +213,6 @@ def labelled_splits(
 
 
 def _graph_task(encoder: FrozenEncoder, protocol: Protocol) -> Task:
-    if protocol.targets:
-        raise ContrastiveError(f"{protocol.data} has no columns; targets need a .csv of images or molecules")
     dataset = read_items(encoder, protocol.data)
     if dataset.labels is None:
         raise ContrastiveError(f"{protocol.data} has no labels; a probe needs a class for each graph")
