@@ -32,8 +32,8 @@ class Compose(nn.Module):
     """Apply augmentations one after the other, all drawing from the same numbers.
 
     On a CPU a large batch goes through in parts, so that the memory of one part serves the next: fresh memory
-    for every step of the whole batch costs more time than the arithmetic. Autocast is off: it would round colours
-    to the 8 bits of bfloat16 between the steps.
+    for every step of the whole batch costs more time than the arithmetic. Autocast is off: it would round
+    colours to the 8 bits of bfloat16 between the steps.
 
     Args:
         augmentations: modules called as ``augmentation(images, random)``.

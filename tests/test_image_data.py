@@ -236,6 +236,14 @@ def test_a_batch_larger_than_the_data_is_refused():
         data.setup()
 
 
+@pytest.mark.parametrize(
+    "name, value", [("channels", 2), ("image_size", 0), ("train_subset", 0), ("val_fraction", 1.0)]
+)
+def test_settings_out_of_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}; "):
+        ImageData("digits", **{name: value})
+
+
 def test_validation_is_taken_from_training_alone():
     data = ImageData("digits", batch_size=64, val_fraction=0.2, seed=3)
     data.setup()
