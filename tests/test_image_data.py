@@ -118,7 +118,7 @@ def test_of_one_class_nothing_is_held_out(tmp_path):
     data = ImageData(str(tmp_path), batch_size=2)
     data.setup()
     assert (len(data.train), data.val) == (10, None)
-    with pytest.raises(ContrastiveError, match="not of two classes or more have no test split"):
+    with pytest.raises(ContrastiveError, match=r"of one class only \(images\) have no test split"):
         read_images(str(tmp_path), "test")
 
 
