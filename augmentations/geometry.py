@@ -21,6 +21,20 @@ from augmentations.resampling import (
 _CROP_ATTEMPTS = 10  # torchvision's: how often a box is drawn before the centre is taken
 
 
+def check_crop(size: int, scale: tuple[float, float] | None, ratio: tuple[float, float]) -> None:
+    """Check the settings of random crops.
+
+    Raises:
+        ValueError: no pixels, shares of the area that are none, or a pair whose larger value comes first.
+    """
+    if size < 1:
+        raise ValueError(f"size is {size}; a crop has 1 pixel or more along each side")
+    if scale is not None and not 0 <= scale[0] <= scale[1] <= 1:
+        raise ValueError(f"scale is {scale}; it is the smallest and the largest share of the area, up to 1")
+    if not 0 < ratio[0] <= ratio[1]:
+        raise ValueError(f"ratio is {ratio}; it is the smallest and the largest width over height")
+
+
 def draw_crop_boxes(
     random: SampleRandom,
     height: int,
@@ -90,6 +104,7 @@ class RandomResizedCrop(nn.Module):
         degrees: float = 0.0,
     ) -> None:
         super().__init__()
+        check_crop(size, scale, ratio)
         self.size, self.scale, self.ratio = size, scale, ratio
         self.flip, self.degrees = flip, degrees
 

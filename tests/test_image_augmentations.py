@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 
 from augmentations import adjust, colour, geometry, image, resampling
 from augmentations.random import SampleRandom
+from contrastive.data.image_crops import Crop
 
 N = 12
 BILINEAR = tvf.InterpolationMode.BILINEAR
@@ -425,7 +426,16 @@ def test_brightness_takes_any_number_of_channels():
 
 @pytest.mark.parametrize(
     "build",
-    [lambda: jitter(hue=0.6), lambda: geometry.GaussianBlur(kernel_size=4), lambda: image.byol(view=3)],
+    [
+        lambda: jitter(hue=0.6),
+        lambda: geometry.GaussianBlur(kernel_size=4),
+        lambda: image.byol(view=3),
+        lambda: image.simclr(size=0),
+        lambda: image.simclr(size=8, scale=(1.0, 0.2)),
+        lambda: image.simclr(size=8, scale=(8, 100)),
+        lambda: geometry.RandomResizedCrop(size=8, ratio=(2, 1)),
+        lambda: Crop(size=0),
+    ],
 )
 def test_settings_out_of_range_are_refused(build):
     with pytest.raises(ValueError):

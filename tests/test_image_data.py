@@ -118,7 +118,7 @@ def test_of_one_class_nothing_is_held_out(tmp_path):
     data = ImageData(str(tmp_path), batch_size=2)
     data.setup()
     assert (len(data.train), data.val) == (10, None)
-    with pytest.raises(ContrastiveError, match="not of two classes or more have no test split"):
+    with pytest.raises(ContrastiveError, match=r"of one class only \(images\) have no test split"):
         read_images(str(tmp_path), "test")
 
 
@@ -234,6 +234,14 @@ def test_a_batch_larger_than_the_data_is_refused():
     data = ImageData("digits", batch_size=2000)
     with pytest.raises(ContrastiveError, match="1131 samples .* fewer than one batch of 2000"):
         data.setup()
+
+
+@pytest.mark.parametrize(
+    "name, value", [("channels", 2), ("image_size", 0), ("train_subset", 0), ("val_fraction", 1.0)]
+)
+def test_settings_out_of_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}; "):
+        ImageData("digits", **{name: value})
 
 
 def test_validation_is_taken_from_training_alone():

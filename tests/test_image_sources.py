@@ -383,7 +383,7 @@ def test_unlabelled_is_refused_where_there_is_no_such_split():
 # --- part of a training split ---
 
 
-@pytest.mark.parametrize("size,num", [(100, 100), (0.1, 126), (1257, 1257)])
+@pytest.mark.parametrize("size,num", [(100, 100), (0.1, 126), (1257, 1257), (1.0, 1257)])
 def test_a_subset_is_stratified_and_moves_with_the_seed_alone(size, num):
     data = [ImageData("digits", train_subset=size, seed=seed).read("train") for seed in (0, 0, 1)]
     assert len(data[0]) == num and torch.equal(data[0].images, data[1].images)

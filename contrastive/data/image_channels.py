@@ -1,4 +1,4 @@
-"""Whether a model takes images of as many channels as the data gives, known before any is decoded."""
+"""The shape that images are read in, and whether a model takes it, known before any is decoded."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from torch import nn
 from augmentations.colour import Normalize
 from contrastive.errors import ContrastiveError
 from contrastive.features import first_channels
+
+
+def check_shape(image_size: int | None, channels: int | None) -> None:
+    """Check what images are asked to be read as; None is the source's own.
+
+    Raises:
+        ValueError: no pixels, or neither grey nor colour.
+    """
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size is {image_size}; give 1 pixel or more")
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels is {channels}; images are read with 1, grey, or 3, colour")
 
 
 def refuse_other_channels(parts: Iterable[tuple[str, nn.Module]], channels: int, source: str) -> None:

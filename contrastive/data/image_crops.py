@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
-from augmentations.geometry import RandomResizedCrop, draw_crop_boxes
+from augmentations.geometry import RandomResizedCrop, check_crop, draw_crop_boxes
 from augmentations.random import SampleRandom
 from contrastive.data import Batch
 from contrastive.data.epochs import EpochOrder
@@ -38,6 +38,9 @@ class Crop:
     size: int
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        check_crop(self.size, self.scale, self.ratio)
 
     def views(self, image: Tensor, index: int, *, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
         """Cut two views.

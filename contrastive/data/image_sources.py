@@ -17,7 +17,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from contrastive.data.image_dataset import ImageDataset, Item, joined
 from contrastive.data.image_decode import image_size as size_of
-from contrastive.data.loading import Split, hold_out
+from contrastive.data.loading import Split, hold_out, labelled
 from contrastive.errors import ContrastiveError, reading
 
 log = logging.getLogger("contrastive")
@@ -58,8 +58,9 @@ def held_out_split(pool: ImageDataset, split: Split) -> ImageDataset:
     if split == "train":
         return pool.subset(train)
     if not len(test):
-        why = "without labels" if pool.labels is None else "that are not of two classes or more"
-        raise ContrastiveError(f"images {why} have no test split: all are for training")
+        known = pool.labels is not None and len(labelled(pool.labels))
+        which = f"of one class only ({', '.join(pool.classes)})" if known else "without labels"
+        raise ContrastiveError(f"images {which} have no test split: all are for training")
     return pool.subset(test)
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
 
 from contrastive.data.epochs import EpochLoader
-from contrastive.data.image_channels import refuse_other_channels
+from contrastive.data.image_channels import check_shape, refuse_other_channels
 from contrastive.data.image_crops import Crop
 from contrastive.data.image_dataset import ImageDataset, Item
 from contrastive.data.image_litdata import LitdataDataset, litdata_images, open_litdata
@@ -63,6 +63,7 @@ class ImageStream(LightningDataModule):
         super().__init__()
         if shuffle_buffer < 1:
             raise ValueError(f"shuffle_buffer is {shuffle_buffer}; it is at least 1")
+        check_shape(image_size, channels)
         self.source, self.image_size, self.channels = source, image_size, channels
         self.crop = crop
         self.epoch_size, self.batch_size, self.shuffle_buffer = epoch_size, batch_size, shuffle_buffer

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
-from contrastive.data.image_channels import refuse_other_channels
+from contrastive.data.image_channels import check_shape, refuse_other_channels
 from contrastive.data.image_crops import Crop, CroppedViews, EpochSampler
 from contrastive.data.image_dataset import ImageDataset
 from contrastive.data.image_files import open_csv, read_npz
@@ -143,6 +143,9 @@ class ImageData(PretrainingData):
         super().__init__(
             source, batch_size=batch_size, val_fraction=val_fraction, num_workers=num_workers, seed=seed
         )
+        check_shape(image_size, channels)
+        if train_subset is not None and train_subset <= 0:
+            raise ValueError(f"train_subset is {train_subset}; give a number of images, a share, or null")
         self.skip_corrupt, self.train_subset, self.crop = skip_corrupt, train_subset, crop
         self._options: dict[str, Any] = dict(
             image_size=image_size, channels=channels, download=download, unlabelled=unlabelled

@@ -44,6 +44,10 @@ class PretrainingData(LightningDataModule):
             raise ValueError(f"batch_size is {batch_size}; give 2 samples or more")
         if num_workers < 0:
             raise ValueError(f"num_workers is {num_workers}; give 0 to read in the training process itself")
+        if not 0 <= val_fraction < 1:
+            raise ValueError(
+                f"val_fraction is {val_fraction}; give a share below 1, or 0 to set nothing aside"
+            )
         self.source, self.batch_size, self.num_workers, self.seed = source, batch_size, num_workers, seed
         self.val_fraction = val_fraction
         self.train: Any = None
@@ -127,11 +131,13 @@ def hold_out(num_items: int, labels: Tensor | None, share: float, seed: int) -> 
 
 
 def draw_subset(num_items: int, labels: Tensor | None, size: int | float, seed: int) -> np.ndarray:
-    """Draw ``size`` of ``0 … num_items-1``, a count or a share below 1; stratified as ``split_indices``.
+    """Draw ``size`` of ``0 … num_items-1``, a count or a share up to 1.0; stratified as ``split_indices``.
 
     Raises:
         ContrastiveError: more than there are, or none.
     """
+    if isinstance(size, float) and size == 1:
+        return np.arange(num_items)
     size = int(size) if size >= 1 else size  # a parsed YAML may give 20000.0
     if size == num_items:
         return np.arange(num_items)
