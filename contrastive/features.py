@@ -104,6 +104,11 @@ def start_from(encoder: nn.Module, path: str | Path) -> None:
 
 def _encoder_spec(config: dict[str, Any] | None, path: Path) -> dict[str, Any]:
     try:
+        if str(config["model"].get("class_path")).endswith(".LinkPrediction"):  # type: ignore[index]
+            raise ContrastiveError(
+                f"{path} predicts links, with features of its own nodes alone: contrastive links {path} "
+                f"and contrastive neighbours {path} read it"
+            )
         spec = model_args(config)["encoder"]  # type: ignore[arg-type]
         return {**spec, "class_path": spec["class_path"], "init_args": dict(spec.get("init_args") or {})}
     except (KeyError, TypeError, AttributeError, ValueError):  # a stranger's file says anything

@@ -117,7 +117,8 @@ def neighbours_of_nodes(
     links = opened.split.links
     h = node_features(module).numpy()
     found = []
-    for name, place in [(name, _place(name, links, opened.source)) for name in names]:
+    asked = [(name, place) for name in names for place in _places(name, links, opened.source)]
+    for name, place in asked:
         same = np.flatnonzero(links.node_type == links.node_type[place])
         query = Query(name, place=int(np.searchsorted(same, place)))
         ((places, cosines),) = nearest(None, h[same], [query], k=k, index=index)
@@ -125,19 +126,21 @@ def neighbours_of_nodes(
         kind = links.node_types[int(links.node_type[place])]
         heading = f"nearest to {name}, of {len(same)} of type {kind}"
         print_table("", [heading, "cosine"], [[name, f"{cosine:.4f}"] for name, cosine in near])
-        found.append({"query": name, "neighbours": [{"node": n, "cosine": c} for n, c in near]})
+        found.append({"query": name, "type": kind, "neighbours": [{"node": n, "cosine": c} for n, c in near]})
     folder = Path(output) if output else Path(run) / "plots" / "neighbours"
     write_json(folder / "neighbours.json", {"run": run, "source": opened.source, "queries": found})
     print(f"result: {folder / 'neighbours.json'}")
 
 
-def _place(name: str, links: Links, source: Any) -> int:
-    if name not in links.nodes:
+def _places(name: str, links: Links, source: Any) -> list[int]:
+    """The nodes of a name, which differ in type: user 7 and item 7."""
+    places = [place for place, node in enumerate(links.nodes) if node == name]
+    if not places:
         raise ContrastiveError(
             f"{source} has no node {name!r}; its {links.num_nodes} nodes are called like "
             f"{', '.join(links.nodes[:3])}"
         )
-    return links.nodes.index(name)
+    return places
 
 
 def parse_names(text: str) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from encoders.adjacency import exporting
 from encoders.graph_batch import GraphBatch
 from encoders.graph_convolutions import GAT, GCN, PNA, GATv2, Propagation
-from encoders.graph_layers import GIN, GINE, FeatureEncoder, GraphLayer, GraphSAGE
+from encoders.graph_layers import GIN, GINE, FeatureEncoder, GraphLayer, GraphSAGE, require_columns
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
 from encoders.readout import Readout, ReadoutName, VirtualNode, make_readout
 from encoders.relational import RGCN
@@ -33,6 +33,7 @@ _LAYERS: dict[str, type[nn.Module]] = {
     "pna": PNA,
     "custom": GraphLayer,
 }
+_READ_EDGES = ("gine", "gatv2", "pna", "custom")  # the layers that take edge_features
 # no layer and no norm needs its output for the gradient, so ReLU may overwrite it
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": partial(nn.ReLU, inplace=True),
@@ -106,6 +107,7 @@ class GraphEncoder(nn.Module):
         if edge_features is not None:
             bonds = edge_features == "bonds"
             arguments["edge_features"] = list(BOND_FEATURES.values()) if bonds else edge_features
+        _check_layer(layer, arguments.get("edge_features"))
         widths = [width] + [num_hidden] * num_layers
         make: Callable[..., nn.Module] = _LAYERS[layer]
         self.layers = nn.ModuleList(make(i, o, **arguments) for i, o in pairwise(widths))
@@ -157,6 +159,8 @@ class GraphEncoder(nn.Module):
         """The nodes after every layer, and the virtual nodes where there are any."""
         if self._shares():
             return self._encode_shared(batch), None
+        if self.embed is None:
+            require_columns(batch.x, self.node_features)  # type: ignore[arg-type]
         h = batch.x if self.embed is None else self.embed(batch.x)
         virtual = cast("list[VirtualNode]", self.virtual)  # a ModuleList forgets what it holds
         g = self.virtual_start.expand(batch.num_graphs, -1) if virtual else None
@@ -226,6 +230,17 @@ class NodeEncoder(GraphEncoder):
 
 def _targets(batch: GraphBatch, h: Tensor) -> Tensor:
     return h if batch.target is None else h[batch.target]
+
+
+def _check_layer(layer: str, edge_features: Any) -> None:
+    if layer not in _LAYERS:
+        raise ValueError(f"layer {layer!r}: expected {', '.join(_LAYERS)}")
+    if edge_features is not None and layer not in _READ_EDGES:
+        raise ValueError(
+            f"layer {layer} takes no edge_features: set them to null, or take one of {', '.join(_READ_EDGES)}"
+        )
+    if edge_features is None and layer == "gine":
+        raise ValueError("layer gine needs edge_features: give their width or categories, or take gin")
 
 
 def _require_sharing(layer: LayerName, readout: ReadoutName, node_features: Any, edge_features: Any) -> None:

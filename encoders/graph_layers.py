@@ -40,6 +40,7 @@ class FeatureEncoder(nn.Module):
     def __init__(self, num_features: int | Sequence[int], num_out: int) -> None:
         super().__init__()
         self.first: Tensor
+        self.limits: Tensor
         self.categories = None if isinstance(num_features, int) else list(num_features)
         if self.categories is None:
             self.linear = Linear(num_features, num_out)  # type: ignore[arg-type]
@@ -49,24 +50,32 @@ class FeatureEncoder(nn.Module):
         nn.init.normal_(self.embedding.weight, std=1 / len(self.categories) ** 0.5)
         first = torch.tensor([0, *self.categories[:-1]]).cumsum(0)
         self.register_buffer("first", first, persistent=False)
+        self.register_buffer("limits", torch.tensor(self.categories), persistent=False)
 
     def forward(self, x: Tensor | SparseFeatures) -> Tensor:
-        """Embed ``x``; ValueError where its columns or type are not what was promised."""
+        """Embed ``x``; ValueError where columns, type or (on the CPU) categories are not those promised."""
+        require_columns(x, self.linear.in_features if self.categories is None else self.categories)
         if self.categories is None:
-            if not x.is_floating_point() or x.shape[1] != self.linear.in_features:
-                raise ValueError(self._complain(x, f"{self.linear.in_features} float columns"))
             return linear(x, self.linear.weight, self.linear.bias)
-        if x.is_floating_point() or x.shape[1] != len(self.categories):
-            raise ValueError(self._complain(x, f"{len(self.categories)} int64 columns of categories"))
         assert isinstance(x, Tensor)
         if exporting():  # the bag's offsets do not go into an ONNX program
             return nn.functional.embedding(x + self.first, self.embedding.weight).sum(1)
+        if x.is_cpu and not torch.compiler.is_compiling() and bool((x >= self.limits).any()):
+            column = int((x >= self.limits).any(0).int().argmax())  # whose neighbour's rows would be read
+            raise ValueError(
+                f"column {column} has the category {int(x[:, column].max())}, expected less than "
+                f"{self.categories[column]}; set node_features or edge_features"
+            )
         return self.embedding(x + self.first)
 
-    @staticmethod
-    def _complain(x: Tensor | SparseFeatures, expected: str) -> str:
-        return (
-            f"features have shape {tuple(x.shape)} and dtype {x.dtype}, expected {expected}; set num_features"
+
+def require_columns(x: Tensor | SparseFeatures, expected: int | list[int]) -> None:
+    """ValueError unless ``x`` has so many float columns, or a column of categories for each of a list."""
+    number, kind = (expected, "float") if isinstance(expected, int) else (len(expected), "int64 categories")
+    if x.is_floating_point() != (kind == "float") or x.shape[1] != number:
+        raise ValueError(
+            f"features have shape {tuple(x.shape)} and dtype {x.dtype}, expected {number} columns of {kind}; "
+            "set node_features or edge_features"
         )
 
 

@@ -18,6 +18,7 @@ from encoders.sparse_features import SparseFeatures
 
 _PER_EDGE = ("edge_attr", "edge_weight", "edge_type")
 FEATURE_KEYS = ("x", "feat", "attr")
+EDGE_KEYS = (*_PER_EDGE, *FEATURE_KEYS)
 
 
 def from_edges(
@@ -167,7 +168,8 @@ def from_dgl(graphs: Any, *, x: str | None = None, edge_attr: str | None = None)
         graphs: a DGLGraph, batched or not, or a sequence of them; a graph of several node or edge types
             becomes one whose types are in ``node_type`` and ``edge_type``.
         x: the name in ``ndata``; None takes ``x``, ``feat`` or ``attr``, the first that is there.
-        edge_attr: the name in ``edata``; None takes ``edge_attr``, ``x``, ``feat`` or ``attr``.
+        edge_attr: the name in ``edata``; None takes ``edge_attr``, ``x``, ``feat`` or ``attr``. Weights and
+            types are read as ``edge_weight`` and ``edge_type``.
 
     Raises:
         ValueError: no graph was given, or a name that the graphs do not have.

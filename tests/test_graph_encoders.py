@@ -164,3 +164,22 @@ def test_propagation_that_is_none_is_refused(num_steps, teleport):
 def test_no_layers_and_no_width_are_refused(arguments):
     with pytest.raises(ValueError, match="both are 1 at least"):
         GraphEncoder(node_features=3, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"layer": "gim"}, "layer 'gim': expected gin, gine, gcn"),
+        ({"layer": "gin", "edge_features": 4}, "layer gin takes no edge_features: set them to null"),
+        ({"layer": "gine"}, "layer gine needs edge_features"),
+    ],
+)
+def test_a_layer_that_does_not_fit_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        GraphEncoder(node_features=3, **arguments)
+
+
+@pytest.mark.parametrize("x", [torch.ones(17, 5), torch.ones(17, 6).long()], ids=["width", "integers"])
+def test_nodes_of_other_features_are_named(x):
+    with pytest.raises(ValueError, match=r"features have shape \(17, .\) .* expected 6 columns of float"):
+        GraphEncoder(node_features=6, layer="gcn")(make().with_features(x=x))

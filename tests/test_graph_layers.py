@@ -303,8 +303,14 @@ def test_feature_encoder_is_a_sum_of_embeddings():
     encoder = FeatureEncoder([4, 3], 5)
     x = torch.tensor([[0, 2], [3, 0]])
     close(encoder(x), encoder.embedding.weight[[0, 3]] + encoder.embedding.weight[[4 + 2, 4 + 0]])
-    with pytest.raises(ValueError, match=r"shape \(2, 2\) and dtype torch.float32, expected 2 int64 columns"):
+    with pytest.raises(
+        ValueError, match=r"shape \(2, 2\) and dtype torch.float32, expected 2 columns of int64"
+    ):
         encoder(x.float())
+    with pytest.raises(
+        ValueError, match="column 0 has the category 4, expected less than 4; set node_features"
+    ):
+        encoder(torch.tensor([[4, 0]]))  # which is where column 1 starts
 
 
 def test_errors_say_what_to_do():

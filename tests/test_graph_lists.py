@@ -9,6 +9,7 @@ from pytorch_lightning import Trainer
 
 from augmentations.graph import EdgeDrop
 from contrastive.cli import main
+from contrastive.data.graph_features import refuse_other_features
 from contrastive.data.graphs import GraphData, read_graphs
 from contrastive.errors import ContrastiveError
 from contrastive.features import FrozenEncoder
@@ -98,8 +99,27 @@ def test_features_that_are_not_read_for_their_name_are_told_of(caplog):
     read_graphs(graphs)
     assert "no node features are read: ndata has h, and none of x, feat, attr" in caplog.text
     caplog.clear()
-    read_graphs(dgl_graphs())
+    graphs = dgl_graphs()
+    read_graphs(graphs)
     assert not caplog.text
+    for graph in graphs:
+        graph.edata.clear()
+        graph.edata["w"] = torch.ones(graph.num_edges())
+    read_graphs(graphs)
+    assert (
+        "no edge features are read: edata has w, and none of edge_attr, edge_weight, edge_type" in caplog.text
+    )
+
+
+def test_features_of_pyg_that_are_not_read_for_their_name_are_told_of(caplog):
+    graphs = pyg_graphs()
+    read_graphs(graphs)
+    assert not caplog.text
+    for graph in graphs:
+        graph.pos = graph.x
+        del graph.x
+    read_graphs(graphs)
+    assert "no node features are read: Data has pos, and none of x; name them so" in caplog.text
 
 
 def test_targets_of_several_numbers_stay_numbers():
@@ -222,3 +242,11 @@ def test_graphs_of_other_features_than_a_run_had_are_refused(tmp_path):
     dgl.save_graphs(str(tmp_path / "g.bin"), dgl_graphs())
     with pytest.raises(ContrastiveError, match=r"have 2 number\(s\) each, but the encoder takes 3"):
         read_items(encoder, str(tmp_path / "g.bin"))
+
+
+def test_categories_are_named_as_the_command_line_takes_them():
+    x = torch.tensor([[3, 0], [1, 1]])
+    model = torch.nn.Module()
+    model.encoder = GraphEncoder(node_features=3, num_hidden=4)
+    with pytest.raises(ContrastiveError, match=r"node_features '\[4, 2\]'"):
+        refuse_other_features(model, x, "g.bin")

@@ -81,6 +81,28 @@ def test_a_run_is_evaluated_by_the_command(command, links_csv, tmp_path):
         assert [n["node"] for n in asked["neighbours"]] == [names[i] for i in nearest[0][1:]]
     done = command("neighbours", tmp_path / "whole", "--query", "n99")
     assert done.returncode == 1 and "has no node 'n99'; its 40 nodes are called like" in done.stderr
+    done = command("export", tmp_path / "whole", "--output", tmp_path / "export")
+    assert (
+        done.returncode == 1 and "whole predicts links, with features of its own nodes alone" in done.stderr
+    )
+
+
+def test_users_and_items_of_one_relation(command, tmp_path):
+    rows = [f"{u},{i},{1 + (u * i) % 5}" for u in range(20) for i in range(30) if (u + i) % 3]
+    (tmp_path / "ratings.csv").write_text("\n".join(["userId,movieId,rating", *rows]))
+    settings = {"data.init_args.source": tmp_path / "ratings.csv", "data.init_args.batch_size": 8}
+    settings |= {"run_dir": tmp_path / "run", "wandb": "off", "trainer.max_epochs": 1}
+    options = [f"--{key}={value}" for key, value in settings.items()]
+    done = command("pretrain", "--config", "configs/link/recommend.yaml", *options)
+    assert done.returncode == 0, done.stderr
+    done = command("links", tmp_path / "run", "--num_predictions=3")
+    result = json.loads((tmp_path / "run" / "results" / "links.json").read_text())
+    number = result["protocol"]["links"]["test"]
+    assert result["ranking"]["num_links"] == number < 1000
+    assert f"filtered ranking of {number} links: mrr" in done.stdout
+    assert result["summary"]["mean_auroc"] >= 0 and result["summary"]["mean_auroc_ci95"] is None
+    done = command("neighbours", tmp_path / "run", "--query", "3", "--k", 2)
+    assert all(f"of type {kind}" in done.stdout for kind in ("user", "item"))
 
 
 @pytest.mark.parametrize("queries", ["tails", "triples"])

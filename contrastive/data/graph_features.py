@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from contrastive.errors import ContrastiveError
 from contrastive.features import takes_graphs
+from encoders.molecules import ATOM_FEATURES
 
 _OURS = ("augmentations.", "torch.")
+
+
+def _categories(x: Tensor) -> str:
+    """Categories of each column as the command line takes them, one more than the largest."""
+    return f"'{[int(largest) + 1 for largest in x.amax(0)] if len(x) else []}'"
 
 
 def refuse_other_features(model: nn.Module, x: Any, source: str, advice: str | None = None) -> None:
@@ -41,7 +47,7 @@ def refuse_other_features(model: nn.Module, x: Any, source: str, advice: str | N
     if number == wanted and of_categories == isinstance(expected, list):
         return
     kinds = ("number(s)", "categories")
-    setting = "atoms" if of_categories else number
+    setting = number if not of_categories else "atoms" if number == len(ATOM_FEATURES) else _categories(x)
     raise ContrastiveError(
         f"the nodes of {source} have {number} {kinds[of_categories]} each, but the encoder takes {wanted} "
         f"{kinds[isinstance(expected, list)]}: "

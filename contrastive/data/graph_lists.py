@@ -13,7 +13,7 @@ from torch import Tensor
 from contrastive.data.processes import guarded_map
 from contrastive.errors import ContrastiveError
 from encoders.graph_batch import GraphBatch
-from encoders.graph_sources import FEATURE_KEYS
+from encoders.graph_sources import EDGE_KEYS, FEATURE_KEYS
 
 log = logging.getLogger("contrastive")
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle")
@@ -52,7 +52,7 @@ def graphs_and_labels(items: Sequence[Any]) -> tuple[GraphBatch, Tensor | None]:
             f"expected a list of DGLGraphs or of PyG's Data, of one kind; it holds {_kinds(graphs)}"
         )
     try:
-        batch = GraphBatch.from_pyg(graphs) if is_pyg[0] else _from_dgl(graphs)
+        batch = _from_pyg(graphs) if is_pyg[0] else _from_dgl(graphs)
     except ValueError as error:
         raise ContrastiveError(f"the graphs do not fit together: {error}") from error
     if len(batch) != len(graphs):
@@ -77,14 +77,31 @@ def _from_dgl(graphs: Sequence[Any]) -> GraphBatch:
         batch = GraphBatch.from_dgl(graphs)
     except dgl.DGLError as error:  # as of other features in one of them, with where in its C++ it failed
         raise ValueError(str(error).split("\nStack trace")[0]) from error
-    names = sorted(map(str, graphs[0].ndata)) if graphs[0].is_homogeneous else []
-    if names and not set(names) & set(FEATURE_KEYS):
-        log.warning(
-            "no node features are read: ndata has %s, and none of %s; name them so",
-            ", ".join(names),
-            ", ".join(FEATURE_KEYS),
-        )
+    if graphs[0].is_homogeneous:
+        _tell_of_others("node", "ndata", graphs[0].ndata, FEATURE_KEYS)
+        _tell_of_others("edge", "edata", graphs[0].edata, EDGE_KEYS)
     return batch
+
+
+def _from_pyg(graphs: Sequence[Any]) -> GraphBatch:
+    """The same of PyG's ``Data``."""
+    if hasattr(graphs[0], "node_attrs"):
+        names = set(graphs[0].node_attrs()) - {"y", "node_type", "batch"}
+        _tell_of_others("node", "Data", names, ("x",))
+    return GraphBatch.from_pyg(graphs)
+
+
+def _tell_of_others(kind: str, where: str, names: Iterable[Any], known: Sequence[str]) -> None:
+    """Warn where there are features and none is read for its name; DGL's own begin with an underscore."""
+    given = sorted(name for name in map(str, names) if not name.startswith("_"))
+    if given and not set(given) & set(known):
+        log.warning(
+            "no %s features are read: %s has %s, and none of %s; name them so",
+            kind,
+            where,
+            ", ".join(given),
+            ", ".join(known),
+        )
 
 
 def _is_dgl(graph: Any) -> bool:
