@@ -27,7 +27,9 @@ _SHAPES = re.compile(
     r"shapes cannot be multiplied|size mismatch|must match the size|index out of range in self|"
     r"to have \d+ channels|Output size is too small|Kernel size can't be greater"
 )
+_DTYPES = re.compile(r"scalar type|dtype")
 _OURS = ("augmentations.", "contrastive.", "encoders.")
+_LIGHTNING = ("pytorch_lightning.", "lightning_fabric.")
 _MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
 
 
@@ -61,12 +63,19 @@ def explained(error: BaseException, trainer: Trainer) -> ContrastiveError | None
     text, kept = str(error), _kept(trainer)
     if isinstance(error, ContrastiveError):
         return error
-    if isinstance(error, ValueError) and _is_said_by_us(error):  # of losses, say, which know no other
+    if isinstance(error, ValueError) and _is_said_by(_OURS, error):  # of losses, say, which know no other
+        return ContrastiveError(text)
+    if isinstance(error, Exception) and _is_said_by(_LIGHTNING, error):  # of settings that do not go together
         return ContrastiveError(text)
     if "more than 1 value per channel" in text:  # torch's batch norms
         return ContrastiveError(
             "a batch norm was given one sample, which has no spread: give a batch_size of 2 or "
             "more, and as many to each of the accumulate_negatives"
+        )
+    if trainer.precision not in ("32-true", "bf16-mixed", "16-mixed") and _DTYPES.search(text):
+        return ContrastiveError(
+            f"trainer.precision {trainer.precision} does not fit views or encoder ({text.splitlines()[0]}); "
+            "take bf16-mixed or 32-true"
         )
     misfit = _misfit(error, trainer)
     if misfit:
@@ -136,11 +145,11 @@ def _described(values: Iterable[Any]) -> str:
     return "its inputs"
 
 
-def _is_said_by_us(error: BaseException) -> bool:
-    """Whether code of this project raised an error on purpose, and not Python within a line of it."""
+def _is_said_by(packages: tuple[str, ...], error: BaseException) -> bool:
+    """Whether code of some packages raised an error on purpose, and not Python within a line of it."""
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     source = linecache.getline(frame.f_code.co_filename, line).strip()
-    return frame.f_globals.get("__name__", "").startswith(_OURS) and source.startswith("raise ")
+    return frame.f_globals.get("__name__", "").startswith(packages) and source.startswith("raise ")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

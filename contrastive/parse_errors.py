@@ -40,15 +40,14 @@ def in_a_line(text: str, options: Iterable[str] = ()) -> str:
     where = ".".join(key[1] for key in keys)
     if found := re.search(r"class_path '([\w.]+)':\s+Option '(\w+)[\w.]*' is not accepted", text):
         said = _no_option(found[1], found[2])
-        has_help = options and inspect.isclass(_imported(found[1]))  # which a function has not
-        return f"{said} (--{where}.help {found[1]} tells of them)" if has_help else said
+        return f"{said} (--{where}.help {found[1]} tells of them)" if options else said
     if found := re.match(r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)", text):
         option = found[1] or found[2]
         return f"there is no option {option}{_nearest(option, options)}"
     if found := re.search(r"class_path '([\w.]+)':\s+the following arguments are required: (.+)", text):
         return f"{where}: {found[1]} needs {found[2]}"
     reason = text[keys[-1].end() :].lstrip(":") if keys else text
-    said = _wrong_class(reason) or _wrong_value(reason) or _bare(reason)
+    said = _wrong_class(reason) or _refusal(reason) or _wrong_value(reason) or _bare(reason)
     return f"{where}: {said}" if where else said
 
 
@@ -77,6 +76,12 @@ def _wrong_class(reason: str) -> str | None:
     ):
         return f"{found[1]} is no class by itself: give its path{_nearest_path(found[1])}"
     return None
+
+
+def _refusal(reason: str) -> str | None:
+    """What a class said as it was built, for a value of one of several types; None of other reasons."""
+    found = re.search(r"^  - Problem with given class_path '([\w.]+)':\n\s+(\S.*)", reason, re.MULTILINE)
+    return f"{found[1]}: {found[2]}" if found else None
 
 
 def _wrong_value(reason: str) -> str | None:

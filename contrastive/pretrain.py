@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,8 +15,10 @@ from jsonargparse import ArgumentError
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from contrastive.batch_norm import SyncedOnCPU
+from contrastive.building import function_help
 from contrastive.callbacks import CollapseMeter, NonFiniteGuard, OnlineKNN
 from contrastive.checkpoint_files import WholeFiles, read_checkpoint
 from contrastive.checkpoints import Checkpoints, has_begun
@@ -45,6 +48,8 @@ def pretrain(args: list[str]) -> Path:
             remove_folders(cli.made)
         raise
     if cli.trainer.is_global_zero:
+        if not has_begun(cli.trainer):
+            print(f"nothing was left to train after step {cli.trainer.global_step}")
         print(f"run folder: {cli.run_dir}")
     return cli.run_dir
 
@@ -61,6 +66,9 @@ def parse(cls: type[CLI], args: list[str], command: str, description: str) -> CL
     _quieten()
     if not any(arg.startswith(_SAY_WHAT) or ".help" in arg for arg in args):
         raise ContrastiveError("give --config FILE, as --config configs/image/simclr_digits.yaml")
+    if page := function_help(args):
+        print(page)
+        sys.exit()
     return cls(
         LightningModule,  # a method of its own, as links are, need not be a ContrastiveModule
         LightningDataModule,
@@ -92,6 +100,10 @@ class PretrainCLI(LightningCLI):
         except BaseException:
             remove_folders(self.made)
             raise
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PretrainCLI:
+        """Itself: an optimizer of the configuration holds it, and is copied with a model to be averaged."""
+        return self
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and say in a line what is wrong."""
@@ -165,8 +177,9 @@ class PretrainCLI(LightningCLI):
         """Build model, data and trainer; what their constructors refuse is the user's to mend."""
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, MisconfigurationException) as error:
             raise ContrastiveError(f"the configuration cannot be built: {in_a_line(str(error))}") from error
+        _refuse_settings(self.model, self.trainer)
         if getattr(self.datamodule, "crop", None) is not None:
             refuse_second_crop(self.model)
         if self.config.init_from and not self.checkpoint:  # a resumed run goes on from its own weights
@@ -225,6 +238,25 @@ def _start_from(model: LightningModule, path: str) -> None:
             f"{type(model).__name__} has no method start_from(path), which --init_from calls"
         )
     start(path)
+
+
+def _refuse_settings(model: LightningModule, trainer: Trainer) -> None:
+    """Raise ContrastiveError for what the trainer takes, but does nothing with, or the wrong thing."""
+    every, clip = trainer.accumulate_grad_batches, trainer.gradient_clip_val
+    if every < 1 or (clip or 0) < 0:
+        raise ContrastiveError(
+            f"trainer.accumulate_grad_batches is {every} and trainer.gradient_clip_val {clip}; "
+            "give 1 or more, and 0 or more"
+        )
+    if not model.automatic_optimization and (every > 1 or clip):
+        raise ContrastiveError(
+            "model.accumulate_negatives takes its steps by itself: leave out trainer.accumulate_grad_batches "
+            "and trainer.gradient_clip_val"
+        )
+    if 0 in (trainer.max_epochs, trainer.max_steps, trainer.limit_train_batches):
+        raise ContrastiveError(
+            "nothing would be trained: trainer.max_epochs, max_steps or limit_train_batches is 0"
+        )
 
 
 def load_config(cli: PretrainCLI) -> dict[str, Any]:
@@ -304,6 +336,7 @@ def _quieten() -> None:
     """Hide what a user of this program can do nothing about."""
     for name in ("pytorch_lightning", "lightning_fabric"):  # the second one says which seed was set
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # where a summary was asked for
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # ours is: `EpochLoader`

@@ -43,7 +43,7 @@ class RowStatistics(NamedTuple):
     def weights(self, beta: float) -> Tensor:
         """``(E, N)`` gradients by αx of each plain exponential e^{αx}: α · gradient · e^{−logsumexp}."""
         weights = self.gradient * (-self.logsumexp).exp()
-        return weights if beta == 0 else torch.tensor(_exponents(beta)).to(weights)[:, None] * weights
+        return weights if beta == 0 else weights.new_tensor(_exponents(beta))[:, None] * weights
 
 
 def self_logsumexp(
@@ -258,7 +258,7 @@ def _running_logsumexp(q: Tensor, k: Tensor, scale: float, beta: float, excluded
             sums[e, i] *= (exponent * (largest[i] - new)).exp()
             sums[e, i] += torch.mul(x, exponent, out=spare).exp_().sum(1)
         largest[i] = new
-    return sums.log() + torch.tensor(exponents).to(q)[:, None] * largest
+    return sums.log() + q.new_tensor(exponents)[:, None] * largest
 
 
 def _weigh(

@@ -111,12 +111,38 @@ def test_accumulated_negatives_train(pretrain, tmp_path):
         (("--ckpt_path", "last"), "to resume from"),
         (("--data.num_workers", -1), "be built: num_workers is -1; give 0 to read in the training process"),
         (("--model.loss.temperature", 0), "temperature must be positive, but is 0"),
+        (("--trainer.devices", 0), "cannot be built: `Trainer(devices='0')` value is not a valid input"),
+        (("--trainer.max_steps", 0), "nothing would be trained"),
+        (("--trainer.accumulate_grad_batches", 0), "trainer.accumulate_grad_batches is 0 and"),
+        (("--trainer.gradient_clip_val", -1), "trainer.gradient_clip_val -1; give 1 or more, and 0 or more"),
+        (("--model.accumulate_negatives", 2, "--trainer.gradient_clip_val", 1), "takes its steps by itself"),
+        (("--trainer.precision", "64-true"), "trainer.precision 64-true does not fit views or encoder"),
+        (
+            (
+                "--trainer.callbacks+=EarlyStopping",
+                "--trainer.callbacks.monitor=x",
+                "--trainer.max_epochs",
+                1,
+            ),
+            "Early stopping conditioned on metric `x` which is not available",
+        ),
     ],
 )
 def test_bad_settings_get_one_message(pretrain, args, message):
     done = pretrain(*args)
     assert done.returncode in (1, 2)
     assert message in done.stderr and "Traceback" not in done.stderr and done.stderr.count("error:") == 1
+
+
+def test_weights_are_averaged_by_lightning_s_callback(pretrain, tmp_path):
+    average = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.5")
+    done = pretrain("--trainer.max_epochs", 1, "--trainer.profiler", "simple", *average)
+    assert done.returncode == 0, done.stderr
+    assert "Profiler Report" in done.stderr  # what is asked for is not kept quiet
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    averaged, current = saved["state_dict"], saved["current_model_state"]
+    assert averaged.keys() == current.keys()
+    assert not any(torch.equal(averaged[key], current[key]) for key in averaged if key.endswith("weight"))
 
 
 def test_what_watches_a_run_can_be_turned_off(pretrain, tmp_path):

@@ -86,6 +86,30 @@ def test_and_of_the_other_commands(args, said, capsys):
     assert capsys.readouterr().err.splitlines()[0] == f"contrastive {args.split()[0]}: error: {said}"
 
 
+@pytest.mark.parametrize("option", ["--model.views.help {}", "--model.init_args.views.help={}"])
+def test_a_function_has_a_page_of_help_too(option, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["pretrain", *option.format("augmentations.image.simclr").split()])
+    assert not ended.value.code
+    page = capsys.readouterr().out
+    assert "views augmentations.image.simclr\n" in page and "views.strength STRENGTH" in page
+    assert cli.main(["pretrain", *option.format("augmentations.image.simclrr").split()]) == 2
+    assert "the nearest: augmentations.image.simclr" in capsys.readouterr().err
+
+
+def test_a_class_that_refuses_to_be_built_is_quoted():
+    """Where a value may be of several types, and jsonargparse lists why it is of none of them."""
+    text = (
+        "Does not validate against any of the Union subtypes\n"
+        "Subtypes: [<class 'Logger'>, <class 'bool'>, <class 'NoneType'>]\nErrors:\n"
+        "  - Problem with given class_path 'loggers.Board':\n"
+        "      tensorboard is not there.\n      Install it\n"
+        "  - Expected a <class 'bool'>\n  - Expected a <class 'NoneType'>\n"
+        "Given value type: <class 'Namespace'>\nGiven value: Namespace(class_path='loggers.Board')"
+    )
+    assert in_a_line(text) == "loggers.Board: tensorboard is not there."
+
+
 def test_the_beginning_of_an_option_is_enough(recwarn, capsys):
     assert cli.main(["embed", "nowhere", "--dat", "digits"]) == 1
     (said,) = capsys.readouterr().err.splitlines()

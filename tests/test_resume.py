@@ -192,7 +192,8 @@ def test_a_finished_run_stays_as_it_is(uninterrupted, folder):
     shutil.copytree(f"{uninterrupted('graphs')}-data", f"{folder}-data")
     before = (folder / "metrics.csv").read_text(), (folder / "checkpoints" / "last.ckpt").read_bytes()
     source = f"{uninterrupted('graphs')}-data/RINGS"
-    resume(folder, "graphs", **{"data.init_args.source": source})
+    run = resume(folder, "graphs", **{"data.init_args.source": source})
+    assert "nothing was left to train after step 18" in run.printed
     assert ((folder / "metrics.csv").read_text(), (folder / "checkpoints/last.ckpt").read_bytes()) == before
 
 

@@ -49,7 +49,7 @@ def scale_of(value):
     return torch.tensor(value, dtype=torch.float64, requires_grad=True)
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 3.0])
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0, 3.0])
 @pytest.mark.parametrize("num_rows", [2, 8, 9, 24, 27])
 def test_self_logsumexp(num_rows, beta):
     z, scale = unit_rows(num_rows, 0), scale_of(4.0)
