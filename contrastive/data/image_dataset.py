@@ -140,12 +140,13 @@ class ImageDataset(Dataset):
         if isinstance(self.images, Tensor):
             return self
 
+        items = self.images
         shape: dict[str, Any] = {"image_size": self.image_size, "channels": self.channels}
         images = torch.empty(len(self), self.channels, self.image_size, self.image_size, dtype=torch.uint8)
 
         def read(place: int) -> ContrastiveError | None:
             try:
-                images[place] = read_image(self.images[place], **shape)
+                images[place] = read_image(items[place], **shape)
                 return None
             except ContrastiveError as error:
                 return error
