@@ -160,10 +160,11 @@ class ImageDataset(Dataset):
 
     def _decode(self, use: Callable[[int, Tensor], object], skip_corrupt: bool) -> np.ndarray:
         """Decode all in threads, each for ``use(place, image)``; returns the places of those that decode."""
+        items: Any = self.images
 
         def read(place: int) -> ContrastiveError | None:
             try:
-                use(place, read_image(self.images[place], self.image_size, self.channels))
+                use(place, read_image(items[place], self.image_size, self.channels))
                 return None
             except ContrastiveError as error:
                 return error
