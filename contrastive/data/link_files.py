@@ -99,7 +99,7 @@ def read_links(
         context: files of links that are known and are not predicted, between the same nodes or others.
         columns: other names of the columns of ``sources``, as ``{head: userId, tail: movieId,
             value: rating}``; also ``relation``, ``title``, ``head_type`` and ``tail_type``.
-        types: the type of all heads and that of all tails, as ``[user, item]``.
+        types: the type of all heads and that of all tails of ``sources``, as ``[user, item]``.
         undirected: whether every (u, r, v) says (v, r, u) too; by default only where the columns are
             Decagon's.
         min_value: rows whose ``value`` is below it are no links.
