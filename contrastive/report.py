@@ -70,9 +70,10 @@ def write_json(file: Path, content: Any) -> None:
     write_whole(file, lambda part: part.write_text(json.dumps(content, indent=2) + "\n"))
 
 
-def write_whole(
-    file: Path, write: Callable[[Path], Any], *, advice: str = "give another with --output"
-) -> None:
+_ANOTHER = "give another with --output"
+
+
+def write_whole(file: Path, write: Callable[[Path], Any], *, advice: str = _ANOTHER) -> None:
     """Have ``write`` fill a file beside ``file``, and put it in its place when it is whole.
 
     Several processes may write the same file; the last one's stays.
@@ -95,25 +96,25 @@ def write_whole(
             part.unlink(missing_ok=True)
 
 
-def require_writable(file: Path, *, advice: str = "give another with --output") -> None:
+def require_writable(file: Path) -> None:
     """Refuse, before any work, a file that could not be written; its folder is made.
 
     Raises:
         ContrastiveError: as of `write_whole`.
     """
     if file.is_dir():
-        raise ContrastiveError(f"cannot write {file}: it is a folder; {advice}")
+        raise ContrastiveError(f"cannot write {file}: it is a folder; {_ANOTHER}")
     part = _part_of(file)
-    with _writing(file, advice):
+    with _writing(file, _ANOTHER):
         part.touch()
         part.unlink()
 
 
-def require_folder(file: Path, *, advice: str = "give another with --output") -> None:
+def require_folder(file: Path) -> None:
     """Refuse, before any work, a file that could not be written, or has no folder to be written to."""
     if not file.parent.is_dir():
         raise ContrastiveError(f"cannot write {file}: there is no folder {file.parent}")
-    require_writable(file, advice=advice)
+    require_writable(file)
 
 
 def _part_of(file: Path) -> Path:

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
+from torch import nn
 from torchvision.datasets import CIFAR100, STL10
 
 from contrastive.cli import main
@@ -22,6 +23,10 @@ from contrastive.data.image_litdata import open_litdata
 from contrastive.data.image_shards import find_shards
 from contrastive.data.images import ImageData, open_images, read_images
 from contrastive.errors import ContrastiveError
+from contrastive.evaluation.protocol import Protocol
+from contrastive.evaluation.tasks import read_task
+from contrastive.features import FrozenEncoder
+from encoders.image import SmallCNN
 
 RNG = np.random.default_rng(0)
 
@@ -197,6 +202,22 @@ def test_images_without_a_label_are_all_pretrained_on(tmp_path):
     assert (len(data.train), len(data.val)) == (80 + 7, 7) and (data.val.labels >= 0).all()
     assert (data.train.labels == -1).sum() == 80
     assert read_images(source, "test").labels.bincount().tolist() == [3, 3]
+
+
+def test_a_label_that_is_not_known_is_none_in_an_npz_too(tmp_path):
+    y = np.array([[0], [-1], [1]])
+    np.savez(tmp_path / "m.npz", train_images=pixels(3, 8, 8), train_labels=y)
+    images = read_images(str(tmp_path / "m.npz"), "all")
+    assert images.labels.tolist() == [0, -1, 1] and len(images.labelled()) == 2
+
+
+def test_a_table_whose_labels_are_all_blank_has_no_probe(tmp_path):
+    rows = [(f"{i}.png", "", ["train", "test"][i % 2]) for i in range(4)]
+    for i in range(4):
+        picture(tmp_path / f"{i}.png", i)
+    encoder = FrozenEncoder(SmallCNN(in_channels=3), nn.Identity())
+    with pytest.raises(ContrastiveError, match="has no labels: a probe needs"):
+        read_task(encoder, Protocol(write_csv(tmp_path / "list.csv", rows)))
 
 
 # --- .npz ---

@@ -75,6 +75,23 @@ def test_ratings_are_links_between_two_types(tmp_path):
     assert links.triples.tolist() == [[0, 0, 1], [2, 0, 1]]
 
 
+def test_a_context_without_types_beside_links_that_have_them_is_told_of(tmp_path, caplog):
+    texts = {
+        "links.csv": "head,tail\n1,2\n2,3\n",
+        "friends.csv": "head,tail\n1,2\n",
+        "typed.csv": "head,tail,head_type,tail_type\n1,2,user,user\n",
+        "towns.csv": "head,tail,head_type\n1,Bonn,user\n",
+    }
+    links, friends, typed, towns = (tmp_path / name for name in texts)
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    read_links(links, context=[typed, towns], types=["user", "item"])
+    read_links(links, context=[friends])
+    assert not caplog.text
+    read_links(links, context=[friends], types=["user", "item"])
+    assert "friends.csv: none of its nodes is one of the links to predict, which are of type" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [

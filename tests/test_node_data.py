@@ -97,11 +97,18 @@ def test_classes_in_words_are_names(kind, tmp_path):
     assert (dataset.labels.tolist(), dataset.classes) == ([1, 0, 1], ("milk", "tea"))
 
 
-@pytest.mark.parametrize("blank", [None, float("nan"), 3])
-def test_a_class_that_is_no_word_among_words_is_named(blank, tmp_path):
+@pytest.mark.parametrize("blank", [None, float("nan"), ""])
+def test_a_class_of_no_name_is_not_known(blank, tmp_path):
     y = np.array(["tea", blank, "milk"], dtype=object)
     np.savez(tmp_path / "mine.npz", edges=[[0, 1], [1, 2]], x=np.ones((3, 2)), y=y)
-    with pytest.raises(ContrastiveError, match=f"y in row 1 is {blank}; give every node its class"):
+    dataset = read_nodes(str(tmp_path / "mine.npz"))
+    assert (dataset.labels.tolist(), dataset.classes) == ([1, -1, 0], ("milk", "tea"))
+
+
+def test_a_class_that_is_no_word_among_words_is_named(tmp_path):
+    y = np.array(["tea", 3, "milk"], dtype=object)
+    np.savez(tmp_path / "mine.npz", edges=[[0, 1], [1, 2]], x=np.ones((3, 2)), y=y)
+    with pytest.raises(ContrastiveError, match="y in row 1 is 3; give classes by name, or by number"):
         read_nodes(str(tmp_path / "mine.npz"))
 
 

@@ -169,11 +169,43 @@ def test_values_and_labels_of_nodes(tmp_path, method):
         assert row[metric] > (0.0 if metric == "r2_mean" else 0.6)
 
 
+@pytest.mark.parametrize("method", ["linear", "knn", "finetune"])
+@pytest.mark.parametrize("kind", ["numbers", "blanks", "names"])
+def test_nodes_without_a_label_are_in_no_probe(tmp_path, method, kind):
+    rng, num = np.random.default_rng(0), 300
+    y = rng.integers(0, 3, num)
+    x, edges = np.eye(3, 8, dtype=np.float32)[y] + 0.1, rng.integers(0, num, (100, 2))
+    unknown = rng.random(num) < 0.5
+    names = np.where(unknown, "", np.array(["a", "b", "c"])[y])
+    given = {"numbers": np.where(unknown, -1, y), "blanks": np.where(unknown, np.nan, y), "names": names}
+    np.savez(tmp_path / "g.npz", edges=edges, x=x, y=given[kind])
+    encoder = graph_encoder(NodeEncoder, "contrastive.data.nodes.NodeData", node_features=8, layer="gcn")
+    settings = Finetuning(num_epochs=2, min_steps=50, lr=1e-2)
+    task, _, row = evaluated(
+        encoder, Protocol(str(tmp_path / "g.npz"), method, repeats=2, k=5, finetuning=settings)
+    )
+    assert task.kind == "classes" and len(task.names) == 3 and row["accuracy_mean"] > 0.5
+    for draw in task.draws:
+        assert sorted(np.concatenate(draw)) == np.flatnonzero(~unknown).tolist()
+    assert task.rule.endswith(f"of the {(~unknown).sum()} labelled of {num} nodes")
+
+
+def test_nodes_of_no_known_label_or_of_one_class_have_no_probe(tmp_path):
+    encoder = graph_encoder(NodeEncoder, "contrastive.data.nodes.NodeData", node_features=2, layer="gcn")
+    for y, message in (([-1] * 40, "has no labels"), ([-1, 1] * 20, r"has one class only \(1\)")):
+        np.savez(tmp_path / "g.npz", edges=[[0, 1]], x=np.ones((40, 2)), y=y)
+        with pytest.raises(ContrastiveError, match=message):
+            read_task(encoder, Protocol(str(tmp_path / "g.npz")))
+
+
 def test_what_labels_of_nodes_are():
     for y in ([0, 2, 1], [[0], [2], [1]], [0.0, 2.0, 1.0]):
         assert (
             targets_of(np.array(y)).tolist() == [0, 2, 1] and not targets_of(np.array(y)).is_floating_point()
         )
+    for y in (np.array([0, -1, 1]), np.array([0.0, np.nan, 1.0]), np.array([[0.0], [-1.0], [1.0]])):
+        assert targets_of(y).tolist() == [0, -1, 1] and not targets_of(y).is_floating_point()
+    assert targets_of(np.array([0, 255], dtype=np.uint8)).tolist() == [0, 255]
     values = targets_of(np.array([0.5, np.nan, np.inf]))
     assert values.shape == (3, 1) and values[0] == 0.5 and values[1:].isnan().all()
     assert targets_of(np.array([[0, 1], [1, 1]])).tolist() == [[0, 1], [1, 1]]

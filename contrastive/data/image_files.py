@@ -30,8 +30,8 @@ def open_csv(
 
     The column ``path`` is where each image is, from the file's own folder; ``label`` its class, in words, and
     empty where it is not known; ``split`` is train, val or test. The last two may be missing: then there are
-    no labels, and 30 % of the images are held out as test split. With ``targets`` the labels are these
-    columns, ``(N, T)`` float32 with NaN where a cell is blank.
+    no labels, or 30 % of the labelled images are held out as test split. With ``targets`` the labels are
+    these columns, ``(N, T)`` float32 with NaN where a cell is blank.
 
     Raises:
         ContrastiveError: no such file or column, not UTF-8, an unknown split, a target that is no number or
@@ -200,7 +200,7 @@ def _labels(labels: np.ndarray | None, num_images: int, file: Path) -> Tensor | 
     labels = labels.reshape(num_images, -1)
     if labels.shape[1] != 1 or labels.dtype.kind == "f":
         return torch.from_numpy(labels.astype(np.float32))
-    outside = (labels < 0) | (labels >= MAX_CLASSES)
+    outside = (labels < -1) | (labels >= MAX_CLASSES)
     if outside.any():
         row = int(outside.argmax())
         raise ContrastiveError(f"{file}: the label in row {row} is {labels[row, 0]}; number classes from 0")

@@ -56,7 +56,7 @@ def held_out_split(pool: ImageDataset, split: Split) -> ImageDataset:
         return pool
     train, test = hold_out(len(pool), pool.labels, _HELD_OUT, _HELD_OUT_SEED)
     if split == "train":
-        return pool.subset(train)
+        return pool.subset(train) if len(test) else pool
     if not len(test):
         known = pool.labels is not None and len(labelled(pool.labels))
         which = f"of one class only ({', '.join(pool.classes)})" if known else "without labels"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import logging
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ import torch
 
 from contrastive.data.link_table import Links, select_relations, with_triples
 from contrastive.errors import ContrastiveError
+
+log = logging.getLogger("contrastive")
 
 CONTRACT = ("head", "relation", "tail")
 
@@ -89,13 +92,14 @@ def read_links(
     The contract is a header with ``head``, ``relation`` and ``tail``. Without a ``relation`` every row is of
     the one relation ``link``. Optional columns ``head_type`` and ``tail_type`` name the nodes' types, which
     are parts of their names: user 7 is not item 7. The official files of Decagon are known by their columns.
+    A context without types beside links that have them is told of: none of its nodes is one of theirs.
 
     Args:
         sources: the files of links to predict.
         context: files of links that are known and are not predicted, between the same nodes or others.
         columns: other names of the columns of ``sources``, as ``{head: userId, tail: movieId,
             value: rating}``; also ``relation``, ``title``, ``head_type`` and ``tail_type``.
-        types: the type of all heads and that of all tails, as ``[user, item]``.
+        types: the type of all heads and that of all tails of ``sources``, as ``[user, item]``.
         undirected: whether every (u, r, v) says (v, r, u) too; by default only where the columns are
             Decagon's.
         min_value: rows whose ``value`` is below it are no links.
@@ -114,8 +118,18 @@ def read_links(
         _read_file(Path(path).expanduser(), reading, False, columns or {}, types, undirected, min_value)
     if not reading.columns[0]:
         raise ContrastiveError(f"{', '.join(map(str, paths))}: there is no link in it")
+    kinds, num_nodes = dict.fromkeys(kind for kind, _ in reading.nodes), len(reading.nodes)
     for path in context:
+        start = len(reading.columns[0])
         _read_file(Path(path).expanduser(), reading, True, {}, None, None, None)
+        untyped = "node" not in kinds and any(kind == "node" for kind, _ in reading.nodes)
+        if untyped and min(reading.columns[0][start:] + reading.columns[2][start:], default=0) >= num_nodes:
+            log.warning(
+                "%s: none of its nodes is one of the links to predict, which are of type %s; give it the "
+                "columns head_type and tail_type",
+                path,
+                " and ".join(kinds),
+            )
     everything = _links(reading)
     is_context = torch.tensor([context for context, _ in reading.relations])
     return select_relations(everything, ~is_context), select_relations(everything, is_context)

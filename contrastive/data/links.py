@@ -41,7 +41,7 @@ class LinkData(LightningDataModule):
             (``bio-decagon-combo.csv.gz`` and, for the context, ``-ppi`` and ``-targets``).
         context: files of known links that are not predicted, which an R-GCN sees.
         columns: other names of the columns, see ``contrastive.data.link_files.read_links``.
-        types: types of heads and tails, as ``[user, item]``.
+        types: types of heads and tails of the source, as ``[user, item]``; a context has them in columns.
         undirected: whether (u, r, v) says (v, r, u); by default only for Decagon's drugs and proteins.
         min_value: rows with a smaller ``value`` are no links.
         min_links: relations with fewer links are left out.

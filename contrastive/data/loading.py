@@ -33,7 +33,7 @@ class PretrainingData(LightningDataModule):
 
     Attributes:
         train: the data set that is pretrained on, after ``setup``.
-        val: the one set aside, or None where ``val_fraction`` is 0 or nothing is labelled.
+        val: the one set aside, or None where ``val_fraction`` is 0 or nothing is held out (`hold_out`).
     """
 
     def __init__(

@@ -31,7 +31,7 @@ class NodeDataset:
 
     Attributes:
         graph: a ``GraphBatch`` of one graph.
-        labels: ``(N,)`` int64 classes, ``(N, T)`` float targets with NaN where unknown, or None.
+        labels: ``(N,)`` int64 classes, -1 where unknown, ``(N, T)`` float targets, NaN there, or None.
         split: the nodes of the published training, validation and test split, or None.
         classes: the names of the classes, where they have any.
     """

@@ -177,8 +177,9 @@ def _print(rows: Sequence[dict[str, Any]], names: Sequence[str], task: Task) -> 
 
 def _plot(rows: Sequence[dict[str, Any]], names: Sequence[str], task: Task, file: Path) -> None:
     """Draw a line a representation; ``all`` stands at the number of labels a class that there are."""
-    primary, num_classes = PRIMARY[task.kind], len(np.unique(task.y))
-    everything = len(task.splits[0].fit) / num_classes
+    fit = task.splits[0].fit
+    primary, num_classes = PRIMARY[task.kind], len(np.unique(task.y[fit]))
+    everything = len(fit) / num_classes
     lines: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in names}
     ticks = {}
     for row in rows:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from contrastive.data.graphs import GraphDataset
 from contrastive.data.image_dataset import ImageDataset, joined
 from contrastive.data.image_sources import SPLITS
+from contrastive.data.loading import labelled
 from contrastive.data.molecules import MoleculeDataset
 from contrastive.data.node_files import NodeDataset
 from contrastive.data.splits import split_molecules
@@ -38,7 +39,8 @@ class Task:
     Attributes:
         unit: what the items are: images, graphs, nodes or molecules.
         dataset: an ``ImageDataset``, ``GraphDataset``, ``MoleculeDataset`` or ``NodeDataset``.
-        y: ``(N,)`` int64 classes, or ``(N, T)`` float targets with NaN where unknown.
+        y: ``(N,)`` int64 classes, or ``(N, T)`` float targets with NaN where unknown; a class that is not
+            known, of a node that is in no draw, is -1.
         names: of the classes or targets.
         splits: what a source publishes or is usual, before labels are drawn.
         rule: what the splits are, in words.
@@ -137,14 +139,15 @@ def read_task(
 
 def _check_targets(task: Task, source: str) -> None:
     """Nothing can be learnt from targets that are the same for every item."""
-    columns = task.y.reshape(len(task.y), -1).T
+    y = task.y[task.y >= 0] if task.kind == "classes" else task.y
+    columns = y.reshape(len(y), -1).T
     distinct = [np.unique(column[~np.isnan(column)]) for column in columns.astype(float)]
     if any(len(values) > 1 for values in distinct):
         if task.kind == "values":
             _warn_of_classes(task, source, distinct)
         return
     if task.kind == "classes":
-        raise ContrastiveError(f"{source} has one class only ({task.names[0]}); a probe needs two or more")
+        raise ContrastiveError(f"{source} has one class only ({task.names[y[0]]}); a probe needs two or more")
     values = ", ".join(f"{value:g}" for column in distinct for value in column) or "blank"
     names = ", ".join(task.names)
     raise ContrastiveError(f"{names} of {source} is {values} throughout; a probe needs two values or more")
@@ -198,13 +201,14 @@ def labelled_splits(
     parts = []
     for split in SPLITS:
         parts.append(read_items(encoder, source, split, targets=targets, **options).labelled())
-        if parts[-1].labels is None:
+        if parts[-1].labels is None or not len(parts[-1]):
             raise ContrastiveError(
                 f"{source} has no labels: a probe needs a folder a class, or a column or array of labels"
             )
     train, test = parts
     if train.labels.ndim == 1 and len(train.labels.unique()) < 2:
-        raise ContrastiveError(f"{source} has one class only ({train.classes[0]}); a probe needs two or more")
+        only = train.classes[train.labels[0]]
+        raise ContrastiveError(f"{source} has one class only ({only}); a probe needs two or more")
     if train.classes != test.classes:
         raise ContrastiveError(
             f"the classes of {source} differ: {train.classes} in train, {test.classes} in test"
@@ -243,17 +247,21 @@ def folds(y: np.ndarray, protocol: Protocol, deal: int) -> Iterator[Draw]:
 
 def _node_task(encoder: FrozenEncoder, protocol: Protocol) -> Task:
     dataset = read_items(encoder, protocol.data)
-    if dataset.labels is None:
-        raise ContrastiveError(f"{protocol.data} has no labels; a probe needs one for each node")
+    if dataset.labels is None or not len(known := labelled(dataset.labels)):
+        raise ContrastiveError(f"{protocol.data} has no labels; a probe needs labelled nodes")
     y = dataset.labels.numpy()
     numbers = target_names(y) if y.ndim == 2 else [str(c) for c in range(int(y.max()) + 1)]
     names = list(dataset.classes) or numbers
     number = protocol.repeats or NUM_NODE_SPLITS
     if dataset.split is not None:
-        splits, rule = [Draw(*map(np.asarray, dataset.split))], "the public split"
+        parts = map(np.asarray, dataset.split)
+        splits, rule = [Draw(*(part[np.isin(part, known)] for part in parts))], "the public split"
     else:
-        splits = list(random_splits(len(y), num_splits=number, seed=protocol.seed))
+        drawn = random_splits(len(known), num_splits=number, seed=protocol.seed)
+        splits = [Draw(*(known[part] for part in split)) for split in drawn]
         rule = f"{number} random splits of 10/10/80 %"
+    if len(known) < len(y):
+        rule += f" of the {len(known)} labelled of {len(y)} nodes"
     strengths = tuple(10.0**k for k in range(-2, 6))
     return Task("nodes", dataset, y, names, splits, rule, regularisations=strengths, unit_length=True)
 
