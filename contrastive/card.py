@@ -174,6 +174,7 @@ _RECIPE = (
     "preprocess",
     "optimizer",
     "warmup_epochs",
+    "schedule",
     "accumulate_negatives",
 )
 

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.strategies import Strategy
+from torch.optim import Optimizer
 
 from contrastive.callbacks import OnlineKNN
 from contrastive.checkpoint_files import record_of, records, write_record
 from contrastive.errors import ContrastiveError
 from contrastive.saved import LAST
-from contrastive.sharding import is_sharded
 from contrastive.signals import Signals, Stopped, requeue
 
 BEST = LAST.with_name("best.ckpt")
@@ -209,16 +210,18 @@ def set_position(checkpoint: dict[str, Any], trainer: Trainer) -> None:
 def number_parameters(checkpoint: dict[str, Any], trainer: Trainer, module: LightningModule) -> None:
     """Number the parameters in the optimizers' states by their order in the module.
 
-    So `ModelParallelStrategy` writes and reads them. Torch numbers them group by group, and reads either.
+    So `ModelParallelStrategy` writes and reads them. Torch numbers them group by group, and reads either;
+    strategies and optimizers that shard states number and read them in ways of their own, and keep theirs.
     """
-    if is_sharded(module):
+    if type(trainer.strategy).optimizer_state is not Strategy.optimizer_state:
         return
     places = {parameter: i for i, parameter in enumerate(module.parameters())}
     for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"]):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        if not all(parameter in places for parameter in parameters):
+        own = type(optimizer).load_state_dict is not Optimizer.load_state_dict
+        if own or not all(parameter in places for parameter in parameters):
             continue
-        numbers = [places[parameter] for parameter in parameters]
-        state["state"] = {numbers[i]: values for i, values in state["state"].items()}
+        numbers = {i: places[parameter] for i, parameter in enumerate(parameters)}
+        state["state"] = {numbers.get(key, key): values for key, values in state["state"].items()}
         for group in state["param_groups"]:
             group["params"] = [numbers[i] for i in group["params"]]

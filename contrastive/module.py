@@ -16,7 +16,7 @@ from contrastive.data import Batch, concatenate, split_batch
 from contrastive.features import default_preprocess, start_from
 from contrastive.gradient_cache import cached_backward
 from contrastive.losses import InfoNCE
-from contrastive.optimizers import decay_groups, scheduled
+from contrastive.optimizers import ScheduleCallable, decay_groups, scheduled
 from contrastive.sharding import shard
 from encoders.heads import MLPHead
 
@@ -34,6 +34,7 @@ class ContrastiveModule(LightningModule):
         preprocess: what an input needs before the encoder when nothing is augmented; kept with the encoder.
         optimizer: called with the parameter groups, biases and norms without weight decay; None is AdamW.
         warmup_epochs: epochs in which the learning rate rises from 0; then it falls along a cosine.
+        schedule: called with the optimizer, gives another schedule of torch's, which counts steps.
         channels_last: lay convolutions out channels last: faster on CPU and with tensor cores. With fewer
             than 8 channels a CPU has no kernel for it and takes minutes a step: turn it off there.
         accumulate_negatives: split every batch in so many micro-batches and hold the graph of one at a time
@@ -53,6 +54,7 @@ class ContrastiveModule(LightningModule):
         preprocess: nn.Module | None = None,
         optimizer: OptimizerCallable | None = None,
         warmup_epochs: float = 5,
+        schedule: ScheduleCallable | None = None,
         channels_last: bool = True,
         accumulate_negatives: int = 1,
         compile: bool = False,
@@ -73,7 +75,7 @@ class ContrastiveModule(LightningModule):
         self.preprocess = preprocess or default_preprocess(encoder)
         # not as the default above, whose weight decay would stay when the configuration names another class
         self.optimizer = optimizer or torch.optim.AdamW
-        self.warmup_epochs, self.seed = warmup_epochs, seed
+        self.warmup_epochs, self.schedule, self.seed = warmup_epochs, schedule, seed
         self.accumulate_negatives = accumulate_negatives
         self.automatic_optimization = accumulate_negatives == 1
         if channels_last:
@@ -176,4 +178,4 @@ class ContrastiveModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimizer and a schedule that moves every step."""
         optimizer = self.optimizer(decay_groups(self))
-        return scheduled(optimizer, self.trainer, self.warmup_epochs)
+        return scheduled(optimizer, self.trainer, self.warmup_epochs, self.schedule)

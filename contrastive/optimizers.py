@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+ScheduleCallable = Callable[[Optimizer], LRScheduler]
 
 
 class LARS(Optimizer):
@@ -91,11 +94,13 @@ def fuse(optimizer: Optimizer) -> None:
             group["fused"] = True
 
 
-def scheduled(optimizer: Optimizer, trainer: Trainer, warmup_epochs: float) -> dict[str, Any]:
-    """What ``configure_optimizers`` returns: the optimizer with `warmup_cosine`, which moves every step."""
+def scheduled(
+    optimizer: Optimizer, trainer: Trainer, warmup_epochs: float, schedule: ScheduleCallable | None = None
+) -> dict[str, Any]:
+    """What ``configure_optimizers`` returns: the optimizer with a schedule, by default `warmup_cosine`."""
     fuse(optimizer)
     total = int(trainer.estimated_stepping_batches)
     epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else 1
     warmup = min(round(warmup_epochs * total / epochs), total // 2)
-    schedule = warmup_cosine(optimizer, warmup_steps=warmup, total_steps=total)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    make = schedule or partial(warmup_cosine, warmup_steps=warmup, total_steps=total)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": make(optimizer), "interval": "step"}}

@@ -199,7 +199,7 @@ class PretrainCLI(LightningCLI):
         trainer_config["plugins"] = plugins
         own: list[Callback] = [NonFiniteGuard(), RecordConfig(config)]
         if trainer_config["logger"] is not False or theirs is None:
-            own.append(LearningRateMonitor(logging_interval="step"))
+            own.append(LearningRates(logging_interval="step"))
         if trainer_config.get("enable_progress_bar") is not False:
             own.append(Progress())
         trainer_config["callbacks"] = own + _as_list(trainer_config.get("callbacks"))
@@ -248,7 +248,7 @@ def _refuse_settings(model: LightningModule, trainer: Trainer) -> None:
             f"trainer.accumulate_grad_batches is {every} and trainer.gradient_clip_val {clip}; "
             "give 1 or more, and 0 or more"
         )
-    if not model.automatic_optimization and (every > 1 or clip):
+    if getattr(model, "accumulate_negatives", 1) > 1 and (every > 1 or clip):
         raise ContrastiveError(
             "model.accumulate_negatives takes its steps by itself: leave out trainer.accumulate_grad_batches "
             "and trainer.gradient_clip_val"
@@ -262,6 +262,17 @@ def _refuse_settings(model: LightningModule, trainer: Trainer) -> None:
 def load_config(cli: PretrainCLI) -> dict[str, Any]:
     """The parsed configuration as plain data, with every default in it."""
     return yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
+
+
+class LearningRates(LearningRateMonitor):
+    """The learning rates of every step, once where several batches make it."""
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Log them before the first batch of a step."""
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
 
 class Progress(RichProgressBar):

@@ -60,7 +60,7 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--every", type=float, default=5, help="seconds between two rows")
     parser.add_argument(
-        "--output", type=Path, required=True, help="OUT.csv, OUT.json and OUT.png are written"
+        "--output", type=Path, required=True, metavar="OUT", help="OUT.csv, OUT.json and OUT.png are written"
     )
     parser.add_argument("--analyse", action="store_true", help="run nothing; read OUT.csv again")
     arguments, command = parser.parse_args(sys.argv[1:split]), sys.argv[split + 1 :]

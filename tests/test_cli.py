@@ -153,6 +153,24 @@ def test_what_watches_a_run_can_be_turned_off(pretrain, tmp_path):
     assert "loss" in header and not {"knn_accuracy", "z_std"} & {*header}
 
 
+def test_a_schedule_of_torch_s_takes_the_place_of_warm_up_and_cosine(pretrain, tmp_path):
+    schedule = ("--model.schedule=MultiStepLR", "--model.schedule.milestones=[3, 5]")
+    done = pretrain("--trainer.max_epochs", 1, "--trainer.log_every_n_steps", 1, *schedule)
+    assert done.returncode == 0, done.stderr
+    rows = csv.DictReader((tmp_path / "run" / "metrics.csv").open())
+    rates = [float(row["lr-AdamW/pg1"]) for row in rows if row["lr-AdamW/pg1"]]
+    assert rates == pytest.approx([rates[0] * factor for factor in (1, 1, 1, 0.1, 0.1, 0.01, 0.01, 0.01)])
+
+
+def test_a_step_of_several_batches_is_logged_once(pretrain, tmp_path):
+    settings = ("--trainer.accumulate_grad_batches", 2, "--trainer.log_every_n_steps", 1)
+    done = pretrain("--trainer.max_epochs", 1, "--collapse.every_n_steps", 0, *settings)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    for name in ("loss", "lr-AdamW/pg1"):
+        assert [row["step"] for row in rows if row[name]] == ["0", "1", "2", "3"]
+
+
 def test_a_folder_that_cannot_be_written_is_named(pretrain, tmp_path):
     (tmp_path / "file").write_text("")
     done = pretrain(run_dir=tmp_path / "file" / "run")

@@ -244,9 +244,20 @@ def test_graphs_of_other_features_than_a_run_had_are_refused(tmp_path):
         read_items(encoder, str(tmp_path / "g.bin"))
 
 
+class Own(torch.nn.Module):
+    """Of no package that is known."""
+
+
 def test_categories_are_named_as_the_command_line_takes_them():
     x = torch.tensor([[3, 0], [1, 1]])
     model = torch.nn.Module()
     model.encoder = GraphEncoder(node_features=3, num_hidden=4)
     with pytest.raises(ContrastiveError, match=r"node_features '\[4, 2\]'"):
         refuse_other_features(model, x, "g.bin")
+    model.encoder = GraphEncoder(node_features=[5, 1], num_hidden=4)
+    with pytest.raises(
+        ContrastiveError, match=r"column 1 of .* has the category 1, .*node_features '\[4, 2\]'"
+    ):
+        refuse_other_features(model, x, "g.bin")
+    model.preprocess = Own()  # which may give the encoder others
+    refuse_other_features(model, x, "g.bin")

@@ -1,11 +1,14 @@
 import pytest
 import torch
+from pytorch_lightning import Trainer
 
 from augmentations.graph import AttributeMask, EdgeDrop, NodeDrop, OneOf
 from augmentations.image import simclr
 from augmentations.subgraph import RandomWalkSubgraph
 from contrastive.data import Batch
+from contrastive.errors import ContrastiveError
 from contrastive.module import ContrastiveModule
+from contrastive.pretrain import _refuse_settings
 from encoders.graph import GraphEncoder
 from encoders.graph_batch import GraphBatch
 from encoders.image import ResNet
@@ -99,3 +102,13 @@ def test_a_loss_without_negatives_takes_batches_of_one():
 def test_settings_by_which_nothing_would_be_trained_are_refused(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         ContrastiveModule(ResNet(width=4), [torch.nn.Identity()], **setting)
+
+
+def test_a_method_that_takes_its_steps_by_itself_is_not_told_of_accumulated_negatives():
+    trainer = Trainer(accumulate_grad_batches=2, accelerator="cpu", logger=False, barebones=True)
+    encoder, views, _ = graphs()
+    with pytest.raises(ContrastiveError, match=r"model.accumulate_negatives takes its steps by itself"):
+        _refuse_settings(ContrastiveModule(encoder, views, accumulate_negatives=2), trainer)
+    own = ContrastiveModule(encoder, views)
+    own.automatic_optimization = False
+    _refuse_settings(own, trainer)  # Lightning says it

@@ -1,9 +1,13 @@
+import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning.strategies import ModelParallelStrategy, SingleDeviceStrategy
 from torch import nn
 
+from contrastive.checkpoints import number_parameters
 from contrastive.optimizers import LARS, decay_groups, fuse, warmup_cosine
 
 
@@ -87,3 +91,32 @@ def test_what_the_user_set_stays_and_others_are_left_alone():
         assert not optimizer.param_groups[0]["fused"]
     fuse(torch.optim.SGD([p], lr=0.1))
     fuse(LARS([p]))
+
+
+class OwnAdam(torch.optim.Adam):
+    def load_state_dict(self, state_dict):
+        """By number, as ZeroRedundancyOptimizer does."""
+
+
+@pytest.mark.parametrize(
+    "make, strategy, numbers",
+    [
+        (torch.optim.Adam, SingleDeviceStrategy, [2, 4, 3, 5]),
+        (OwnAdam, SingleDeviceStrategy, [0, 1, 2, 3]),
+        (torch.optim.Adam, ModelParallelStrategy, [0, 1, 2, 3]),
+    ],
+)
+def test_states_are_numbered_by_the_module_where_that_is_read(make, strategy, numbers):
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 3), nn.Linear(3, 4))
+    module[0].requires_grad_(False)
+    optimizer, other = (make(decay_groups(module)) for _ in range(2))
+    module(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    states = [copy.deepcopy(optimizer.state_dict()), {}][: 1 + (make is OwnAdam)]  # {} is another process's
+    trainer = SimpleNamespace(strategy=strategy(), optimizers=[optimizer, optimizer])
+    number_parameters({"optimizer_states": states}, trainer, module)
+    assert list(states[0]["state"]) == numbers
+    if make is torch.optim.Adam:
+        other.load_state_dict(states[0])
+        for parameter in (p for group in other.param_groups for p in group["params"]):
+            assert torch.equal(*(o.state[parameter]["exp_avg"] for o in (optimizer, other)))

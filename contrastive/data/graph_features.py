@@ -10,7 +10,7 @@ from contrastive.errors import ContrastiveError
 from contrastive.features import takes_graphs
 from encoders.molecules import ATOM_FEATURES
 
-_OURS = ("augmentations.", "torch.")
+_OURS = ("augmentations.", "encoders.", "torch.")
 
 
 def _categories(x: Tensor) -> str:
@@ -21,7 +21,8 @@ def _categories(x: Tensor) -> str:
 def refuse_other_features(model: nn.Module, x: Any, source: str, advice: str | None = None) -> None:
     """Check that the encoder of a model takes graphs, and nodes with these features.
 
-    An encoder that does not say which features it takes, and views of the user's own, are passed over.
+    An encoder that does not say which features it takes, and views or preprocessing of the user's own, are
+    passed over.
 
     Args:
         model: what is pretrained.
@@ -39,13 +40,14 @@ def refuse_other_features(model: nn.Module, x: Any, source: str, advice: str | N
             "takes_graphs = True in its class, or give an encoder of graphs"
         )
     expected = getattr(encoder, "node_features", None)
-    views = getattr(model, "views", None) or nn.ModuleList()
-    if expected is None or not all(type(view).__module__.startswith(_OURS) for view in views.modules()):
+    parts = [part for name in ("views", "preprocess") if (part := getattr(model, name, None)) is not None]
+    makes = [type(inner).__module__ for part in parts for inner in part.modules()]
+    if expected is None or not all(name.startswith(_OURS) for name in makes):
         return
     number, of_categories = x.shape[1], not x.is_floating_point()
     wanted = len(expected) if isinstance(expected, list) else expected
     if number == wanted and of_categories == isinstance(expected, list):
-        return
+        return _refuse_categories(x, expected, source, advice) if of_categories and len(x) else None
     kinds = ("number(s)", "categories")
     setting = number if not of_categories else "atoms" if number == len(ATOM_FEATURES) else _categories(x)
     raise ContrastiveError(
@@ -53,3 +55,14 @@ def refuse_other_features(model: nn.Module, x: Any, source: str, advice: str | N
         f"{kinds[isinstance(expected, list)]}: "
         f"{advice or f'pass --model.encoder.init_args.node_features {setting}'}"
     )
+
+
+def _refuse_categories(x: Tensor, expected: list[int], source: str, advice: str | None) -> None:
+    """Check that no column goes beyond its categories: a GPU would read those of the next one."""
+    advice = advice or f"pass --model.encoder.init_args.node_features {_categories(x)}"
+    for column, (largest, number) in enumerate(zip(x.amax(0).tolist(), expected)):
+        if largest >= number:
+            raise ContrastiveError(
+                f"column {column} of the nodes of {source} has the category {largest}, but the encoder takes "
+                f"those below {number}: {advice}"
+            )

@@ -130,7 +130,7 @@ def read_task(
         task = _molecule_task(encoder, protocol, cache_dir)
     else:
         task = _graph_task(encoder, protocol)
-    if protocol.split != "auto" and not task.rule.startswith(protocol.split):
+    if protocol.split != "auto" and protocol.split not in task.rule:
         raise ContrastiveError(f"--split {protocol.split} is not for {protocol.data}, which has {task.rule}")
     _check_targets(task, protocol.data)
     _check_tests(task)

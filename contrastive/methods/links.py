@@ -26,7 +26,7 @@ from contrastive.errors import ContrastiveError
 from contrastive.evaluation.links import by_relation, summary
 from contrastive.features import evaluating
 from contrastive.link_losses import LinkBCE
-from contrastive.optimizers import decay_groups, scheduled
+from contrastive.optimizers import ScheduleCallable, decay_groups, scheduled
 from contrastive.saved import CONFIG, checkpoint_of, run_config
 from encoders.decoders import DistMult
 from encoders.links import LinkGraph, LinkModel, NodeTable
@@ -47,6 +47,7 @@ class LinkPrediction(LightningModule):
         loss: called as ``loss(scores, positive, negative)``, all ``(Q, K)``.
         optimizer: called with the parameter groups, biases and norms without weight decay; None is AdamW.
         warmup_epochs: epochs in which the learning rate rises from 0; then it falls along a cosine.
+        schedule: called with the optimizer, gives another schedule of torch's, which counts steps.
         dropout: of the nodes' features.
         validate_every_n_epochs: how often; the last epoch always.
         seed: of the initial weights; taken from ``seed_everything``.
@@ -60,6 +61,7 @@ class LinkPrediction(LightningModule):
         loss: nn.Module | None = None,
         optimizer: OptimizerCallable | None = None,
         warmup_epochs: float = 0.2,
+        schedule: ScheduleCallable | None = None,
         dropout: float = 0.0,
         validate_every_n_epochs: int = 1,
         seed: int = 0,
@@ -68,7 +70,8 @@ class LinkPrediction(LightningModule):
         self.make_encoder, self.make_decoder = encoder, decoder
         self.loss = loss or LinkBCE()
         self.optimizer = optimizer or torch.optim.AdamW
-        self.warmup_epochs, self.dropout, self.seed = warmup_epochs, dropout, seed
+        self.warmup_epochs, self.schedule = warmup_epochs, schedule
+        self.dropout, self.seed = dropout, seed
         self.validate_every_n_epochs = validate_every_n_epochs
         self.model: LinkModel | None = None
         self.started_from: str | None = None
@@ -144,7 +147,7 @@ class LinkPrediction(LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimizer and a schedule that moves every step."""
         optimizer = self.optimizer(decay_groups(self))
-        return scheduled(optimizer, self.trainer, self.warmup_epochs)
+        return scheduled(optimizer, self.trainer, self.warmup_epochs, self.schedule)
 
 
 @torch.inference_mode()

@@ -14,6 +14,7 @@ from augmentations.graph import Identity
 from augmentations.random import SampleRandom
 from contrastive.data import Batch
 from contrastive.module import ContrastiveModule
+from contrastive.optimizers import ScheduleCallable
 from encoders.graph import GraphEncoder
 from encoders.graph_batch import GraphBatch
 from encoders.heads import MLPHead
@@ -62,6 +63,7 @@ class _LocalGlobal(ContrastiveModule):
         beta: how much near negatives weigh.
         optimizer: called with the parameter groups, biases and norms without weight decay; None is AdamW.
         warmup_epochs: epochs in which the learning rate rises from 0; then it falls along a cosine.
+        schedule: called with the optimizer, gives another schedule of torch's, which counts steps.
         seed: of augmentations and corruptions; taken from ``seed_everything``.
     """
 
@@ -75,6 +77,7 @@ class _LocalGlobal(ContrastiveModule):
         beta: float = 0.0,
         optimizer: OptimizerCallable | None = None,
         warmup_epochs: float = 1,
+        schedule: ScheduleCallable | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -83,6 +86,7 @@ class _LocalGlobal(ContrastiveModule):
             projector=projector,
             optimizer=optimizer,
             warmup_epochs=warmup_epochs,
+            schedule=schedule,
             channels_last=False,
             seed=seed,
         )
@@ -103,7 +107,7 @@ class InfoGraph(_LocalGlobal):
     Args:
         encoder: a ``GraphEncoder``.
         num_hidden: width of the heads.
-        arguments: ``view``, ``tau_plus``, ``beta``, ``optimizer``, ``warmup_epochs`` and ``seed``.
+        arguments: ``view``, ``tau_plus``, ``beta``, ``optimizer``, ``warmup_epochs``, ``schedule``, ``seed``.
     """
 
     def __init__(self, encoder: GraphEncoder, *, num_hidden: int = 256, **arguments: Any) -> None:
@@ -131,7 +135,7 @@ class DGI(_LocalGlobal):
 
     Args:
         encoder: a ``NodeEncoder``.
-        arguments: ``view``, ``tau_plus``, ``beta``, ``optimizer``, ``warmup_epochs`` and ``seed``.
+        arguments: ``view``, ``tau_plus``, ``beta``, ``optimizer``, ``warmup_epochs``, ``schedule``, ``seed``.
     """
 
     def __init__(self, encoder: GraphEncoder, **arguments: Any) -> None:
