@@ -1,4 +1,4 @@
-"""What watches a pretraining run: online kNN, collapse meters, a guard against a loss that is not finite."""
+"""What watches a pretraining run: online kNN, collapse meters, a guard against bad losses, progress."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
 from torch import Tensor
 
 from contrastive.data import Batch
@@ -158,3 +159,29 @@ class NonFiniteGuard(Callback):
                 f"samples {shown}); the weights are untouched and the last checkpoint is good. Lower the "
                 "learning rate, lengthen the warm-up or raise the temperature; resume with --ckpt_path last"
             )
+
+
+class LearningRates(LearningRateMonitor):
+    """The learning rates of every step, once where several batches make it."""
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Log them before the first batch of a step."""
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+
+class Progress(RichProgressBar):
+    """A bar an epoch, with the loss and without the number of a version, which a run here does not have."""
+
+    def get_metrics(self, *args: Any) -> dict[str, Any]:
+        """What stands beside the bar."""
+        metrics = super().get_metrics(*args)
+        metrics.pop("v_num", None)
+        return metrics
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        """Which epoch it is, of how many where there is an end; without one Lightning writes ``/-2``."""
+        text = super()._get_train_description(current_epoch)
+        return text.replace("/-2", "", 1)

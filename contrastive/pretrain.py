@@ -13,13 +13,12 @@ import torch
 import yaml
 from jsonargparse import ArgumentError
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from contrastive.batch_norm import SyncedOnCPU
 from contrastive.building import function_help
-from contrastive.callbacks import CollapseMeter, NonFiniteGuard, OnlineKNN
+from contrastive.callbacks import CollapseMeter, LearningRates, NonFiniteGuard, OnlineKNN, Progress
 from contrastive.checkpoint_files import WholeFiles, read_checkpoint
 from contrastive.checkpoints import Checkpoints, has_begun
 from contrastive.data.image_crops import refuse_second_crop
@@ -262,32 +261,6 @@ def _refuse_settings(model: LightningModule, trainer: Trainer) -> None:
 def load_config(cli: PretrainCLI) -> dict[str, Any]:
     """The parsed configuration as plain data, with every default in it."""
     return yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
-
-
-class LearningRates(LearningRateMonitor):
-    """The learning rates of every step, once where several batches make it."""
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Log them before the first batch of a step."""
-        if batch_idx % trainer.accumulate_grad_batches == 0:
-            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-
-
-class Progress(RichProgressBar):
-    """A bar an epoch, with the loss and without the number of a version, which a run here does not have."""
-
-    def get_metrics(self, *args: Any) -> dict[str, Any]:
-        """What stands beside the bar."""
-        metrics = super().get_metrics(*args)
-        metrics.pop("v_num", None)
-        return metrics
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        """Which epoch it is, of how many where there is an end; without one Lightning writes ``/-2``."""
-        text = super()._get_train_description(current_epoch)
-        return text.replace("/-2", "", 1)
 
 
 class RecordConfig(Callback):

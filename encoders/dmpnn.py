@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from encoders.adjacency import Adjacency
+from encoders.feature_encoder import FeatureEncoder, Linear
 from encoders.graph_batch import GraphBatch
-from encoders.graph_layers import FeatureEncoder, Linear
 from encoders.message_passing import aggregate_edges, gather_src
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
 from encoders.readout import Readout

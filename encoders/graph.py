@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from encoders.adjacency import exporting
+from encoders.feature_encoder import FeatureEncoder, require_columns
 from encoders.graph_batch import GraphBatch
 from encoders.graph_convolutions import GAT, GCN, PNA, GATv2, Propagation
-from encoders.graph_layers import GIN, GINE, FeatureEncoder, GraphLayer, GraphSAGE, require_columns
+from encoders.graph_layers import GIN, GINE, GraphLayer, GraphSAGE
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
 from encoders.readout import Readout, ReadoutName, VirtualNode, make_readout
 from encoders.relational import RGCN

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 from encoders.adjacency import Adjacency, exporting
-from encoders.graph_layers import FeatureEncoder, Features, Linear, reduce_messages, scale, split
+from encoders.feature_encoder import FeatureEncoder, Linear
+from encoders.graph_layers import Features, reduce_messages, scale, split
 from encoders.message_passing import aggregate, edge_softmax, gather_dst, gather_src
 from encoders.sparse_features import SparseFeatures, linear
 

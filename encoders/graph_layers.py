@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from encoders.adjacency import Adjacency, exporting
+from encoders.adjacency import Adjacency
+from encoders.feature_encoder import FeatureEncoder, Linear
 from encoders.message_passing import aggregate, aggregate_edges, edge_softmax, gather_dst, gather_src
-from encoders.sparse_features import SparseFeatures, linear
 
 Features = Tensor | tuple[Tensor, Tensor]
 Aggregator = Literal["sum", "mean", "max", "min", "std", "attention", "mlp"]
@@ -25,66 +25,6 @@ Combine = Literal["linear", "mlp", "gru"]
 def split(x: Features) -> tuple[Tensor, Tensor]:
     """The features of sources and destinations."""
     return x if isinstance(x, tuple) else (x, x)
-
-
-class FeatureEncoder(nn.Module):
-    """W x for floating-point features, Σ_c Embedding_c[x_c] for categorical ones.
-
-    Args:
-        num_features: the width of floating-point features, or the number of categories of each column.
-        num_out: width of the result.
-
-    Shape: ``(N, num_features)`` float, dense or sparse, or ``(N, C)`` int64 → ``(N, num_out)``.
-    """
-
-    def __init__(self, num_features: int | Sequence[int], num_out: int) -> None:
-        super().__init__()
-        self.first: Tensor
-        self.limits: Tensor
-        self.categories = None if isinstance(num_features, int) else list(num_features)
-        if self.categories is None:
-            self.linear = Linear(num_features, num_out)  # type: ignore[arg-type]
-            return
-        # One table for all columns: one lookup, one gradient.
-        self.embedding = nn.EmbeddingBag(sum(self.categories), num_out, mode="sum")
-        nn.init.normal_(self.embedding.weight, std=1 / len(self.categories) ** 0.5)
-        first = torch.tensor([0, *self.categories[:-1]]).cumsum(0)
-        self.register_buffer("first", first, persistent=False)
-        self.register_buffer("limits", torch.tensor(self.categories), persistent=False)
-
-    def forward(self, x: Tensor | SparseFeatures) -> Tensor:
-        """Embed ``x``; ValueError where columns, type or (on the CPU) categories are not those promised."""
-        require_columns(x, self.linear.in_features if self.categories is None else self.categories)
-        if self.categories is None:
-            return linear(x, self.linear.weight, self.linear.bias)
-        assert isinstance(x, Tensor)
-        if exporting():  # the bag's offsets do not go into an ONNX program
-            return nn.functional.embedding(x + self.first, self.embedding.weight).sum(1)
-        if x.is_cpu and not torch.compiler.is_compiling() and bool((x >= self.limits).any()):
-            column = int((x >= self.limits).any(0).int().argmax())  # whose neighbour's rows would be read
-            raise ValueError(
-                f"column {column} has the category {int(x[:, column].max())}, expected less than "
-                f"{self.categories[column]}; set node_features or edge_features"
-            )
-        return self.embedding(x + self.first)
-
-
-def require_columns(x: Tensor | SparseFeatures, expected: int | list[int]) -> None:
-    """ValueError unless ``x`` has so many float columns, or a column of categories for each of a list."""
-    number, kind = (expected, "float") if isinstance(expected, int) else (len(expected), "int64 categories")
-    if x.is_floating_point() != (kind == "float") or x.shape[1] != number:
-        raise ValueError(
-            f"features have shape {tuple(x.shape)} and dtype {x.dtype}, expected {number} columns of {kind}; "
-            "set node_features or edge_features"
-        )
-
-
-class Linear(nn.Linear):
-    """W x + b of ``(N, num_in)`` features, fast on CPUs for few features and in 16 bits; see `linear`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``x`` to ``(N, num_out)``."""
-        return linear(x, self.weight, self.bias)
 
 
 def mlp(num_in: int, num_hidden: int, num_out: int) -> nn.Sequential:

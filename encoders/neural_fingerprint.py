@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from encoders.feature_encoder import FeatureEncoder, Linear
 from encoders.graph_batch import GraphBatch
-from encoders.graph_layers import FeatureEncoder, Linear
 from encoders.message_passing import aggregate, aggregate_edges
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
 from encoders.readout import Readout

@@ -6,9 +6,10 @@ from graph_cases import close, dense, make, molecule_like
 from torch import nn
 
 from encoders.dmpnn import DMPNN, reverse_edges
+from encoders.feature_encoder import FeatureEncoder
 from encoders.graph_batch import GraphBatch
 from encoders.graph_convolutions import GAT, GCN, PNA, GATv2, Propagation
-from encoders.graph_layers import GINE, Aggregate, FeatureEncoder, GraphLayer, GraphSAGE
+from encoders.graph_layers import GINE, Aggregate, GraphLayer, GraphSAGE
 from encoders.neural_fingerprint import NeuralFingerprint
 from encoders.readout import AttentionReadout, Readout, Set2Set
 from encoders.relational import RGCN

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from contrastive.errors import ContrastiveError
 from contrastive.features import takes_graphs
+from encoders.feature_encoder import beyond
 from encoders.molecules import ATOM_FEATURES
 
 _OURS = ("augmentations.", "encoders.", "torch.")
@@ -46,23 +47,21 @@ def refuse_other_features(model: nn.Module, x: Any, source: str, advice: str | N
         return
     number, of_categories = x.shape[1], not x.is_floating_point()
     wanted = len(expected) if isinstance(expected, list) else expected
-    if number == wanted and of_categories == isinstance(expected, list):
-        return _refuse_categories(x, expected, source, advice) if of_categories and len(x) else None
+    fits = number == wanted and of_categories == isinstance(expected, list)
+    found = beyond(x, expected) if fits and of_categories else None
+    if fits and not found:
+        return
+    atoms = number == len(ATOM_FEATURES) and not found
+    setting = number if not of_categories else "atoms" if atoms else _categories(x)
+    advice = advice or f"pass --model.encoder.init_args.node_features {setting}"
+    if found:
+        column, largest, limit = found
+        raise ContrastiveError(
+            f"column {column} of the nodes of {source} has the category {largest}, but the encoder takes "
+            f"those below {limit}: {advice}"
+        )
     kinds = ("number(s)", "categories")
-    setting = number if not of_categories else "atoms" if number == len(ATOM_FEATURES) else _categories(x)
     raise ContrastiveError(
         f"the nodes of {source} have {number} {kinds[of_categories]} each, but the encoder takes {wanted} "
-        f"{kinds[isinstance(expected, list)]}: "
-        f"{advice or f'pass --model.encoder.init_args.node_features {setting}'}"
+        f"{kinds[isinstance(expected, list)]}: {advice}"
     )
-
-
-def _refuse_categories(x: Tensor, expected: list[int], source: str, advice: str | None) -> None:
-    """Check that no column goes beyond its categories: a GPU would read those of the next one."""
-    advice = advice or f"pass --model.encoder.init_args.node_features {_categories(x)}"
-    for column, (largest, number) in enumerate(zip(x.amax(0).tolist(), expected)):
-        if largest >= number:
-            raise ContrastiveError(
-                f"column {column} of the nodes of {source} has the category {largest}, but the encoder takes "
-                f"those below {number}: {advice}"
-            )

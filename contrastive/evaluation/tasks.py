@@ -22,7 +22,7 @@ from contrastive.data.splits import split_molecules
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.linear import REGULARISATIONS
 from contrastive.evaluation.metrics import Kind, kind_of
-from contrastive.evaluation.protocol import Draw, Method, Protocol, draws, set_aside, strata
+from contrastive.evaluation.protocol import Draw, Method, Protocol, SplitRule, draws, set_aside, strata
 from contrastive.features import FrozenEncoder
 from contrastive.items import read_items, unit_of
 
@@ -44,6 +44,7 @@ class Task:
         names: of the classes or targets.
         splits: what a source publishes or is usual, before labels are drawn.
         rule: what the splits are, in words.
+        split: by which of a protocol's rules they are drawn; auto where it is none of them.
         draws: of the evaluation.
         default_method: what is usual for this kind of data.
         regularisations: that the linear probe chooses from.
@@ -56,6 +57,7 @@ class Task:
     names: list[str]
     splits: list[Draw]
     rule: str
+    split: SplitRule = "auto"
     draws: list[Draw] = field(default_factory=list)
     default_method: Method = "linear"
     regularisations: tuple[float, ...] = REGULARISATIONS
@@ -130,7 +132,7 @@ def read_task(
         task = _molecule_task(encoder, protocol, cache_dir)
     else:
         task = _graph_task(encoder, protocol)
-    if protocol.split != "auto" and protocol.split not in task.rule:
+    if protocol.split not in ("auto", task.split):
         raise ContrastiveError(f"--split {protocol.split} is not for {protocol.data}, which has {task.rule}")
     _check_targets(task, protocol.data)
     _check_tests(task)
@@ -230,7 +232,7 @@ def _graph_task(encoder: FrozenEncoder, protocol: Protocol) -> Task:
         raise ContrastiveError(f"a class has fewer graphs than the {NUM_FOLDS} folds")
     splits = [split for deal in range(protocol.repeats or 1) for split in folds(y, protocol, deal)]
     rule = f"stratified {NUM_FOLDS}-fold cross-validation, folds dealt {protocol.repeats or 1} time(s)"
-    return Task("graphs", dataset, y, dataset.classes, splits, rule, default_method="svm")
+    return Task("graphs", dataset, y, dataset.classes, splits, rule, "stratified", default_method="svm")
 
 
 def target_names(y: np.ndarray) -> list[str]:
@@ -253,6 +255,7 @@ def _node_task(encoder: FrozenEncoder, protocol: Protocol) -> Task:
     numbers = target_names(y) if y.ndim == 2 else [str(c) for c in range(int(y.max()) + 1)]
     names = list(dataset.classes) or numbers
     number = protocol.repeats or NUM_NODE_SPLITS
+    split: SplitRule = "random" if dataset.split is None else "auto"
     if dataset.split is not None:
         parts = map(np.asarray, dataset.split)
         splits, rule = [Draw(*(part[np.isin(part, known)] for part in parts))], "the public split"
@@ -263,7 +266,7 @@ def _node_task(encoder: FrozenEncoder, protocol: Protocol) -> Task:
     if len(known) < len(y):
         rule += f" of the {len(known)} labelled of {len(y)} nodes"
     strengths = tuple(10.0**k for k in range(-2, 6))
-    return Task("nodes", dataset, y, names, splits, rule, regularisations=strengths, unit_length=True)
+    return Task("nodes", dataset, y, names, splits, rule, split, regularisations=strengths, unit_length=True)
 
 
 def random_splits(
@@ -298,7 +301,7 @@ def _molecule_task(encoder: FrozenEncoder, protocol: Protocol, cache_dir: str | 
 def _drawn_task(unit: str, dataset: Any, y: np.ndarray, names: list[str], protocol: Protocol) -> Task:
     """80/10/10: molecules by scaffold where nothing else is asked for, everything else at random."""
     molecules = isinstance(dataset, MoleculeDataset)
-    how = protocol.split if protocol.split != "auto" else "scaffold" if molecules else "random"
+    how: SplitRule = protocol.split if protocol.split != "auto" else "scaffold" if molecules else "random"
     if how == "scaffold" and not molecules:
         raise ContrastiveError("a scaffold split needs molecules; give --split random")
     number = 1 if how == "scaffold" or protocol.drawn else protocol.repeats or 1
@@ -308,4 +311,4 @@ def _drawn_task(unit: str, dataset: Any, y: np.ndarray, names: list[str], protoc
         Draw(*split_molecules(how, smiles, labels, seed=protocol.seed + i))  # type: ignore[arg-type]
         for i in range(number)
     ]
-    return Task(unit, dataset, y, names, splits, f"{how} split 80/10/10")
+    return Task(unit, dataset, y, names, splits, f"{how} split 80/10/10", how)

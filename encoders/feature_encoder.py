@@ -1,0 +1,78 @@
+"""What nodes and edges come with, numbers or categories, brought to the width of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from encoders.adjacency import exporting
+from encoders.sparse_features import SparseFeatures, linear
+
+
+class FeatureEncoder(nn.Module):
+    """W x for floating-point features, Σ_c Embedding_c[x_c] for categorical ones.
+
+    Args:
+        num_features: the width of floating-point features, or the number of categories of each column.
+        num_out: width of the result.
+
+    Shape: ``(N, num_features)`` float, dense or sparse, or ``(N, C)`` int64 → ``(N, num_out)``.
+    """
+
+    def __init__(self, num_features: int | Sequence[int], num_out: int) -> None:
+        super().__init__()
+        self.first: Tensor
+        self.categories = None if isinstance(num_features, int) else list(num_features)
+        if self.categories is None:
+            self.linear = Linear(num_features, num_out)  # type: ignore[arg-type]
+            return
+        # One table for all columns: one lookup, one gradient.
+        self.embedding = nn.EmbeddingBag(sum(self.categories), num_out, mode="sum")
+        nn.init.normal_(self.embedding.weight, std=1 / len(self.categories) ** 0.5)
+        first = torch.tensor([0, *self.categories[:-1]]).cumsum(0)
+        self.register_buffer("first", first, persistent=False)
+
+    def forward(self, x: Tensor | SparseFeatures) -> Tensor:
+        """Embed ``x``; ValueError where columns, type or (on the CPU) categories are not those promised."""
+        require_columns(x, self.linear.in_features if self.categories is None else self.categories)
+        if self.categories is None:
+            return linear(x, self.linear.weight, self.linear.bias)
+        assert isinstance(x, Tensor)
+        if exporting():  # the bag's offsets do not go into an ONNX program
+            return nn.functional.embedding(x + self.first, self.embedding.weight).sum(1)
+        if x.is_cpu and not torch.compiler.is_compiling() and (found := beyond(x, self.categories)):
+            raise ValueError(
+                "column {} has the category {}, expected less than {}; set node_features or "
+                "edge_features".format(*found)
+            )
+        return self.embedding(x + self.first)
+
+
+def beyond(x: Tensor, categories: Sequence[int]) -> tuple[int, int, int] | None:
+    """The first column of ``x``, ``(N, C)`` int64, with a category beyond its own, where the next begin.
+
+    Returns:
+        The column, its largest category, and how many it has; None where all are within.
+    """
+    largest = x.amax(0).tolist() if len(x) else []
+    return next(((c, m, n) for c, (m, n) in enumerate(zip(largest, categories)) if m >= n), None)
+
+
+def require_columns(x: Tensor | SparseFeatures, expected: int | list[int]) -> None:
+    """ValueError unless ``x`` has so many float columns, or a column of categories for each of a list."""
+    number, kind = (expected, "float") if isinstance(expected, int) else (len(expected), "int64 categories")
+    if x.is_floating_point() != (kind == "float") or x.shape[1] != number:
+        raise ValueError(
+            f"features have shape {tuple(x.shape)} and dtype {x.dtype}, expected {number} columns of {kind}; "
+            "set node_features or edge_features"
+        )
+
+
+class Linear(nn.Linear):
+    """W x + b of ``(N, num_in)`` features, fast on CPUs for few features and in 16 bits; see `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` to ``(N, num_out)``."""
+        return linear(x, self.weight, self.bias)
