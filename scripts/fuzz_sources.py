@@ -22,7 +22,7 @@ from scipy import sparse
 from contrastive.data import molecule_features
 from contrastive.data.graphs import read_graphs
 from contrastive.data.image_dataset import read_image
-from contrastive.data.image_shards import decode, shard_samples
+from contrastive.data.image_shards import shard_sample, shard_samples
 from contrastive.data.image_streams import ImageStream
 from contrastive.data.images import read_images
 from contrastive.data.node_files import read_nodes
@@ -121,7 +121,7 @@ def _shards(folder: Path) -> None:
 
 def _read_shards(folder: Path) -> None:
     for sample in shard_samples([str(folder / "train-000.tar")]):
-        decode(sample, 3)
+        shard_sample(sample).decoded(3)
 
 
 def _hugging_face(folder: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from contrastive.data.image_dataset import ImageDataset, read_image
-from contrastive.data.image_shards import decode, shard_samples
+from contrastive.data.image_shards import shard_sample, shard_samples
 from contrastive.data.images import read_images
 from contrastive.pretrain import pretrain
 
@@ -131,7 +131,7 @@ def shard(folder, content, cut=None):
             tar.addfile(member, io.BytesIO(data))
     whole = (folder / "a.tar").read_bytes()
     (folder / "a.tar").write_bytes(whole[:cut])
-    return [decode(sample, 3) for sample in shard_samples([str(folder / "a.tar")])]
+    return [shard_sample(sample).decoded(3) for sample in shard_samples([str(folder / "a.tar")])]
 
 
 def escaping_shard(folder):
@@ -203,7 +203,7 @@ FAULTS = [
     Fault("a folder none of whose images opens", unreadable, "none of the 2 images can be opened; the first: …/0.png is not a readable image (it is empty)"),
     Fault("a tar shard that is cut within a file", lambda f: shard(f, {"0.png": png()}, 600), f"{TAR}: it is cut short, it ends without the 1024 zeros; copy or write it again", "webdataset"),
     Fault("a tar shard that is cut between two files", lambda f: shard(f, {"0.png": b"0", "1.png": b"1"}, 1024), f"{TAR}: it is cut short, it ends without the 1024 zeros; copy or write it again", "webdataset"),
-    Fault("a tar shard with a damaged image", lambda f: shard(f, {"0.png": png()[:90]}), "0 of …/a.tar is not a readable image (image file is truncated)", "webdataset"),
+    Fault("a tar shard with a damaged image", lambda f: shard(f, {"0.png": png()[:90]}), f"0.png of …/a.tar is not a readable image (image file is truncated){REPAIR}", "webdataset"),
     Fault("a tar shard without images", lambda f: shard(f, {"0.txt": b"x"}), "0 of …/a.tar has no image; its files are txt", "webdataset"),
     Fault("a tar shard whose files are named ../../evil.png and /tmp/evil.png", escaping_shard, "read: 2 images, in memory; nothing is unpacked", "webdataset"),
     Fault("a CSV list without the column path", listed(b"file,label\na.png,cat\n"), "…/list.csv has no column path; its columns are file, label"),

@@ -129,14 +129,15 @@ def test_the_forms_that_an_item_may_have(form, tmp_path):
 
 
 def test_files_of_jpeg_are_read_as_pillow_reads_them(tmp_path):
-    """litdata keeps the file's bytes, and decodes them by torchvision."""
+    """litdata keeps the file's bytes."""
     for i in range(3):
         Image.fromarray(pixels(i)).resize((8, 8)).save(tmp_path / f"{i}.jpg")
     folder = write(tmp_path / "out", [Image.open(tmp_path / f"{i}.jpg") for i in range(3)])
     (batch,) = dataset(folder, batch_size=3, num_batches=1)
     for image, number in zip(batch.input, batch.index.tolist()):
-        expected = np.asarray(Image.open(tmp_path / f"{number}.jpg")).astype(int)
-        assert np.abs(image.permute(1, 2, 0).numpy() - expected).max() <= 2
+        np.testing.assert_array_equal(
+            image.permute(1, 2, 0), np.asarray(Image.open(tmp_path / f"{number}.jpg"))
+        )
 
 
 class Anything:
@@ -186,3 +187,51 @@ def test_a_folder_is_read_by_number_where_that_is_asked_for(folder):
         top = (len(pixels(i)) - 8) // 2
         np.testing.assert_array_equal(image.permute(1, 2, 0), pixels(i)[top : top + 8])
     assert len(data) == NUM and data.labels.tolist() == [i % 3 for i in range(NUM)]
+
+
+def jpegs(folder, damaged):
+    """Six images as litdata keeps files of JPEG, by their bytes; of some the head is overwritten."""
+    images = []
+    for i in range(6):
+        Image.fromarray(pixels(i)).resize((8, 8)).save(folder / f"{i}.jpg")
+        images.append({"image": Image.open(folder / f"{i}.jpg"), "label": i})
+    out = write(folder / "out", images, chunk_size=3)
+    for i in damaged:
+        content = (folder / f"{i}.jpg").read_bytes()
+        for chunk in (folder / "out").glob("*.bin"):
+            chunk.write_bytes(chunk.read_bytes().replace(content, bytes(len(content))))
+    return out
+
+
+@pytest.mark.parametrize("form", ["jpeg", "bytes"])
+def test_corrupt_images_are_named_counted_and_replaced_when_asked(form, tmp_path, caplog):
+    if form == "jpeg":
+        folder = jpegs(tmp_path, damaged=[0, 4])
+    else:
+        folder = write(tmp_path, [item(i) | {"image": b"x" if i in (0, 4) else png(i)} for i in range(6)])
+    with pytest.raises(
+        ContrastiveError, match="^item [04] of .* is not a readable image .*skip_corrupt=true$"
+    ):
+        list(dataset(folder, batch_size=3, num_batches=2))
+    batches = list(dataset(folder, batch_size=3, num_batches=2, skip_corrupt=True))
+    assert {*order(batches)} == {1, 2, 3, 5} and [len(batch.input) for batch in batches] == [3, 3]
+    assert sorted(m.split(" is ")[0] for m in caplog.messages[:2]) == [
+        f"skipped: item {i} of {folder}" for i in (0, 4)
+    ]
+    assert caplog.messages[2] == "skipped 2 images that do not decode in epoch 0, worker 0 of process 0"
+    stream = ImageStream(f"litdata:{folder}", image_size=8, skip_corrupt=True)
+    assert len(stream.examples(6)) == len(read_images(f"litdata:{folder}", "train", skip_corrupt=True)) == 4
+
+
+def test_a_jpeg_is_never_given_to_a_decoder_that_runs_code(tmp_path):
+    """litdata itself would try any of Pillow's, Ghostscript too."""
+    Image.fromarray(pixels(0)).save(tmp_path / "a.eps")
+    script = (tmp_path / "a.eps").read_bytes()
+    Image.fromarray(pixels(0)).save(tmp_path / "0.jpg")
+    (tmp_path / "0.jpg").write_bytes((tmp_path / "0.jpg").read_bytes().ljust(len(script), b" "))
+    folder = write(tmp_path / "out", [{"image": Image.open(tmp_path / "0.jpg")}])
+    (chunk,) = (tmp_path / "out").glob("*.bin")
+    content = (tmp_path / "0.jpg").read_bytes()
+    chunk.write_bytes(chunk.read_bytes().replace(content, script.ljust(len(content), b" ")))
+    with pytest.raises(ContrastiveError, match="item 0 of .* .it is none of JPEG, PNG"):
+        list(dataset(folder, batch_size=1, num_batches=1))

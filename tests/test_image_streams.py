@@ -154,7 +154,10 @@ def test_a_damaged_shard_is_named(damage, message, shards, tmp_path):
     "files,message",
     [
         ({"a.txt": b"x"}, "a of .* has no image; its files are txt"),
-        ({"a.png": b"x"}, "a of .* is not a readable image"),
+        (
+            {"a.png": b"x"},
+            "^a.png of .*bad.tar is not a readable image .*; repair or remove it, or pass skip_corrupt=true$",
+        ),
         ({"a.png": png(0)[0], "a.cls": b"cat"}, "a of .*: its class is no number"),
         ({"a.png": png(0)[0], "a.cls": b"9" * 40}, "a of .*: its class is 9+; number classes from 0"),
     ],
@@ -190,7 +193,7 @@ def test_a_damaged_image_of_a_shard_is_named(tmp_path):
     with tarfile.open(tmp_path / "bad.tar", "w") as tar:
         add(tar, "a.png", png(0)[0])
         add(tar, "b.png", png(1)[0][:60])
-    with pytest.raises(ContrastiveError, match="image 1 of .*bad.tar is not a readable image"):
+    with pytest.raises(ContrastiveError, match="^b.png of .*bad.tar is not a readable image"):
         read_images(str(tmp_path / "bad.tar"), "train")
 
 
@@ -222,3 +225,90 @@ def test_a_run_on_shards_is_probed_and_inspected(shards, tmp_path):
     assert main(["probe", run, "--data", str(tmp_path / "pets")]) == 0
     leaks = json.loads((tmp_path / "run" / "results" / "probe-pets.json").read_text())["leaks"]
     assert leaks["num_pretraining"] == 40 and 0 < leaks["in_pretraining"] < leaks["num_test"] == 18
+
+
+@pytest.fixture
+def with_corrupt(tmp_path):
+    """Three shards of ten images; the first of all and the last of the second are cut short."""
+    for s in range(3):
+        with tarfile.open(tmp_path / f"some-{s}.tar", "w") as tar:
+            for i in range(s * PER_SHARD, (s + 1) * PER_SHARD):
+                add(tar, f"{i:05}.png", png(i)[0][: 60 if i in (0, 19) else None])
+    return str(tmp_path / "some-{0..2}.tar")
+
+
+CORRUPT = "is not a readable image (image file is truncated); repair or remove it, or pass skip_corrupt=true"
+
+
+def test_corrupt_images_are_named_counted_and_replaced_when_asked(with_corrupt, tmp_path, caplog):
+    with pytest.raises(ContrastiveError) as stopped:
+        list(dataset(with_corrupt, num_batches=6))
+    assert str(stopped.value).endswith(CORRUPT)
+    batches = list(dataset(with_corrupt, num_batches=6, skip_corrupt=True))
+    read = numbers(batches)
+    assert [len(batch.input) for batch in batches] == [5] * 6 and set(read) == {*range(30)} - {0, 19}
+    assert [len({*batch.index.tolist()}) for batch in batches] == [5] * 6, "no image is its own negative"
+    named = [
+        f"skipped: 00000.png of {tmp_path}/some-0.tar {CORRUPT}",
+        f"skipped: 00019.png of {tmp_path}/some-1.tar {CORRUPT}",
+    ]
+    assert sorted(caplog.messages[:2]) == named
+    assert caplog.messages[2:] == ["skipped 2 images that do not decode in epoch 0, worker 0 of process 0"]
+
+
+def test_a_resumed_epoch_goes_on_where_it_was_past_corrupt_images(with_corrupt):
+    whole = dataset(with_corrupt, num_batches=6, skip_corrupt=True)
+    rest = dataset(with_corrupt, num_batches=6, skip_corrupt=True)
+    rest.start = 2
+    pairs = list(zip(list(whole)[2:], rest, strict=True))
+    assert all(torch.equal(a.index, b.index) and torch.equal(a.input, b.input) for a, b in pairs)
+
+
+def test_shards_none_of_whose_images_decodes_end_the_run(tmp_path):
+    with tarfile.open(tmp_path / "bad.tar", "w") as tar:
+        for i in range(3):
+            add(tar, f"{i}.png", b"x")
+    with pytest.raises(ContrastiveError, match="none of 3 images decodes; the first: 0.png of .*bad.tar"):
+        list(dataset(str(tmp_path / "bad.tar"), skip_corrupt=True))
+    with pytest.raises(ContrastiveError, match="none of the images of .*bad.tar decodes"):
+        ImageStream(str(tmp_path / "bad.tar"), image_size=8, skip_corrupt=True).examples(2)
+
+
+def test_what_is_not_a_corrupt_image_is_never_skipped(tmp_path):
+    with tarfile.open(tmp_path / "bad.tar", "w") as tar:
+        add(tar, "a.txt", b"x")
+    with pytest.raises(ContrastiveError, match="a of .* has no image"):
+        list(dataset(str(tmp_path / "bad.tar"), skip_corrupt=True))
+
+
+def test_corrupt_images_are_skipped_wherever_a_stream_is_read(with_corrupt, tmp_path, capsys):
+    data = ImageStream(with_corrupt, image_size=8, epoch_size=20, skip_corrupt=True)
+    expected = torch.tensor(png(1)[1]).permute(2, 0, 1)
+    assert torch.equal(data.examples(2).__getitems__([0]).input[0], expected)
+    assert torch.equal(data.read("train").__getitems__([0]).input[0], expected)
+    assert (
+        len(read_images(with_corrupt, "train", skip_corrupt=True)) == 28
+    )  # its size, of the first that decodes
+    run = str(tmp_path / "run")
+    args = ["pretrain", "--config", "configs/image/simclr_cifar10.yaml", "--wandb", "off", "--run_dir", run]
+    args += ["--data", "contrastive.data.image_streams.ImageStream", "--data.source", with_corrupt]
+    args += ["--data.image_size", "8", "--data.epoch_size", "28", "--data.batch_size", "14"]
+    args += [
+        "--data.num_workers",
+        "1",
+        "--model.encoder.init_args.width",
+        "4",
+        "--model.views.init_args.size",
+        "8",
+    ]
+    args += [
+        "--trainer.max_epochs",
+        "1",
+        "--trainer.enable_progress_bar",
+        "false",
+        "--trainer.accelerator",
+        "cpu",
+    ]
+    assert main(args) == 1
+    assert capsys.readouterr().err.rstrip().endswith(CORRUPT)
+    assert main([*args, "--data.skip_corrupt", "true"]) == 0

@@ -24,19 +24,22 @@ from contrastive.report import track
 
 log = logging.getLogger("contrastive")
 
+REPAIR = "repair or remove it, or pass skip_corrupt=true"  # what to do about an image that does not decode
 _MAX_ASPECT = 64  # of a longer strip the middle alone is resized: a line of pixels would fill the memory
 
 
 class Item(NamedTuple):
     """An image that is no file: ``images[place]`` is a PIL image of another library's, or encoded bytes.
 
-    ``images.source``, where it has one, is what messages call the data set.
+    What messages call it is ``images.called(place)``, where there is one, or its number in ``images.source``.
     """
 
     images: Any
     place: int
 
     def __str__(self) -> str:
+        if hasattr(self.images, "called"):
+            return self.images.called(self.place)
         return f"image {self.place} of {getattr(self.images, 'source', type(self.images).__name__)}"
 
 
@@ -236,7 +239,7 @@ def read_image(item: Path | Item, image_size: int | None, channels: int) -> Tens
             return fit(decode(_picture(item), channels, item), image_size)
         return fit(decode(item, channels, item), image_size)
     except ContrastiveError as error:
-        raise ContrastiveError(f"{error}; repair or remove it, or pass skip_corrupt=true") from error
+        raise ContrastiveError(f"{error}; {REPAIR}") from error
 
 
 def _picture(item: Item) -> Image.Image | bytes:

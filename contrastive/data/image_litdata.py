@@ -5,11 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from PIL import Image
-from torch import Tensor
-from torchvision.transforms.v2.functional import to_pil_image
-
-from contrastive.data.image_decode import decode, to_tensor
 from contrastive.data.image_stream_dataset import Sample, StreamDataset, class_number
 from contrastive.errors import ContrastiveError, reading
 
@@ -52,11 +47,8 @@ class LitdataDataset(StreamDataset):
                 )
 
     def read(self, sample: tuple[int, Any]) -> Sample:
-        """An item, decoded."""
-        number, item = sample
-        name = f"item {number} of {self.source}"
-        image, label = image_and_label(item, name)
-        return Sample(_decoded(image, self.channels, name), label, number)
+        """An item, its image not decoded."""
+        return litdata_sample(*sample, self.source)
 
 
 def open_litdata(source: str, *, world_size: int = 1, rank: int = 0, **options: Any) -> Any:
@@ -75,7 +67,10 @@ def open_litdata(source: str, *, world_size: int = 1, rank: int = 0, **options: 
             return getattr(index, "index", index), super().__getitem__(index)
 
     try:
-        stream = Numbered(source, serializers={name: _Refused() for name in ("pickle", "graph")}, **options)
+        serializers = dict.fromkeys(("pickle", "graph"), _Refused()) | dict.fromkeys(
+            ("jpeg", "image"), _Encoded()
+        )
+        stream = Numbered(source, serializers=serializers, **options)
         environment = stream.distributed_env
         stream.distributed_env = type(environment)(world_size, rank, environment.num_nodes)
         len(stream)
@@ -99,18 +94,31 @@ class _Refused:
         )
 
 
-def litdata_images(source: str, num_images: int, channels: int) -> list[Tensor]:
-    """The first images of a folder, uint8 ``(channels, H, W)``."""
+class _Encoded:
+    """Stands where litdata would decode an image of a file: its bytes go to our decoder, as all images do."""
+
+    def setup(self, metadata: Any) -> None:
+        """Nothing; part of litdata's interface."""
+
+    def deserialize(self, data: bytes) -> bytes:
+        return bytes(data)
+
+
+def litdata_samples(source: str) -> Iterator[Sample]:
+    """The samples of a folder in their order."""
     stream = open_litdata(source)
     with reading(source):
-        items = [stream[i] for i in range(min(num_images, len(stream)))]
-    names = ((f"item {number} of {source}", item) for number, item in items)
-    return [_decoded(image_and_label(item, name)[0], channels, name) for name, item in names]
+        for i in range(len(stream)):
+            yield litdata_sample(i, stream[i][1], source)
 
 
-def image_and_label(item: Any, name: str) -> tuple[Any, int]:
-    """The image of an item, as it is held, and its class or -1."""
-    label: Any = -1
+def litdata_sample(number: int, item: Any, source: str) -> Sample:
+    """The item of a number, its image not decoded.
+
+    Raises:
+        ContrastiveError: it has no image, or its class is no number; the message names it.
+    """
+    name, label = f"item {number} of {source}", -1
     if isinstance(item, dict):
         if "image" not in item:
             raise ContrastiveError(f"{name} has no image; its keys are {', '.join(map(str, item))}")
@@ -118,15 +126,4 @@ def image_and_label(item: Any, name: str) -> tuple[Any, int]:
         item = item["image"]
     elif isinstance(item, tuple | list):
         item, label = item
-    return item, class_number(label, name)
-
-
-def _decoded(image: Any, channels: int, name: str) -> Tensor:
-    if isinstance(image, Tensor) and image.shape[0] == channels:
-        return image
-    if isinstance(image, bytes | bytearray | memoryview | Image.Image):
-        return decode(image, channels, name)
-    try:
-        return to_tensor(to_pil_image(image), channels)
-    except (ValueError, TypeError) as error:
-        raise ContrastiveError(f"{name} is not a readable image ({error})") from error
+    return Sample(item, class_number(label, name), number, name)

@@ -13,9 +13,9 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from contrastive.data.image_dataset import ImageDataset, Item, read_image
-from contrastive.data.image_litdata import image_and_label, open_litdata
+from contrastive.data.image_litdata import litdata_sample, open_litdata
 from contrastive.data.image_shards import IMAGES, check_end, find_shards, import_webdataset
-from contrastive.data.image_stream_dataset import class_number
+from contrastive.data.image_stream_dataset import Sample, class_number
 from contrastive.data.loading import Split
 from contrastive.errors import ContrastiveError, reading
 from contrastive.report import track
@@ -50,18 +50,30 @@ def open_stream(source: str, split: Split, image_size: int | None, channels: int
         labels, names = images.labels(), None
     else:
         places = [place for shard in find_shards(source) for place in _places(shard)]
-        images = _Members(places, source)
+        images = _Members(places)
         labels = [place.label for place in places]
         names = [Path(place.shard) / place.name for place in places]
     known = torch.tensor(labels)
+    items = [Item(images, i) for i in range(len(labels))]
     return ImageDataset(
-        [Item(images, i) for i in range(len(labels))],
+        items,
         known if bool((known >= 0).any()) else None,
         [str(i) for i in range(int(known.max()) + 1)],
-        image_size=image_size or min(read_image(Item(images, 0), None, channels).shape[1:]),
+        image_size=image_size or _shorter_side(items, channels),
         channels=channels,
         paths=names,
     )
+
+
+def _shorter_side(items: Sequence[Item], channels: int) -> int:
+    """That of the first image that decodes; the corrupt ones are reported later."""
+    first: ContrastiveError | None = None
+    for item in items:
+        try:
+            return min(read_image(item, None, channels).shape[1:])
+        except ContrastiveError as error:
+            first = first or error
+    raise ContrastiveError(f"none of the {len(items)} images decodes; the first: {first}")
 
 
 class _Place(NamedTuple):
@@ -98,14 +110,18 @@ def _places(shard: str) -> list[_Place]:
 class _Members:
     """``members[place]`` are the bytes of an image in a shard."""
 
-    def __init__(self, places: Sequence[_Place], source: str) -> None:
-        self.places, self.source = places, source
+    def __init__(self, places: Sequence[_Place]) -> None:
+        self.places = places
 
     def __getitem__(self, place: int) -> bytes:
         where = self.places[place]
         with open(where.shard, "rb") as stream:
             stream.seek(where.offset)
             return stream.read(where.size)
+
+    def called(self, place: int) -> str:
+        """What messages call an image: its file and its shard."""
+        return f"{self.places[place].name} of {self.places[place].shard}"
 
 
 class _Litdata:
@@ -115,15 +131,19 @@ class _Litdata:
         self.source, self.stream, self.lock = folder, open_litdata(folder), threading.Lock()
 
     def __getitem__(self, place: int) -> Any:
-        image, _ = self._item(place)
+        image = self._sample(place).image
         return to_pil_image(image) if isinstance(image, Tensor) else image
+
+    def called(self, place: int) -> str:
+        """What messages call an image."""
+        return f"item {place} of {self.source}"
 
     def labels(self) -> list[int]:
         """The class of each item, or -1."""
         with reading(self.source):
-            return [self._item(place)[1] for place in track(range(len(self.stream)), "Reading classes")]
+            return [self._sample(place).label for place in track(range(len(self.stream)), "Reading classes")]
 
-    def _item(self, place: int) -> tuple[Any, int]:
+    def _sample(self, place: int) -> Sample:
         with self.lock:
             number, item = self.stream[place]
-        return image_and_label(item, f"item {number} of {self.source}")
+        return litdata_sample(number, item, self.source)

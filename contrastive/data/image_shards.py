@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from contrastive.data.image_decode import decode as decode_image
 from contrastive.data.image_stream_dataset import Sample, StreamDataset, class_number
 from contrastive.errors import ContrastiveError
 
@@ -57,9 +55,8 @@ class ShardDataset(StreamDataset):
             buffer.clear()
 
     def read(self, sample: dict[str, Any]) -> Sample:
-        """A sample, decoded; its place follows from its key."""
-        label = class_number(sample.get("cls", b"-1"), _called(sample))
-        return Sample(decode(sample, self.channels), label, sample_index(sample["__key__"]))
+        """A sample, its image not decoded; its place follows from its key."""
+        return shard_sample(sample)
 
 
 def sample_index(key: str) -> int:
@@ -133,15 +130,17 @@ def check_end(shard: str) -> None:
             )
 
 
-def decode(sample: dict[str, Any], channels: int) -> Tensor:
-    """The image of a sample, uint8 ``(channels, H, W)``."""
-    name = _called(sample)
-    content = next((value for key, value in sample.items() if key.lower() in IMAGES), None)
-    if content is None:
-        found = ", ".join(key for key in sample if not key.startswith("__"))
+def shard_sample(files: dict[str, Any]) -> Sample:
+    """A sample by its files, its image not decoded.
+
+    Raises:
+        ContrastiveError: no image is among them, or the class is no number; the message names it.
+    """
+    name = f"{files['__key__']} of {files['__url__']}"
+    extension = next((key for key in files if key.lower() in IMAGES), None)
+    if extension is None:
+        found = ", ".join(key for key in files if not key.startswith("__"))
         raise ContrastiveError(f"{name} has no image; its files are {found}")
-    return decode_image(content, channels, name)
-
-
-def _called(sample: dict[str, Any]) -> str:
-    return f"{sample['__key__']} of {sample['__url__']}"
+    member = f"{files['__key__']}.{extension} of {files['__url__']}"
+    label = class_number(files.get("cls", b"-1"), name)
+    return Sample(files[extension], label, sample_index(files["__key__"]), member)

@@ -2,28 +2,65 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
+from torchvision.transforms.v2.functional import to_pil_image
 
 from contrastive.data import Batch
 from contrastive.data.image_crops import Crop
-from contrastive.data.image_dataset import fit
+from contrastive.data.image_dataset import REPAIR, fit
+from contrastive.data.image_decode import decode, to_tensor
 from contrastive.data.loading import MAX_CLASSES
 from contrastive.errors import ContrastiveError
 
+log = logging.getLogger("contrastive")
+
+_Row = tuple[Any, int, int]  # an image or its two crops, its label and its place
+
 
 class Sample(NamedTuple):
-    """What a stream holds: a uint8 image ``(C, H, W)`` in its own size, its class or -1, and its place."""
+    """What a stream holds: an image, encoded or as an array, its class or -1, its place and its name."""
 
-    image: Tensor
+    image: Any
     label: int
     place: int
+    name: str
+
+    def decoded(self, channels: int) -> Tensor:
+        """The image in its own size, uint8 ``(channels, H, W)``.
+
+        Raises:
+            ContrastiveError: it does not decode; the message names it.
+        """
+        try:
+            if isinstance(self.image, Tensor) and self.image.shape[0] == channels:
+                return self.image
+            if isinstance(self.image, bytes | bytearray | memoryview | Image.Image):
+                return decode(self.image, channels, self.name)
+            return to_tensor(to_pil_image(self.image), channels)
+        except ContrastiveError as error:
+            raise ContrastiveError(f"{error}; {REPAIR}") from error
+        except (ValueError, TypeError) as error:
+            raise ContrastiveError(f"{self.name} is not a readable image ({error}); {REPAIR}") from error
+
+
+def readable(samples: Iterable[Sample], channels: int, skip_corrupt: bool) -> Iterator[Tensor]:
+    """The images of samples; with ``skip_corrupt`` those that do not decode are logged, and left out."""
+    for sample in samples:
+        try:
+            yield sample.decoded(channels)
+        except ContrastiveError as error:
+            if not skip_corrupt:
+                raise
+            log.warning("skipped: %s", error)
 
 
 def class_number(value: Any, name: str) -> int:
@@ -44,12 +81,14 @@ def class_number(value: Any, name: str) -> int:
 class StreamDataset(IterableDataset):
     """One process's batches of an epoch, each worker from a share of its own.
 
-    A source gives ``samples`` and ``read``: encoded samples, again and again, and one of them decoded.
+    A source gives ``samples`` and ``read``: samples as they are stored, again and again, and one as `Sample`.
 
     Args:
         image_size: side in pixels to which an image is resized (shorter side) and cropped (centre).
         channels: 1 or 3; an image is converted.
         crop: how two views are cut from each image in its own size; None resizes the image instead.
+        skip_corrupt: for an image that does not decode take one of the next batch's that does, log it, and
+            at the epoch's end how many there were.
         batch_size: images a batch.
         num_batches: of an epoch, on each process.
         seed: of the order and the crops.
@@ -74,19 +113,21 @@ class StreamDataset(IterableDataset):
         num_batches: int,
         seed: int,
         crop: Crop | None = None,
+        skip_corrupt: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.image_size, self.channels, self.crop = image_size, channels, crop
+        self.skip_corrupt = skip_corrupt
         self.batch_size, self.num_batches, self.seed = batch_size, num_batches, seed
         self.rank, self.world_size = rank, world_size
 
     def samples(self, worker: int, num_workers: int) -> Iterator[Any]:
-        """The samples of a worker's share, encoded, without an end."""
+        """The samples of a worker's share, as they are stored, without an end."""
         raise NotImplementedError
 
     def read(self, sample: Any) -> Sample:
-        """A sample, decoded."""
+        """A sample, its image not decoded."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -97,19 +138,73 @@ class StreamDataset(IterableDataset):
         worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
         samples = self.samples(worker, num_workers)
         deque(islice(samples, self.start * self.batch_size), maxlen=0)  # read, but not decoded
-        for _ in range(worker + self.start * num_workers, self.num_batches, num_workers):
-            yield self._batch(islice(samples, self.batch_size))
+        ahead: deque[Any] = deque()
+        corrupt: set[str] = set()
+        steps = range(worker + self.start * num_workers, self.num_batches, num_workers)
+        for step in steps:
+            batch = self._batch(samples, ahead, corrupt)
+            if corrupt and step == steps[-1]:
+                where = f"worker {worker} of process {self.rank}"
+                log.warning(
+                    "skipped %d images that do not decode in epoch %d, %s", len(corrupt), self.epoch, where
+                )
+            yield batch
 
-    def _batch(self, samples: Iterator[Any]) -> Batch:
-        inputs, labels, index = zip(*(self._fitted(self.read(sample)) for sample in samples))
+    def _batch(self, samples: Iterator[Any], ahead: deque[Any], corrupt: set[str]) -> Batch:
+        """The next samples as a batch.
+
+        What stands in for a corrupt image stays in the next batch too: a batch begins where it would without
+        corrupt ones, so that a resumed run can pass over batches without decoding them.
+
+        Args:
+            samples: all that are not read yet.
+            ahead: samples that are read, and in no batch yet.
+            corrupt: messages of images that do not decode; those met here are added.
+        """
+        ahead.extend(islice(samples, max(0, self.batch_size - len(ahead))))
+        following = self._following(samples, ahead, corrupt)
+        own = [self._row(ahead[k], corrupt) for k in range(self.batch_size)]
+        rows = [next(following) if row is None else row for row in own]
+        for _ in rows:
+            ahead.popleft()
+        return self._stacked(rows)
+
+    def _following(self, samples: Iterator[Any], ahead: deque[Any], corrupt: set[str]) -> Iterator[_Row]:
+        """The images after this batch's that decode."""
+        failed = 0  # in a row
+        for place in count(self.batch_size):
+            if place == len(ahead):
+                ahead.append(next(samples))
+            row = self._row(ahead[place], corrupt)
+            if row is not None:
+                failed = 0
+                yield row
+                continue
+            failed += 1
+            if failed > 2 * len(corrupt):  # twice in a row comes an image where a pass ends and one begins
+                raise ContrastiveError(f"none of {len(corrupt)} images decodes; the first: {min(corrupt)}")
+
+    def _row(self, stored: Any, corrupt: set[str]) -> _Row | None:
+        """An image of ``image_size`` or its two crops, its label and place; None where it does not decode."""
+        sample = self.read(stored)
+        try:
+            image = sample.decoded(self.channels)
+        except ContrastiveError as error:
+            if not self.skip_corrupt:
+                raise
+            if str(error) not in corrupt:
+                log.warning("skipped: %s", error)
+            corrupt.add(str(error))
+            return None
+        # cut or resized here, so that no more than one is held in its own size
+        if self.crop is None:
+            return fit(image, self.image_size), sample.label, sample.place
+        views = self.crop.views(image, sample.place, seed=self.seed, epoch=self.epoch)
+        return views, sample.label, sample.place
+
+    def _stacked(self, rows: Sequence[_Row]) -> Batch:
+        inputs, labels, index = zip(*rows)
         known = None if all(label < 0 for label in labels) else torch.tensor(labels)
         if self.crop is None:
             return Batch(torch.stack(inputs), known, torch.tensor(index))
         return Batch(tuple(torch.stack(view) for view in zip(*inputs)), known, torch.tensor(index))
-
-    def _fitted(self, sample: Sample) -> tuple[Any, int, int]:
-        """An image of ``image_size`` or its two crops, so that no more than one is held in its own size."""
-        image, label, place = sample
-        if self.crop is None:
-            return fit(image, self.image_size), label, place
-        return self.crop.views(image, place, seed=self.seed, epoch=self.epoch), label, place

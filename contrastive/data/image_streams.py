@@ -13,10 +13,10 @@ from contrastive.data.epochs import EpochLoader
 from contrastive.data.image_channels import check_shape, refuse_other_channels
 from contrastive.data.image_crops import Crop
 from contrastive.data.image_dataset import ImageDataset, Item
-from contrastive.data.image_litdata import LitdataDataset, litdata_images, open_litdata
+from contrastive.data.image_litdata import LitdataDataset, litdata_samples, open_litdata
 from contrastive.data.image_shard_index import LITDATA, open_stream
-from contrastive.data.image_shards import ShardDataset, decode, find_shards, shard_samples
-from contrastive.data.image_stream_dataset import StreamDataset
+from contrastive.data.image_shards import ShardDataset, find_shards, shard_sample, shard_samples
+from contrastive.data.image_stream_dataset import StreamDataset, readable
 from contrastive.data.loading import Split
 from contrastive.errors import ContrastiveError
 
@@ -44,6 +44,7 @@ class ImageStream(LightningDataModule):
         shuffle_buffer: samples of shards, at least 1, among which a worker draws the next; held as encoded
             files.
         num_workers: processes that read and decode, for each process that trains; each needs a shard.
+        skip_corrupt: for an image that does not decode take another, and count them, instead of stopping.
         seed: of the order; taken from ``seed_everything``.
     """
 
@@ -58,6 +59,7 @@ class ImageStream(LightningDataModule):
         batch_size: int = 256,
         shuffle_buffer: int = 2000,
         num_workers: int = 0,
+        skip_corrupt: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -67,7 +69,7 @@ class ImageStream(LightningDataModule):
         self.source, self.image_size, self.channels = source, image_size, channels
         self.crop = crop
         self.epoch_size, self.batch_size, self.shuffle_buffer = epoch_size, batch_size, shuffle_buffer
-        self.num_workers, self.seed = num_workers, seed
+        self.num_workers, self.skip_corrupt, self.seed = num_workers, skip_corrupt, seed
         self.train: StreamDataset | None = None
         self.val = None
 
@@ -86,6 +88,7 @@ class ImageStream(LightningDataModule):
             image_size=self.image_size,
             channels=self.channels,
             crop=self.crop,
+            skip_corrupt=self.skip_corrupt,
             batch_size=self.batch_size,
             seed=self.seed,
             rank=rank,
@@ -131,15 +134,19 @@ class ImageStream(LightningDataModule):
 
     def read(self, split: Split) -> ImageDataset:
         """All images by their number, for what is encoded once; see ``open_stream``."""
-        return open_stream(self.source, split, self.image_size, self.channels)
+        images = open_stream(self.source, split, self.image_size, self.channels)
+        images.skip_corrupt = self.skip_corrupt
+        return images
 
     def examples(self, num_images: int) -> ImageDataset:
         """Read the first images of the first shards or chunks."""
         if self._folder:
-            images = litdata_images(self._folder, num_images, self.channels)
+            samples = litdata_samples(self._folder)
         else:
-            samples = islice(shard_samples(find_shards(self.source)), num_images)
-            images = [decode(sample, self.channels) for sample in samples]
+            samples = map(shard_sample, shard_samples(find_shards(self.source)))
+        images = islice(readable(samples, self.channels, self.skip_corrupt), num_images)
         pictures = [to_pil_image(image) for image in images]
+        if not pictures:
+            raise ContrastiveError(f"none of the images of {self.source} decodes")
         items = [Item(pictures, i) for i in range(len(pictures))]
         return ImageDataset(items, None, [], image_size=self.image_size, channels=self.channels)
