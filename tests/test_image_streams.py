@@ -312,3 +312,12 @@ def test_corrupt_images_are_skipped_wherever_a_stream_is_read(with_corrupt, tmp_
     assert main(args) == 1
     assert capsys.readouterr().err.rstrip().endswith(CORRUPT)
     assert main([*args, "--data.skip_corrupt", "true"]) == 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 0}, {"num_workers": -1}, {"epoch_size": 0}, {"shuffle_buffer": 0}]
+)
+def test_numbers_that_are_too_small_are_refused(options):
+    (name, value) = next(iter(options.items()))
+    with pytest.raises(ValueError, match=f"{name} is {value}; "):
+        ImageStream("litdata:folder", image_size=8, **options)

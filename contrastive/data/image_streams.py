@@ -17,7 +17,7 @@ from contrastive.data.image_litdata import LitdataDataset, litdata_samples, open
 from contrastive.data.image_shard_index import LITDATA, open_stream
 from contrastive.data.image_shards import ShardDataset, find_shards, shard_sample, shard_samples
 from contrastive.data.image_stream_dataset import StreamDataset, readable
-from contrastive.data.loading import Split
+from contrastive.data.loading import Split, check_loading
 from contrastive.errors import ContrastiveError
 
 
@@ -63,8 +63,10 @@ class ImageStream(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if shuffle_buffer < 1:
-            raise ValueError(f"shuffle_buffer is {shuffle_buffer}; it is at least 1")
+        check_loading(batch_size, num_workers)
+        for name, value in (("shuffle_buffer", shuffle_buffer), ("epoch_size", epoch_size)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it is at least 1")
         check_shape(image_size, channels)
         self.source, self.image_size, self.channels = source, image_size, channels
         self.crop = crop

@@ -18,6 +18,18 @@ Split = Literal["train", "test", "all"]
 MAX_CLASSES = 2**20  # larger numbers are no classes and stand for something else
 
 
+def check_loading(batch_size: int, num_workers: int) -> None:
+    """See that batches can be read so.
+
+    Raises:
+        ValueError: no sample a batch, or a negative number of processes.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; give 2 samples or more")
+    if num_workers < 0:
+        raise ValueError(f"num_workers is {num_workers}; give 0 to read in the training process itself")
+
+
 class PretrainingData(LightningDataModule):
     """Batches of unlabelled samples, and a validation split to watch pretraining by.
 
@@ -40,10 +52,7 @@ class PretrainingData(LightningDataModule):
         self, source: str, *, batch_size: int, val_fraction: float, num_workers: int, seed: int
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; give 2 samples or more")
-        if num_workers < 0:
-            raise ValueError(f"num_workers is {num_workers}; give 0 to read in the training process itself")
+        check_loading(batch_size, num_workers)
         if not 0 <= val_fraction < 1:
             raise ValueError(
                 f"val_fraction is {val_fraction}; give a share below 1, or 0 to set nothing aside"
