@@ -10,6 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one threa
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import forked
+import link_cases
 import pytest
 
 from encoders import message_passing
@@ -77,3 +78,9 @@ def moleculenet() -> Path:
     if not folder:
         pytest.skip("set CONTRASTIVE_MOLECULENET to a folder with MoleculeNet's bbbp.csv, bace.csv, …")
     return Path(folder)
+
+
+@pytest.fixture(params=[True, False], ids=["undirected", "directed"])
+def links(request, tmp_path):
+    """Random links of three relations between 24 nodes."""
+    return link_cases.random_links(tmp_path, request.param)
