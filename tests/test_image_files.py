@@ -150,7 +150,7 @@ def test_csv_refuses_what_stands_for_no_label(label, tmp_path):
         (b"path,label\nnowhere.png,cat\n", "line 2: there is no image"),
         (
             b"path,label,split\na.png,cat,trian\n",
-            "line 2: split is 'trian'; expected one of train, val, test",
+            "line 2: split is 'trian'; expected one of train, test, val, valid, validation",
         ),
         (b"path,label\na.png\n", "line 2: expected 2 fields"),
         (b"path,label\na.png,cat,4\n", "line 2: expected 2 fields"),
@@ -212,6 +212,45 @@ def test_a_table_whose_labels_are_all_blank_has_no_probe(tmp_path):
     encoder = FrozenEncoder(SmallCNN(in_channels=3), nn.Identity())
     with pytest.raises(ContrastiveError, match="has no labels: a probe needs"):
         read_task(encoder, Protocol(write_csv(tmp_path / "list.csv", rows)))
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_the_validation_part_is_known_by_each_of_its_names(name, tmp_path):
+    """It is the test split where there is no other."""
+    for i, split in enumerate(("train", name, "test")):
+        picture(tmp_path / "folders" / split / "cat" / f"{i}.png", i)
+    folders = str(tmp_path / "folders")
+    rows = [(f"folders/{split}/cat/{i}.png", "cat", split) for i, split in enumerate(("train", name, "test"))]
+    images = {split: pixels(1, 8, 8) for split in ("train", name, "test")}
+    arrays = {f"{split}_images": array for split, array in images.items()}
+
+    def paths(source, split):
+        return [path.name for path in open_images(source, split).paths]
+
+    listed = write_csv(tmp_path / "list.csv", rows)
+    np.savez(tmp_path / "i.npz", **arrays)
+    assert paths(folders, "test") == paths(listed, "test") == ["2.png"] and paths(folders, "all") == [
+        "0.png",
+        "2.png",
+    ]
+    np.testing.assert_array_equal(read_images(str(tmp_path / "i.npz"), "test").images[:, 0], images["test"])
+    shutil.rmtree(tmp_path / "folders" / "test")
+    listed = write_csv(tmp_path / "list.csv", rows[:2])
+    np.savez(tmp_path / "i.npz", **{key: array for key, array in arrays.items() if "test" not in key})
+    assert paths(folders, "test") == paths(listed, "test") == ["1.png"] and paths(folders, "all") == [
+        "0.png",
+        "1.png",
+    ]
+    np.testing.assert_array_equal(read_images(str(tmp_path / "i.npz"), "test").images[:, 0], images[name])
+
+
+@pytest.mark.parametrize("names", [("Train", "Test"), ("valid", "test"), ("training", "testing")])
+def test_folders_that_are_called_like_splits_are_not_taken_for_classes(names, tmp_path):
+    for name in names:
+        picture(tmp_path / "data" / name / "0.png")
+    message = f"data has the folders {', '.join(sorted(names))}, which would be read as classes; name those"
+    with pytest.raises(ContrastiveError, match=message):
+        open_images(str(tmp_path / "data"), "train")
 
 
 # --- .npz ---

@@ -16,11 +16,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from contrastive.data.image_dataset import ImageDataset, fit
-from contrastive.data.image_sources import NoSplit, all_splits, held_out_split, shorter_side
+from contrastive.data.image_sources import SPLIT_NAMES, NoSplit, all_splits, held_out_split, shorter_side
 from contrastive.data.loading import MAX_CLASSES, Split
 from contrastive.errors import ContrastiveError
-
-_SPLITS = {"train": ("train",), "test": ("test", "val")}  # where there is no test split, val serves
 
 
 def open_csv(
@@ -29,8 +27,8 @@ def open_csv(
     """Images that a CSV file lists, UTF-8, with a header.
 
     The column ``path`` is where each image is, from the file's own folder; ``label`` its class, in words, and
-    empty where it is not known; ``split`` is train, val or test. The last two may be missing: then there are
-    no labels, or 30 % of the labelled images are held out as test split. With ``targets`` the labels are
+    empty where it is not known; ``split`` is one of ``SPLIT_NAMES``. The last two may be missing: then there
+    are no labels, or 30 % of the labelled images are held out as test split. With ``targets`` the labels are
     these columns, ``(N, T)`` float32 with NaN where a cell is blank.
 
     Raises:
@@ -122,7 +120,7 @@ def _of_split(listed: _Listed, split: Split, file: Path) -> Sequence[int]:
     """The rows of a split; all of them where the file has none."""
     if listed.splits is None:
         return range(len(listed.paths))
-    known = ("train", "val", "test")
+    known = [name for names in SPLIT_NAMES.values() for name in names]
     for line, name in zip(listed.lines, listed.splits):
         if name not in known:
             raise ContrastiveError(
@@ -130,11 +128,11 @@ def _of_split(listed: _Listed, split: Split, file: Path) -> Sequence[int]:
             )
     if split == "all":
         return range(len(listed.paths))
-    for wanted in _SPLITS[split]:
+    for wanted in SPLIT_NAMES[split]:
         chosen = [i for i, name in enumerate(listed.splits) if name == wanted]
         if chosen:
             return chosen
-    raise ContrastiveError(f"{file} lists no image whose split is {' or '.join(_SPLITS[split])}")
+    raise ContrastiveError(f"{file} lists no image whose split is {' or '.join(SPLIT_NAMES[split])}")
 
 
 def read_npz(file: Path, split: Split, image_size: int | None, channels: int | None) -> ImageDataset:
@@ -175,7 +173,7 @@ def _arrays(file: Path, split: Split) -> dict[str, np.ndarray]:
     """The images and, where there are any, the labels of a split; only they are read."""
     try:
         with zipfile.ZipFile(file), np.load(file, allow_pickle=False) as content:
-            for name in _SPLITS[split]:
+            for name in SPLIT_NAMES[split]:
                 if f"{name}_images" in content:
                     keys = {key: f"{name}_{key}" for key in ("images", "labels")}
                     found = {key: content[stored] for key, stored in keys.items() if stored in content}
@@ -186,7 +184,7 @@ def _arrays(file: Path, split: Split) -> dict[str, np.ndarray]:
     except Exception as error:  # NumPy's reader can fail in any way on damaged bytes
         reason = str(error) or type(error).__name__
         raise ContrastiveError(f"{file} is not an .npz file of plain arrays: {reason}") from error
-    wanted = " or ".join(f"{name}_images" for name in _SPLITS[split])
+    wanted = " or ".join(f"{name}_images" for name in SPLIT_NAMES[split])
     raise NoSplit(f"{file} has no array {wanted}; it holds {stored or 'nothing'}")
 
 

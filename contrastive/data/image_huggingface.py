@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from contrastive.data.image_dataset import ImageDataset, Item
-from contrastive.data.image_sources import all_splits, held_out_split
+from contrastive.data.image_sources import SPLIT_NAMES, all_splits, held_out_split
 from contrastive.data.loading import Split
 from contrastive.errors import ContrastiveError, reading
-
-_TEST_SPLITS = ("test", "validation", "valid", "val")
 
 
 def is_saved_dataset(path: Path) -> bool:
@@ -52,16 +50,16 @@ def open_huggingface(
     except Exception as error:  # the hub, the network and the cache fail in many ways
         hint = "" if download or not source.startswith("hf:") else " (pass download=true to download it)"
         raise ContrastiveError(f"{source} cannot be opened: {error}{hint}") from error
-    pooled = isinstance(loaded, datasets.Dataset)
-    names = ["train"] if split == "train" else [name for name in _TEST_SPLITS if pooled or name in loaded]
-    if not pooled and "train" not in loaded:
-        raise ContrastiveError(f"{source} has no split named train; its splits are {', '.join(loaded)}")
-    pooled = pooled or not any(name in loaded for name in _TEST_SPLITS)
+    parts = {"train": loaded} if isinstance(loaded, datasets.Dataset) else loaded
+    if "train" not in parts:
+        raise ContrastiveError(f"{source} has no split named train; its splits are {', '.join(parts)}")
+    tests = [name for name in SPLIT_NAMES["test"] if name in parts]
+    pooled = not tests
     if not pooled and split == "all":
         return all_splits(
             lambda part: open_huggingface(source, part, image_size, channels, download=download)
         )
-    dataset = loaded if isinstance(loaded, datasets.Dataset) else loaded["train" if pooled else names[0]]
+    dataset = parts["train" if pooled or split == "train" else tests[0]]
     with reading(source):
         images = _images(dataset, source, image_size, channels)
     return held_out_split(images, split) if pooled else images

@@ -24,6 +24,9 @@ log = logging.getLogger("contrastive")
 
 _UNPICKLES = ("LSUN", "LSUNClass")  # without a sum to know the file by
 SPLITS: tuple[Split, Split] = ("train", "test")  # that a source may have
+# what a source calls its part for a split; where it has no test part, that for validation serves
+SPLIT_NAMES = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
+_LIKE_SPLITS = {"training", "testing", *(name for names in SPLIT_NAMES.values() for name in names)}
 _HELD_OUT = 0.3  # of a source that has no test split of its own
 _HELD_OUT_SEED = 0  # a constant: the test images must not change with the seed of a run
 
@@ -78,20 +81,26 @@ def open_digits(channels: int) -> ImageDataset:
 
 
 def open_folder(folder: Path, split: Split, image_size: int | None, channels: int) -> ImageDataset:
-    """A folder of images, flat or a folder a class; or with ``train`` and ``test`` (or ``val``) folders."""
+    """A folder of images, flat or a folder a class; or with folders named as ``SPLIT_NAMES``."""
     has_splits = (folder / "train").is_dir()
     if has_splits and split == "all":
         return all_splits(lambda part: open_folder(folder, part, image_size, channels))
     pool = _open_images(_split_folder(folder, split) if has_splits else folder, image_size, channels)
-    return pool if has_splits else held_out_split(pool, split)
+    if has_splits:
+        return pool
+    if len(pool.classes) > 1 and {name.lower() for name in pool.classes} <= _LIKE_SPLITS:
+        raise ContrastiveError(
+            f"{folder} has the folders {', '.join(pool.classes)}, which would be read as classes; "
+            "name those of its splits train and test"
+        )
+    return held_out_split(pool, split)
 
 
 def _split_folder(folder: Path, split: Split) -> Path:
-    names = ["train"] if split == "train" else ["test", "val"]
-    for name in names:
+    for name in SPLIT_NAMES[split]:
         if (folder / name).is_dir():
             return folder / name
-    raise NoSplit(f"{folder} has a train folder but none named {' or '.join(names)}; add one")
+    raise NoSplit(f"{folder} has a train folder but none named {' or '.join(SPLIT_NAMES[split])}; add one")
 
 
 def _open_images(folder: Path, image_size: int | None, channels: int) -> ImageDataset:

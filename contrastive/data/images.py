@@ -60,8 +60,8 @@ def open_images(
         source: one of
 
             - ``digits``: scikit-learn's, which ship with it;
-            - a folder, of images or of a folder a class, or with ``train`` and ``test`` (or ``val``) folders
-              of either; or one that Hugging Face's ``datasets`` saved;
+            - a folder, of images or of a folder a class, or with ``train`` and ``test`` (or ``val``,
+              ``valid``, ``validation``) folders of either; or one that Hugging Face's ``datasets`` saved;
             - a ``.npz`` file of MedMNIST's keys, ``train_images``, ``train_labels``, …;
             - a ``.csv`` file with a column ``path``, from the file's folder, and optionally ``label`` and
               ``split``;
