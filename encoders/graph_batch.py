@@ -202,10 +202,6 @@ class GraphBatch:
         index = torch.as_tensor(graphs, device=self.device)
         return everything[index.long() if index.numel() == 0 else index].view(-1)  # of one number too
 
-    def unbatch(self) -> list[GraphBatch]:
-        """One GraphBatch a graph."""
-        return list(self)
-
     @staticmethod
     def concatenate(batches: Sequence[GraphBatch]) -> GraphBatch:
         """The graphs of several batches as one batch; the ``collate_fn`` of data sets that yield GraphBatch.
@@ -237,17 +233,17 @@ class GraphBatch:
 
     @staticmethod
     def from_dgl(graphs: Any, **keys: str | None) -> GraphBatch:
-        """See :func:`encoders.graph_sources.from_dgl`."""
-        from encoders import graph_sources
+        """See :func:`encoders.graph_libraries.from_dgl`."""
+        from encoders import graph_libraries
 
-        return graph_sources.from_dgl(graphs, **keys)
+        return graph_libraries.from_dgl(graphs, **keys)
 
     @staticmethod
     def from_pyg(graphs: Any) -> GraphBatch:
-        """See :func:`encoders.graph_sources.from_pyg`."""
-        from encoders import graph_sources
+        """See :func:`encoders.graph_libraries.from_pyg`."""
+        from encoders import graph_libraries
 
-        return graph_sources.from_pyg(graphs)
+        return graph_libraries.from_pyg(graphs)
 
     @staticmethod
     def from_smiles(smiles: str | Sequence[str]) -> GraphBatch:
@@ -257,16 +253,16 @@ class GraphBatch:
         return molecules.from_smiles(smiles)
 
     def to_dgl(self) -> Any:
-        """See :func:`encoders.graph_sources.to_dgl`."""
-        from encoders import graph_sources
+        """See :func:`encoders.graph_libraries.to_dgl`."""
+        from encoders import graph_libraries
 
-        return graph_sources.to_dgl(self)
+        return graph_libraries.to_dgl(self)
 
     def to_pyg(self) -> Any:
-        """See :func:`encoders.graph_sources.to_pyg`."""
-        from encoders import graph_sources
+        """See :func:`encoders.graph_libraries.to_pyg`."""
+        from encoders import graph_libraries
 
-        return graph_sources.to_pyg(self)
+        return graph_libraries.to_pyg(self)
 
 
 def _ranges(ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

@@ -115,6 +115,7 @@ def test_stl10_is_pretrained_on_with_its_unlabelled_images(tmp_path, monkeypatch
     assert images.labels.tolist() == [i % 10 for i in range(20)] + [-1] * 5
     assert len(read_images(source, "train")) == len(images.labelled()) == 20
     assert len(read_images(source, "test", unlabelled=True)) == 4
+    assert len(read_images(source, "all", unlabelled=True)) == 29
     data = ImageData(source, unlabelled=True, batch_size=4, val_fraction=0.5)
     data.setup()
     assert len(data.train) + len(data.val) == 25

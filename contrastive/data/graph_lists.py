@@ -13,7 +13,7 @@ from torch import Tensor
 from contrastive.data.processes import guarded_map
 from contrastive.errors import ContrastiveError
 from encoders.graph_batch import GraphBatch
-from encoders.graph_sources import EDGE_KEYS, FEATURE_KEYS
+from encoders.graph_libraries import EDGE_KEYS, FEATURE_KEYS
 
 log = logging.getLogger("contrastive")
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle")

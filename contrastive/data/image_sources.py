@@ -169,26 +169,16 @@ def open_torchvision(
 
     With ``unlabelled`` the training split of STL10 has its 100,000 unlabelled images too, with label -1.
     """
-    import torchvision.datasets
-
     name, _, root = source.partition(":")
-    cls: Any = getattr(torchvision.datasets, name, None)
-    if not inspect.isclass(cls) or not issubclass(cls, Dataset):
-        raise ContrastiveError(
-            f"{source!r} is neither a folder nor a .csv, .npz or .tar file in {Path.cwd()}, nor 'digits', "
-            "nor in torchvision.datasets"
-        )
-    if name in _UNPICKLES:
-        raise ContrastiveError(f"{source}: torchvision's {name} unpickles, which can run code; give a folder")
+    cls = _torchvision_class(name, source)
     if split == "all":
-        return all_splits(
-            lambda part: open_torchvision(source, part, image_size, channels, download=download)
-        )
+        options = {"download": download, "unlabelled": unlabelled}
+        return all_splits(lambda part: open_torchvision(source, part, image_size, channels, **options))
     if unlabelled and name != "STL10":
         raise ContrastiveError(f"unlabelled=true is for STL10, which has such a split; {source} has none")
     chosen = _torchvision_split(cls, split, download=download, unlabelled=unlabelled)
     try:
-        dataset: Any = cls(root or "data", **chosen)  # type: ignore[call-arg]
+        dataset = cls(root or "data", **chosen)
     except RuntimeError as error:
         raise ContrastiveError(f"{source}: {error} (pass download=true to download it)") from error
     except Exception as error:  # a data set of torchvision's can fail in any way
@@ -204,6 +194,20 @@ def open_torchvision(
         image_size=image_size or _shorter_side(images),
         channels=channels,
     )
+
+
+def _torchvision_class(name: str, source: str) -> Any:
+    import torchvision.datasets
+
+    cls = getattr(torchvision.datasets, name, None)
+    if not inspect.isclass(cls) or not issubclass(cls, Dataset):
+        raise ContrastiveError(
+            f"{source!r} is neither a folder nor a .csv, .npz or .tar file in {Path.cwd()}, nor 'digits', "
+            "nor in torchvision.datasets"
+        )
+    if name in _UNPICKLES:
+        raise ContrastiveError(f"{source}: torchvision's {name} unpickles, which can run code; give a folder")
+    return cls
 
 
 def _torchvision_split(cls: Any, split: Split, *, download: bool, unlabelled: bool) -> dict[str, Any]:
