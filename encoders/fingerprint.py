@@ -27,10 +27,13 @@ def circular_fingerprint(batch: GraphBatch, *, radius: int = 2, num_bins: int = 
         ``(num_graphs, num_bins)`` float32 counts.
 
     Raises:
-        ValueError: ``x`` is not of categories.
+        ValueError: ``x`` or ``edge_attr`` is not of categories.
     """
-    if batch.x.is_floating_point():
-        raise ValueError(f"x holds floats ({batch.x.dtype}), expected categories, as from_smiles gives")
+    for name, values in (("x", batch.x), ("edge_attr", batch.edge_attr)):
+        if values is not None and values.is_floating_point():
+            raise ValueError(
+                f"{name} holds floats ({values.dtype}), expected categories, as from_smiles gives"
+            )
     colour = _hash_rows(batch.x)
     bond = _hash_rows(batch.edge_attr) if batch.edge_attr is not None else torch.zeros_like(batch.src)
     colours = [colour]

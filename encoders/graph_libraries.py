@@ -113,7 +113,7 @@ def _edge_index(graph: Any, i: int) -> Tensor:
     """``(2, E)`` int64 of a ``Data``; without edges of any type, as ``torch.empty(2, 0)`` is."""
     if graph.edge_index is None:
         raise ValueError(f"graph {i} has no edge_index; without edges it is torch.empty(2, 0)")
-    edges = as_tensor(graph.edge_index)
+    edges = as_tensor(f"edge_index of graph {i}", graph.edge_index)
     if edges.dim() != 2 or len(edges) != 2:
         advice = "; transpose it" if edges.shape[1:] == (2,) else ""
         raise ValueError(f"edge_index of graph {i} has shape {tuple(edges.shape)}, expected (2, E){advice}")
@@ -142,7 +142,7 @@ def _join(graphs: Sequence[Any], key: str) -> Any:
         raise ValueError(f"{key} is missing in {absent} of {len(values)} graphs: give it to all or to none")
     if absent:
         return None
-    rows = [as_tensor(value) for value in values]
+    rows = [as_tensor(key, value) for value in values]
     other = next((i for i, row in enumerate(rows) if row.shape[1:] != rows[0].shape[1:]), None)
     if other is not None:
         shapes = f"{tuple(rows[0].shape)} in graph 0 but {tuple(rows[other].shape)} in graph {other}"

@@ -39,47 +39,69 @@ def from_edges(
         undirected: each edge is given once: store its reverse too, with the same features.
 
     Raises:
-        ValueError: an edge names a node that is not there or joins two graphs, a feature is not finite or has
-            another length than its nodes or edges; the message says which.
+        ValueError: an edge names a node that is not there or joins two graphs, a feature is not finite, not
+            of numbers, of whole ones where it is a type, or has another length than its nodes or edges; the
+            message says which.
     """
     src, dst = _endpoints(edges)
     if x is None and num_nodes is None:
         ends = torch.cat([src, dst, src.new_full((1,), -1)])
         num_nodes = int(ptr[-1]) if ptr is not None else int(ends.max()) + 1
-    x = torch.ones(num_nodes or 0, 1) if x is None else _features(x)
+    x = torch.ones(num_nodes or 0, 1) if x is None else _features("x", x)
     if num_nodes is not None and len(x) != num_nodes:
         raise ValueError(f"x has {len(x)} rows, expected num_nodes = {num_nodes}")
-    ptr = torch.tensor([0, len(x)]) if ptr is None else as_tensor(ptr).long()
+    ptr = torch.tensor([0, len(x)]) if ptr is None else _whole("ptr", ptr).flatten()
     per_edge = {
-        "edge_attr": None if edge_attr is None else _features(edge_attr),
-        "edge_weight": None if edge_weight is None else _one_each("edge_weight", _floating(edge_weight)),
-        "edge_type": None if edge_type is None else _one_each("edge_type", as_tensor(edge_type).long()),
+        "edge_attr": None if edge_attr is None else _features("edge_attr", edge_attr),
+        "edge_weight": None
+        if edge_weight is None
+        else _one_each("edge_weight", _floating("edge_weight", edge_weight)),
+        "edge_type": None if edge_type is None else _one_each("edge_type", _whole("edge_type", edge_type)),
     }
     _check(src, dst, x, ptr, per_edge)
     if undirected:
         src, dst = torch.cat([src, dst]), torch.cat([dst, src])
         per_edge = {k: None if v is None else torch.cat([v, v]) for k, v in per_edge.items()}
-    types = None if node_type is None else _one_each("node_type", as_tensor(node_type).long())
+    types = None if node_type is None else _one_each("node_type", _whole("node_type", node_type))
     if types is not None:
         _check_values("node_type", types, len(x), "node")
     empty = src.new_empty(0)
     return GraphBatch(src=empty, dst=empty, x=x, ptr=ptr, node_type=types).with_edges(src, dst, **per_edge)
 
 
-def as_tensor(values: Any) -> Tensor:
-    """An array or nested sequence of numbers as a tensor."""
-    return values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+def as_tensor(name: str, values: Any) -> Tensor:
+    """An array or a nested sequence of real numbers as a tensor; ``name`` is what messages call it."""
+    try:
+        tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    except (TypeError, ValueError) as error:  # words, objects, rows of several lengths
+        raise ValueError(f"{name} is no array of numbers: {error}") from error
+    if tensor.is_complex():
+        raise ValueError(f"{name} has complex numbers; give their parts as two features")
+    return tensor
 
 
-def _floating(values: Any) -> Tensor:
-    tensor = as_tensor(values)
+def _whole(name: str, values: Any) -> Tensor:
+    """int64 of numbers that are whole, of any dtype."""
+    tensor = as_tensor(name, values)
+    wrong = (tensor != tensor.long()).flatten().nonzero()
+    if len(wrong):
+        value = float(tensor.flatten()[wrong[0]])
+        raise ValueError(
+            f"{name} is {value:.6g} at {int(wrong[0])} ({len(wrong)} such values), expected whole numbers"
+        )
+    return tensor.long()
+
+
+def _floating(name: str, values: Any) -> Tensor:
+    tensor = as_tensor(name, values)
     return tensor if tensor.dtype == torch.float64 and isinstance(values, Tensor) else tensor.float()
 
 
-def _features(values: Any) -> Tensor:
+def _features(name: str, values: Any) -> Tensor:
     """One row a node or edge: int64 where integers were given, else floating point."""
-    tensor = as_tensor(values)
-    tensor = _floating(values) if tensor.is_floating_point() or tensor.dtype == torch.bool else tensor.long()
+    tensor = as_tensor(name, values)
+    real = tensor.is_floating_point() or tensor.dtype == torch.bool
+    tensor = _floating(name, values) if real else tensor.long()
     return tensor.unsqueeze(1) if tensor.dim() == 1 else tensor
 
 
@@ -92,9 +114,9 @@ def _one_each(name: str, values: Tensor) -> Tensor:
 
 def _endpoints(edges: Any) -> tuple[Tensor, Tensor]:
     if isinstance(edges, tuple) and len(edges) == 2 and not np.isscalar(edges[0]) and np.ndim(edges[0]) == 1:
-        src, dst = as_tensor(edges[0]), as_tensor(edges[1])
+        src, dst = as_tensor("edges", edges[0]), as_tensor("edges", edges[1])
     else:
-        pairs = as_tensor(edges)
+        pairs = as_tensor("edges", edges)
         if pairs.numel() == 0:
             pairs = pairs.new_empty(0, 2)
         if pairs.dim() != 2 or pairs.shape[1] != 2:

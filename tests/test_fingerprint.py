@@ -80,6 +80,8 @@ def test_it_tells_molecules_apart_as_rdkit_does():
 def test_floats_are_refused():
     with pytest.raises(ValueError, match="expected categories"):
         circular_fingerprint(GraphBatch.from_edges([(0, 1)], torch.ones(2, 3)))
+    with pytest.raises(ValueError, match="edge_attr holds floats"):
+        circular_fingerprint(GraphBatch.from_edges([(0, 1)], [[1], [2]], edge_attr=[[0.5]]))
 
 
 @pytest.fixture

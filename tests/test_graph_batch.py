@@ -151,6 +151,12 @@ def test_undirected_stores_both_directions():
     assert found == {(0, 1): 1, (1, 0): 1, (1, 2): 2, (2, 1): 2}
 
 
+def test_types_may_be_whole_numbers_of_any_dtype():
+    edges = [(0, 1), (1, 0)]
+    floats = GraphBatch.from_edges(edges, edge_type=[1.0, 2.0], node_type=np.array([[0.0], [3.0]]))
+    assert_same(floats, GraphBatch.from_edges(edges, edge_type=[1, 2], node_type=[0, 3]))
+
+
 def test_edges_as_two_arrays():
     pairs = GraphBatch.from_edges(np.array([[0, 1], [2, 1]]))
     arrays = GraphBatch.from_edges((np.array([0, 2]), np.array([1, 1])))
@@ -169,6 +175,17 @@ def test_edges_as_two_arrays():
         ({"edges": [(0, 1)], "x": [[1.0]], "num_nodes": 2}, "x has 1 rows, expected num_nodes = 2"),
         ({"edges": [(0, 1)], "edge_attr": [[1], [2]]}, "edge_attr has 2 rows, expected 1"),
         ({"edges": [(0, 1)], "edge_type": [-1]}, "edge_type has in row 0 .* negative"),
+        (
+            {"edges": [(0, 1), (1, 0)], "edge_type": [1.0, 0.5]},
+            r"edge_type is 0.5 at 1 \(1 such values\), expected whole",
+        ),
+        ({"edges": [(0, 1)], "edge_type": torch.tensor([float("nan")])}, "edge_type is nan at 0"),
+        ({"edges": [(0, 1)], "node_type": [1.9, 2.0]}, "node_type is 1.9.* at 0 .*, expected whole numbers"),
+        ({"edges": [(0, 1)], "ptr": [0, 1.5, 2]}, "ptr is 1.5 at 1 .*, expected whole numbers"),
+        ({"edges": [(0, 1)], "x": np.array([1 + 2j, 3])}, "x has complex numbers"),
+        ({"edges": [(0, 1)], "x": np.array([["C"], ["N"]])}, "x is no array of numbers"),
+        ({"edges": [(0, 1)], "x": [[1.0], [1.0, 2.0]]}, "x is no array of numbers"),
+        ({"edges": [("a", "b")]}, "edges is no array of numbers"),
         ({"edges": [(0, 2)], "num_nodes": 4, "ptr": [0, 2, 4]}, r"edge 0 = \(0, 2\) joins graphs 0 and 1"),
         ({"edges": [], "num_nodes": 4, "ptr": [0, 2]}, "ptr must rise from 0 to the number of nodes, 4"),
         (
