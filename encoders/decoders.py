@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 
 class Decoder(nn.Module):
-    """score(h, r, t) = query(h, r) · key(t)."""
+    """score(h, r, t) = query(h, r) · key(t).
+
+    Attributes:
+        symmetric: whether score(h, r, t) = score(t, r, h).
+    """
+
+    symmetric = False
 
     def query(self, head: Tensor, relation: Tensor) -> Tensor:
         """``(Q, K)`` of the heads ``(Q, D)`` and relations ``(Q,)`` int64."""
@@ -37,6 +43,8 @@ class Dot(Decoder):
         num_features: D, width of the nodes' features.
         num_relations: R.
     """
+
+    symmetric = True
 
     def __init__(self, num_features: int, num_relations: int) -> None:
         super().__init__()
@@ -79,6 +87,8 @@ class DistMult(Decoder):
         num_features: D.
         num_relations: R.
     """
+
+    symmetric = True
 
     def __init__(self, num_features: int, num_relations: int) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from contrastive.data.link_evidence import Evidence
 from contrastive.data.link_files import read_links
 from contrastive.data.link_splits import contains, split_links
 from contrastive.data.link_table import keep_relations, select_relations
-from contrastive.data.links import read_features, typed_edges
+from contrastive.data.links import LinkData, read_features, typed_edges
 from contrastive.errors import ContrastiveError
 
 
@@ -177,3 +177,25 @@ def test_membership_of_sorted_keys():
     ordered = torch.tensor([1, 4, 9])
     assert contains(ordered, torch.tensor([0, 1, 9, 10])).tolist() == [False, True, True, False]
     assert contains(ordered[:0], torch.tensor([0])).tolist() == [False]
+
+
+def test_links_that_are_there_in_both_directions_are_told_of(tmp_path, caplog):
+    """Unless they are undirected, a random split leaves the reverse of test links in training."""
+    pairs = [(f"n{u}", f"n{v}") for u in range(12) for v in range(u) if (u + v) % 3 == 0]
+    rows = [f"{u},friend,{v}\n{v},friend,{u}\n{u},cites,{v}\n{u},likes,{u}" for u, v in pairs]
+    (tmp_path / "links.csv").write_text("\n".join(["head,relation,tail", *rows]))
+    source = str(tmp_path / "links.csv")
+    links, _ = read_links(source)
+    assert links.reversed_share.tolist()[:2] == [1, 0] and links.reversed_share.isnan().tolist() == [
+        False,
+        False,
+        True,
+    ]
+    LinkData(source, split="pairs").setup()
+    assert not caplog.text
+    LinkData(source).setup()
+    assert f"{source} has every link of friend in both directions, so that" in caplog.text
+    (tmp_path / "friends.csv").write_text("head,tail\n" + "\n".join(f"{u},{v}\n{v},{u}" for u, v in pairs))
+    caplog.clear()
+    LinkData(str(tmp_path / "friends.csv"), undirected=True).setup()
+    assert not caplog.text

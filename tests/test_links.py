@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from contrastive.data.links import LinkData
 from contrastive.evaluation.link_page import page
 from contrastive.methods.links import LinkPrediction, open_links
-from encoders.decoders import DistMult
+from encoders.decoders import ComplEx, DistMult, Dot, SimplE
 from encoders.graph_batch import GraphBatch
 from encoders.links import LinkGraph, NodeTable, RelationalNodes
 from encoders.relational import RGCN
@@ -120,6 +121,34 @@ def test_a_resumed_run_ends_as_one_that_was_not_cut_off(links_csv, tmp_path, que
     assert whole.keys() == resumed.keys() and len(whole) > 3
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
+
+
+WAYS = {
+    "one": (["a,cites,b", "b,cites,c", "c,cites,d", "d,cites,a"] * 5, "cites"),
+    "most": (["a,r,b", "b,r,a", "c,r,d", "d,r,e", "e,r,c"] * 5, "r"),
+    "both": ([f"{u},r,{v}" for u in "abcdef" for v in "abcdef" if ord(u) + ord(v) & 1 and u != v], None),
+    "types": ([f"u{i},buys,i{j}" for i in range(5) for j in range(4)], None),
+}
+
+
+@pytest.mark.parametrize("decoder", [DistMult, Dot, ComplEx, partial(SimplE, symmetric=True)])
+@pytest.mark.parametrize("ways", WAYS)
+def test_a_symmetric_decoder_of_links_of_one_direction_is_told_of_once(ways, decoder, tmp_path, caplog):
+    rows, one_way = WAYS[ways]
+    file = tmp_path / "links.csv"
+    file.write_text("\n".join(["head,relation,tail", *rows, *(f"x{i},other,y{i}" for i in range(20))]))
+    data = LinkData(str(file), batch_size=4)
+    module = LinkPrediction(lambda graph: NodeTable(graph, num_features=4), decoder)
+    quiet = dict(
+        logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False
+    )
+    trainer = Trainer(max_epochs=2, accelerator="cpu", **quiet)
+    trainer.fit(module, data)
+    said = [message for message in caplog.messages if "alike" in message]
+    told = one_way is not None and decoder is not ComplEx
+    assert len(said) == told
+    if told:
+        assert f"scores u→v and v→u alike, but links of {one_way} mostly have one direction: take" in said[0]
 
 
 def graph_of(num_nodes=12, features=None):

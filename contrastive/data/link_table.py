@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -68,6 +69,24 @@ class Links:
         found[relation, self.node_type[head], self.node_type[tail]] = True
         return found
 
+    @cached_property
+    def reversed_share(self) -> Tensor:
+        """``(R,)`` float, of each relation's links between two nodes those whose reverse is a link too.
+
+        NaN where it says nothing: of an undirected relation, and where no node is a head and a tail.
+        """
+        head, relation, tail = directed = self.triples[~self.undirected[self.triples[:, 1]]].unbind(1)
+        heads, tails = (relation * self.num_nodes + end for end in (head, tail))
+        in_both = (heads[torch.isin(heads, tails)] // self.num_nodes).unique()
+        found = torch.isin(self.keys(torch.stack(directed[::-1], 1)), self.keys(torch.stack(directed, 1)))
+        of_two = head != tail
+        count, reverse = (
+            relation[kept].bincount(minlength=self.num_relations).float() for kept in (of_two, of_two & found)
+        )
+        share = torch.full((self.num_relations,), torch.nan)
+        share[in_both] = (reverse / count)[in_both]
+        return share
+
     def fits(self, triples: Tensor) -> Tensor:
         """Whether triples ``(…, 3)`` have ends of types that links of their relation have."""
         head, relation, tail = triples.unbind(-1)
@@ -127,3 +146,8 @@ def select_relations(links: Links, keep: Tensor) -> Links:
         undirected=links.undirected[kept],
         triples=triples[triples[:, 1] >= 0],
     )
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first names of many, for messages."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more relations" if len(names) > 3 else "")

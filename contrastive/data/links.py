@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,13 @@ from contrastive.data.link_queries import (
     TripleQueries,
 )
 from contrastive.data.link_splits import LinkSplit, SplitKind, split_links
-from contrastive.data.link_table import Links, keep_relations
+from contrastive.data.link_table import Links, keep_relations, shortened
 from contrastive.data.nodes import Passes
 from contrastive.errors import ContrastiveError
 from encoders.graph_batch import GraphBatch
 from encoders.links import LinkGraph
+
+log = logging.getLogger("contrastive")
 
 
 class LinkData(LightningDataModule):
@@ -118,6 +121,8 @@ class LinkData(LightningDataModule):
             self.files = read_links(source, context=context, **self.reading)  # type: ignore[arg-type]
         links, known = keep_relations(self.files[0], self.min_links), self.files[1]
         self.split = split_links(links, self.split_kind, **self.fractions, seed=self.seed)
+        if self.split_kind == "links":
+            _tell_of_both_directions(links, self.source)
         features = None if self.features_file is None else read_features(self.features_file, links)
         self.graph = LinkGraph(
             links.num_nodes, links.num_relations, partial(typed_edges, self.split, known), features
@@ -156,6 +161,18 @@ class LinkData(LightningDataModule):
             world_size=self.trainer.world_size,
         )
         return EpochLoader(passes, self.trainer, batch_size=1, sampler=Passes(steps))
+
+
+def _tell_of_both_directions(links: Links, source: str | list[str]) -> None:
+    """Warn of relations all of whose links are there in both directions, so that a split parts the two."""
+    names = [name for name, share in zip(links.relations, links.reversed_share.tolist()) if share == 1]
+    if names:
+        log.warning(
+            "%s has every link of %s in both directions, so that training sees the reverse of a test link: "
+            "set data.init_args.undirected to true, or data.init_args.split to pairs",
+            source,
+            shortened(names),
+        )
 
 
 def read_features(file: str | Path, links: Links) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from contrastive.data import Batch
 from contrastive.data.link_evidence import NUM_FEATURES, Evidence
 from contrastive.data.link_queries import LinkQueries
 from contrastive.data.link_splits import HeldOut
-from contrastive.data.link_table import Links
+from contrastive.data.link_table import Links, shortened
 from contrastive.data.links import LinkData
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.links import by_relation, summary
@@ -30,6 +31,8 @@ from contrastive.optimizers import ScheduleCallable, decay_groups, scheduled
 from contrastive.saved import CONFIG, checkpoint_of, run_config
 from encoders.decoders import DistMult
 from encoders.links import LinkGraph, LinkModel, NodeTable
+
+log = logging.getLogger("contrastive")
 
 CHUNK = 2**16  # triples scored at a time
 
@@ -87,7 +90,11 @@ class LinkPrediction(LightningModule):
 
     def configure_model(self) -> None:
         """Build the model for the data, once these are read."""
-        self.build(self.trainer.datamodule)  # type: ignore[attr-defined]
+        data: LinkData = self.trainer.datamodule  # type: ignore[attr-defined]
+        is_new = self.model is None
+        self.build(data)
+        if is_new and self.trainer.is_global_zero:
+            _tell_if_symmetric(self, data)
 
     def build(self, data: LinkData) -> None:
         """Build the model for data that are set up."""
@@ -148,6 +155,22 @@ class LinkPrediction(LightningModule):
         """Build the optimizer and a schedule that moves every step."""
         optimizer = self.optimizer(decay_groups(self))
         return scheduled(optimizer, self.trainer, self.warmup_epochs, self.schedule)
+
+
+def _tell_if_symmetric(module: LinkPrediction, data: LinkData) -> None:
+    """Warn where the score of u→v is that of v→u, and the data has most links in one direction alone."""
+    decoder = module.model.decoder  # type: ignore[union-attr]
+    if not getattr(decoder, "symmetric", False) or data.evidence_kind != "none":
+        return
+    links = data.split.links  # type: ignore[union-attr]
+    one_way = [name for name, share in zip(links.relations, links.reversed_share.tolist()) if share < 0.5]
+    if one_way:
+        log.warning(
+            "%s scores u→v and v→u alike, but links of %s mostly have one direction: take ComplEx, SimplE, "
+            "DEDICOM or Bilinear, not symmetric, or set data.init_args.undirected to true if they mean both",
+            type(decoder).__name__,
+            shortened(one_way),
+        )
 
 
 @torch.inference_mode()
