@@ -7,8 +7,8 @@ from link_cases import as_set
 
 from contrastive.data.link_evidence import Evidence
 from contrastive.data.link_files import read_links
-from contrastive.data.link_splits import contains, split_links
-from contrastive.data.link_table import keep_relations, select_relations
+from contrastive.data.link_splits import split_links
+from contrastive.data.link_table import contains, keep_relations, select_relations
 from contrastive.data.links import LinkData, read_features, typed_edges
 from contrastive.errors import ContrastiveError
 

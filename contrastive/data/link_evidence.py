@@ -9,8 +9,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from contrastive.data.link_splits import contains
-from contrastive.data.link_table import Links
+from contrastive.data.link_table import Links, contains
 from contrastive.errors import ContrastiveError
 from encoders.adjacency import Adjacency
 from encoders.message_passing import aggregate

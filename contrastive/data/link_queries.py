@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 from augmentations.random import hash64
 from contrastive.data import Batch
 from contrastive.data.link_evidence import Evidence
-from contrastive.data.link_splits import LinkSplit, contains
-from contrastive.data.link_table import Links
+from contrastive.data.link_splits import LinkSplit
+from contrastive.data.link_table import Links, contains
 
 QueryKind = Literal["tails", "triples"]
 Sampling = Literal["uniform", "degree"]

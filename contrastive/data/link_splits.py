@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from contrastive.data.link_table import Links
+from contrastive.data.link_table import Links, contains
 from contrastive.errors import ContrastiveError
 
 SplitKind = Literal["links", "pairs", "nodes"]
@@ -59,14 +59,6 @@ class LinkSplit:
         hidden = self.hidden_nodes[head] | self.hidden_nodes[tail]
         hidden |= contains(self.hidden_pairs, head * self.links.num_nodes + tail)
         return hidden | contains(self.hidden_triples, self.links.keys(triples))
-
-
-def contains(ordered: Tensor, keys: Tensor) -> Tensor:
-    """Whether each key is among the ``ordered`` ones."""
-    if not len(ordered):
-        return torch.zeros_like(keys, dtype=torch.bool)
-    place = torch.searchsorted(ordered, keys).clamp_(max=len(ordered) - 1)
-    return ordered[place] == keys
 
 
 def split_links(

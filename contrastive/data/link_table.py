@@ -75,14 +75,13 @@ class Links:
 
         NaN where it says nothing: of an undirected relation, and where no node is a head and a tail.
         """
-        head, relation, tail = directed = self.triples[~self.undirected[self.triples[:, 1]]].unbind(1)
-        heads, tails = (relation * self.num_nodes + end for end in (head, tail))
-        in_both = (heads[torch.isin(heads, tails)] // self.num_nodes).unique()
-        found = torch.isin(self.keys(torch.stack(directed[::-1], 1)), self.keys(torch.stack(directed, 1)))
-        of_two = head != tail
-        count, reverse = (
-            relation[kept].bincount(minlength=self.num_relations).float() for kept in (of_two, of_two & found)
-        )
+        directed = self.triples[~self.undirected[self.triples[:, 1]]]
+        head, relation, tail = directed.unbind(1)
+        heads, tails = ((relation * self.num_nodes + end).unique() for end in (head, tail))
+        in_both = (heads[contains(tails, heads)] // self.num_nodes).unique()
+        found = contains(self.keys(directed).sort()[0], self.keys(directed.flip(1)))
+        kept = relation[head != tail], relation[found & (head != tail)]
+        count, reverse = (rows.bincount(minlength=self.num_relations).float() for rows in kept)
         share = torch.full((self.num_relations,), torch.nan)
         share[in_both] = (reverse / count)[in_both]
         return share
@@ -151,3 +150,11 @@ def select_relations(links: Links, keep: Tensor) -> Links:
 def shortened(names: Sequence[str]) -> str:
     """The first names of many, for messages."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more relations" if len(names) > 3 else "")
+
+
+def contains(ordered: Tensor, keys: Tensor) -> Tensor:
+    """Whether each key is among the ``ordered`` ones."""
+    if not len(ordered):
+        return torch.zeros_like(keys, dtype=torch.bool)
+    place = torch.searchsorted(ordered, keys).clamp_(max=len(ordered) - 1)
+    return ordered[place] == keys
