@@ -72,6 +72,15 @@ def test_a_context_without_types_beside_links_that_have_them_is_told_of(tmp_path
         ("head,tail\na,b\n", {"min_value": 1}, "needs a column of values"),
         ("head,relation,tail\n", {}, "there is no link"),
         ("head,relation,tail\na,r,b\n", {"types": ["x"]}, "types has 1 names"),
+        ("head,tail\na,b\n", {"columns": {"head_type": "kind"}}, "has no column kind"),
+        (
+            "head,tail\na,b\n",
+            {"columns": {"heads": "head"}},
+            "columns names heads, expected some of head",
+        ),
+        ("head,tail,value,value\na,b,1,2\n", {}, "has the column value more than once"),
+        ("head,tail,head_type\na,b,\n", {}, "line 2: a blank"),
+        ('head,tail\na,b\n"c,d\ne,f\n', {}, "links.csv, line 4: unexpected end of data"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path, text, options, message):
@@ -90,3 +99,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     ):
         with pytest.raises(ContrastiveError, match=message):
             read_links(tmp_path / name)
+
+
+def test_spaces_around_a_type_are_none_of_its(tmp_path):
+    (tmp_path / "links.csv").write_text("head, tail, head_type\na, b, drug\nc, b,drug\n")
+    assert read_links(tmp_path / "links.csv")[0].node_types == ["drug", "node"]

@@ -17,61 +17,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from contrastive.data.link_columns import Columns, contract, known_layout
 from contrastive.data.link_table import Links, select_relations, with_triples
 from contrastive.errors import ContrastiveError
 
 log = logging.getLogger("contrastive")
 
-CONTRACT = ("head", "relation", "tail")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which columns of a file hold what.
-
-    Attributes:
-        head: column of the first node.
-        tail: column of the second.
-        relation: column of the relation; None where the file is one relation, named ``name``.
-        title: column of the relation's name for people, or None.
-        head_type: type of the first node, the same in all rows.
-        tail_type: of the second.
-        undirected: whether (u, r, v) says the same as (v, r, u).
-        name: of the relation where there is no column of it.
-    """
-
-    head: str
-    tail: str
-    relation: str | None = None
-    title: str | None = None
-    head_type: str = "node"
-    tail_type: str = "node"
-    undirected: bool = False
-    name: str = "link"
-
-
-# the columns of the Decagon distribution (Zitnik, Agrawal and Leskovec 2018, arXiv 1802.00543)
-DECAGON = (
-    Layout(
-        "STITCH 1",
-        "STITCH 2",
-        "Polypharmacy Side Effect",
-        "Side Effect Name",
-        "drug",
-        "drug",
-        undirected=True,
-    ),
-    Layout("Gene 1", "Gene 2", None, None, "protein", "protein", undirected=True, name="protein-protein"),
-    Layout("STITCH", "Gene", None, None, "drug", "protein", name="target"),
-    Layout("STITCH", "Individual Side Effect", None, "Side Effect Name", "drug", "effect", name="has effect"),
-)
+_Node = tuple[str, str]  # type and name
 
 
 @dataclass
 class _Reading:
     """What has been read so far."""
 
-    nodes: dict[tuple[str, str], int] = field(default_factory=dict)  # (type, name) to its number
+    nodes: dict[_Node, int] = field(default_factory=dict)  # to its number
     relations: dict[tuple[bool, str], int] = field(default_factory=dict)  # (context, name) to its number
     titles: dict[int, str] = field(default_factory=dict)
     undirected: dict[int, bool] = field(default_factory=dict)
@@ -157,50 +116,52 @@ def _read_file(
     path: Path,
     reading: _Reading,
     context: bool,
-    columns: dict[str, str],
+    names: dict[str, str],
     types: Sequence[str] | None,
     undirected: bool | None,
     min_value: float | None,
 ) -> None:
     with _rows(path) as reader:
         header = [name.strip() for name in next(reader, [])]
-        layout = None if columns else _known(header)
+        layout = None if names else known_layout(header)
         if layout is None:
-            layout = _contract(path, header, columns, types)
-        both = layout.undirected if undirected is None else undirected
-        wanted = [layout.head, layout.relation, layout.tail, layout.title]
-        places = [None if name is None or name not in header else header.index(name) for name in wanted]
-        extra = {
-            key: header.index(columns.get(key, key))
-            for key in ("head_type", "tail_type", "value")
-            if columns.get(key, key) in header
-        }
-        if min_value is not None and "value" not in extra:
+            layout = contract(path, header, names, types)
+        columns = Columns.of(layout, header, names, min_value)
+        if min_value is not None and columns.value is None:
             raise ContrastiveError(
                 f"{path}: min_value needs a column of values, and none is named value; name it with "
                 f"columns. Its columns: {', '.join(header)}"
             )
-        _read_rows(path, reader, reading, context, layout, places, extra, both, min_value)
+        both = layout.undirected if undirected is None else undirected
+        _read_rows(path, reader, reading, context, columns, both)
 
 
 def _read_rows(
-    path: Path,
-    reader: Any,
-    reading: _Reading,
-    context: bool,
-    layout: Layout,
-    places: list[int | None],
-    extra: dict[str, int],
-    undirected: bool,
-    min_value: float | None,
+    path: Path, reader: Any, reading: _Reading, context: bool, columns: Columns, undirected: bool
 ) -> None:
-    """The hot loop: millions of rows."""
-    head_place, relation_place, tail_place, title_place = places
-    assert head_place is not None and tail_place is not None
-    width = max(place for place in (*places, *extra.values()) if place is not None) + 1
+    """Number what the rows name."""
     nodes, relations = reading.nodes, reading.relations
     heads, kinds, tails = reading.columns
-    head_type, tail_type = layout.head_type, layout.tail_type
+    for head, name, tail, row in _named(path, reader, columns):
+        u = nodes.setdefault(head, len(nodes))
+        v = nodes.setdefault(tail, len(nodes))
+        if undirected and u == v:
+            raise ContrastiveError(f"{path}, line {reader.line_num}: {head[1]} is linked to itself by {name}")
+        r = relations.get((context, name))
+        if r is None:
+            r = relations[context, name] = len(relations)
+            reading.undirected[r] = undirected
+            if columns.title is not None and columns.relation is not None:
+                reading.titles[r] = row[columns.title].strip()
+        heads.append(u)
+        kinds.append(r)
+        tails.append(v)
+
+
+def _named(path: Path, reader: Any, columns: Columns) -> Iterator[tuple[_Node, str, _Node, list[str]]]:
+    """Head, relation and tail of each row that is a link, and the row: the hot loop, of millions."""
+    layout, head_place, tail_place, relation_place, _, head_type_place, tail_type_place, _, lowest = columns
+    head_type, tail_type, width = layout.head_type, layout.tail_type, columns.width
     for row in reader:
         if not row:
             continue
@@ -208,28 +169,17 @@ def _read_rows(
             raise ContrastiveError(
                 f"{path}, line {reader.line_num}: {len(row)} columns, expected {width} or more"
             )
-        if extra:
-            if min_value is not None and _value(path, row[extra["value"]], reader.line_num) < min_value:
-                continue
-            head_type = row[extra["head_type"]] if "head_type" in extra else layout.head_type
-            tail_type = row[extra["tail_type"]] if "tail_type" in extra else layout.tail_type
+        if lowest is not None and _value(path, row[columns.value], reader.line_num) < lowest:  # type: ignore[index]
+            continue
+        if head_type_place is not None:
+            head_type = row[head_type_place].strip()
+        if tail_type_place is not None:
+            tail_type = row[tail_type_place].strip()
         head, tail = row[head_place].strip(), row[tail_place].strip()
         name = layout.name if relation_place is None else row[relation_place].strip()
-        if not head or not tail or not name:
+        if not (head and tail and name and head_type and tail_type):
             raise ContrastiveError(f"{path}, line {reader.line_num}: a blank where a name should be")
-        u = nodes.setdefault((head_type, head), len(nodes))
-        v = nodes.setdefault((tail_type, tail), len(nodes))
-        if undirected and u == v:
-            raise ContrastiveError(f"{path}, line {reader.line_num}: {head} is linked to itself by {name}")
-        r = relations.get((context, name))
-        if r is None:
-            r = relations[context, name] = len(relations)
-            reading.undirected[r] = undirected
-            if title_place is not None and relation_place is not None:
-                reading.titles[r] = row[title_place].strip()
-        heads.append(u)
-        kinds.append(r)
-        tails.append(v)
+        yield (head_type, head), name, (tail_type, tail), row
 
 
 def _value(path: Path, text: str, line: int) -> float:
@@ -237,35 +187,6 @@ def _value(path: Path, text: str, line: int) -> float:
         return float(text)
     except ValueError:
         raise ContrastiveError(f"{path}, line {line}: the value is {text!r}, expected a number") from None
-
-
-def _known(header: list[str]) -> Layout | None:
-    for layout in DECAGON:
-        if layout.head in header and layout.tail in header and (layout.relation or layout.head) in header:
-            return layout
-    return None
-
-
-def _contract(path: Path, header: list[str], columns: dict[str, str], types: Sequence[str] | None) -> Layout:
-    names = {key: columns.get(key, key) for key in (*CONTRACT, "title")}
-    needed = [names["head"], names["tail"]] + ([names["relation"]] if "relation" in columns else [])
-    missing = [name for name in needed if header.count(name) != 1]
-    if missing:
-        raise ContrastiveError(
-            f"{path} has no column {' and no column '.join(missing)}; expected {', '.join(CONTRACT)} or the "
-            f"columns of Decagon, or name them with columns. Its columns: {', '.join(header[:30])}"
-        )
-    if types is not None and len(types) != 2:
-        raise ContrastiveError(f"types has {len(types)} names, expected the heads' and the tails'")
-    head_type, tail_type = types or ("node", "node")
-    return Layout(
-        names["head"],
-        names["tail"],
-        names["relation"] if names["relation"] in header else None,
-        names["title"] if names["title"] in header else None,
-        head_type,
-        tail_type,
-    )
 
 
 @contextmanager
@@ -281,10 +202,10 @@ def _rows(path: Path) -> Iterator[Any]:
             (gzip.open if packed else open)(path, "rb") as raw,
             io.TextIOWrapper(raw, "utf-8-sig", newline="") as text,
         ):
-            reader = csv.reader(text, delimiter="," if kind[0] == ".csv" else "\t")
+            reader = csv.reader(text, delimiter="," if kind[0] == ".csv" else "\t", strict=True)
             yield reader
     except csv.Error as error:
-        raise ContrastiveError(f"{path}: {error}") from error
+        raise ContrastiveError(f"{path}, line {reader.line_num}: {error}") from error
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         what = getattr(error, "strerror", None) or error
         raise ContrastiveError(f"{path} cannot be read: {what}") from error
