@@ -115,7 +115,7 @@ def test_all_of_a_source_is_in_its_order_or_its_splits_one_after_another(tmp_pat
 NO_LABELS = ("nan", "NaN")  # blanks that another program wrote: refused
 LABELS = st.lists(
     st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=8).filter(
-        lambda label: label not in NO_LABELS
+        lambda label: label.strip() not in NO_LABELS
     ),
     min_size=1,
     max_size=12,
@@ -125,11 +125,12 @@ LABELS = st.lists(
 @given(labels=LABELS)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_csv_keeps_any_label(labels, tmp_path):
+    """But for the blanks around it."""
     picture(tmp_path / "0.png")
     source = write_csv(tmp_path / "any.csv", [("0.png", label, "train") for label in labels])
     images = open_images(source, "train")
     read = [images.classes[i] if i >= 0 else "" for i in images.labels.tolist()]
-    assert read == labels
+    assert read == [label.strip() for label in labels]
 
 
 @pytest.mark.parametrize("label", NO_LABELS)
@@ -156,6 +157,7 @@ def test_csv_refuses_what_stands_for_no_label(label, tmp_path):
         (b"path,label\na.png,cat,4\n", "line 2: expected 2 fields"),
         (b'path,label\n"a.png,cat\n', "cannot be read"),
         (b"path,split\na.png,test\n", "no image whose split is train"),
+        (b"path,label,label\na.png,cat,dog\n", "the column label more than once"),
     ],
 )
 def test_csv_says_what_is_wrong(content, message, tmp_path):
@@ -163,6 +165,16 @@ def test_csv_says_what_is_wrong(content, message, tmp_path):
     (tmp_path / "list.csv").write_bytes(content)
     with pytest.raises(ContrastiveError, match=message):
         read_images(str(tmp_path / "list.csv"), "train")
+
+
+def test_blanks_around_names_and_labels_are_none_of_theirs(tmp_path, caplog):
+    picture(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_text("path, label, split\na.png, cat, train\na.png,cat,train\n")
+    images = open_images(str(tmp_path / "list.csv"), "train")
+    assert images.classes == ["cat"] and images.labels.tolist() == [0, 0] and not caplog.text
+    (tmp_path / "list.csv").write_text("path,labels\na.png,cat\n")
+    assert open_images(str(tmp_path / "list.csv"), "train").labels is None
+    assert "read without labels: none of its columns is called label: path, labels" in caplog.text
 
 
 def test_unlabelled_images_are_pretrained_on_and_left_out_of_evaluations(tmp_path):

@@ -70,6 +70,8 @@ def test_a_context_without_types_beside_links_that_have_them_is_told_of(tmp_path
         ("head,relation,tail\na,r,a\n", {"undirected": True}, "line 2: a is linked to itself"),
         ("head,tail,value\na,b,much\n", {"min_value": 1}, "line 2: the value is 'much'"),
         ("head,tail\na,b\n", {"min_value": 1}, "needs a column of values"),
+        ("head,tail,value\na,b,nan\n", {"min_value": 1}, "line 2: the value is 'nan', expected a number"),
+        ("head,relation,tail\na,r,b,\na,b,r,c\n", {}, "line 3: 4 columns, expected 3"),
         ("head,relation,tail\n", {}, "there is no link"),
         ("head,relation,tail\na,r,b\n", {"types": ["x"]}, "types has 1 names"),
         ("head,tail\na,b\n", {"columns": {"head_type": "kind"}}, "has no column kind"),

@@ -49,6 +49,11 @@ def test_a_list_gives_what_from_smiles_gives(read, name):
     assert same(batch.input, GraphBatch.from_smiles(GOOD))
 
 
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_the_lines_of_a_list_end_as_any_system_ends_them(read, ending):
+    assert read(ending.join(["CCO a", "CCN b", "CCC"]), "m.smi").smiles == ["CCO", "CCN", "CCC"]
+
+
 def test_rdkits_own_file_reads_as_rdkit_reads_it(tmp_path):
     from rdkit import RDConfig
     from rdkit.Chem import SmilesMolSupplier
@@ -130,6 +135,8 @@ def test_a_molecule_that_takes_too_long_is_left_out(read, monkeypatch):
     [
         ("C(\nC1\n", "m.smi", {}, "no molecule that RDKit can read; the first of 2: not a SMILES"),
         ("", "m.smi", {}, "no molecule"),
+        ("name,smiles\n2,4-dione,CCO\n", "m.csv", {}, "line 2: 3 fields, but the header has 2; put a field"),
+        ('smiles,name\nCCO,"a\nCCN,b\n', "m.csv", {}, "line 3: unexpected end of data"),
         (
             "smiles,y\nCC,1\n",
             "m.csv",

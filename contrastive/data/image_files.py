@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import sys
 import zipfile
@@ -19,6 +20,8 @@ from contrastive.data.image_dataset import ImageDataset, fit
 from contrastive.data.image_sources import SPLIT_NAMES, NoSplit, all_splits, held_out_split, shorter_side
 from contrastive.data.loading import MAX_CLASSES, Split
 from contrastive.errors import ContrastiveError
+
+log = logging.getLogger("contrastive")
 
 
 def open_csv(
@@ -75,12 +78,19 @@ def _read(file: Path, targets: Sequence[str]) -> _Listed:
 
 
 def _columns(file: Path, reader: Any, targets: Sequence[str]) -> _Listed:
-    header: list[str] = next(reader, [])
+    header = [name.strip() for name in next(reader, [])]
     if "path" not in header:
         raise ContrastiveError(f"{file} has no column path; its columns are {', '.join(header) or 'none'}")
     for name in targets:
         if name not in header:
             raise ContrastiveError(f"{file} has no column {name!r}; its columns are {', '.join(header)}")
+    for name in ("path", "label", "split", *targets):
+        if header.count(name) > 1:
+            raise ContrastiveError(f"{file} has the column {name} more than once; rename the others")
+    if not {"label", *targets} & {*header} and {*header} - {"path", "split"}:
+        log.warning(
+            "%s is read without labels: none of its columns is called label: %s", file, ", ".join(header)
+        )
     place = {name: i for i, name in enumerate(header)}
     # lists of strings that rows share: a million rows name few classes and splits
     labels: list[str] | None = [] if "label" in place and not targets else None
@@ -93,9 +103,9 @@ def _columns(file: Path, reader: Any, targets: Sequence[str]) -> _Listed:
         listed.paths.append(os.path.join(file.parent, row[place["path"]]))
         listed.lines.append(reader.line_num)
         if labels is not None:
-            labels.append(_label(row[place["label"]], where))
+            labels.append(_label(row[place["label"]].strip(), where))
         if splits is not None:
-            splits.append(sys.intern(row[place["split"]]))
+            splits.append(sys.intern(row[place["split"]].strip()))
         if targets:
             listed.targets.append([_target(row[place[name]], name, where) for name in targets])
     if not listed.paths:

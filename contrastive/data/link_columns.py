@@ -59,6 +59,7 @@ class Columns(NamedTuple):
     """Where in a row is what; None where there is no such column."""
 
     layout: Layout
+    width: int  # of the header
     head: int
     tail: int
     relation: int | None
@@ -78,12 +79,12 @@ class Columns(NamedTuple):
         head_type, tail_type, value = (find(names.get(key, key)) for key in _OPTIONAL[1:])
         ends = header.index(layout.head), header.index(layout.tail)
         named = find(layout.relation), find(layout.title)
-        return cls(layout, *ends, *named, head_type, tail_type, value, min_value)
+        return cls(layout, len(header), *ends, *named, head_type, tail_type, value, min_value)
 
     @property
-    def width(self) -> int:
+    def needed(self) -> int:
         """Fields that a row must have."""
-        return max(place for place in self[1:-1] if place is not None) + 1
+        return max(place for place in self[2:-1] if place is not None) + 1
 
 
 def known_layout(header: list[str]) -> Layout | None:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import logging
+import math
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
@@ -160,15 +161,15 @@ def _read_rows(
 
 def _named(path: Path, reader: Any, columns: Columns) -> Iterator[tuple[_Node, str, _Node, list[str]]]:
     """Head, relation and tail of each row that is a link, and the row: the hot loop, of millions."""
-    layout, head_place, tail_place, relation_place, _, head_type_place, tail_type_place, _, lowest = columns
-    head_type, tail_type, width = layout.head_type, layout.tail_type, columns.width
+    layout, width, head_place, tail_place, relation_place, _, head_type_place, tail_type_place, _, lowest = (
+        columns
+    )
+    head_type, tail_type, needed = layout.head_type, layout.tail_type, columns.needed
     for row in reader:
         if not row:
             continue
-        if len(row) < width:
-            raise ContrastiveError(
-                f"{path}, line {reader.line_num}: {len(row)} columns, expected {width} or more"
-            )
+        if len(row) != width and (len(row) < needed or any(row[width:])):
+            raise ContrastiveError(f"{path}, line {reader.line_num}: {len(row)} columns, expected {width}")
         if lowest is not None and _value(path, row[columns.value], reader.line_num) < lowest:  # type: ignore[index]
             continue
         if head_type_place is not None:
@@ -184,9 +185,12 @@ def _named(path: Path, reader: Any, columns: Columns) -> Iterator[tuple[_Node, s
 
 def _value(path: Path, text: str, line: int) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise ContrastiveError(f"{path}, line {line}: the value is {text!r}, expected a number") from None
+        value = math.nan
+    if math.isnan(value):
+        raise ContrastiveError(f"{path}, line {line}: the value is {text!r}, expected a number")
+    return value
 
 
 @contextmanager

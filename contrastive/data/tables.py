@@ -84,7 +84,7 @@ def _read_list(source: str, text: str) -> SmilesTable:
     """The first token of each line; a header, blank lines and comments are left out, as RDKit does."""
     smiles: list[str] = []
     lines: list[int] = []
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         tokens = line.split(maxsplit=1)
         if not tokens or tokens[0].startswith("#") or (not smiles and tokens[0].lower() in _HEADERS):
             continue
@@ -99,7 +99,7 @@ def _read_table(
     if not text.strip():
         raise ContrastiveError(f"{source} is empty; give a table with a header")
     separator = _separator(text, delimiter, smiles_column)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         place = _smiles_place(source, header, smiles_column)
@@ -110,6 +110,11 @@ def _read_table(
         for row in reader:
             if not row:
                 continue
+            if any(row[len(header) :]):
+                raise ContrastiveError(
+                    f"{source}, line {reader.line_num}: {len(row)} fields, but the header has {len(header)}; "
+                    f"put a field that holds {separator!r} in quotation marks"
+                )
             smiles.append(row[place].strip() if place < len(row) else "")
             lines.append(reader.line_num)
             numbers.append([_number(source, row, header, i, reader.line_num) for i in places])
