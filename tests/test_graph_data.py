@@ -102,6 +102,28 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, kind, text, message):
         read_graphs(str(write(tmp_path / "TOY", files | {kind: text})))
 
 
+@pytest.mark.parametrize(
+    "text,labels,classes",
+    [
+        ("3\r\n-1\r\n", [1, 0], ["-1", "3"]),
+        ("nan\n4\n", [-1, 0], ["4"]),
+        ("0.5\n1.75\n", [[0.5], [1.75]], []),
+        ("1, 0\n0, 1\n", [[1, 0], [0, 1]], []),
+    ],
+)
+def test_labels_are_classes_where_they_are_whole_and_one_a_graph(tmp_path, text, labels, classes):
+    dataset = read_graphs(str(write(tmp_path / "TOY", FILES | {"graph_labels": text})))
+    assert dataset.labels.tolist() == labels and dataset.classes == classes
+
+
+def test_what_a_mac_adds_to_a_zip_is_passed_over(tmp_path):
+    with zipfile.ZipFile(tmp_path / "TOY.zip", "w") as archive:
+        for kind, text in FILES.items():
+            archive.writestr(f"TOY/TOY_{kind}.txt", text)
+            archive.writestr(f"__MACOSX/TOY/._TOY_{kind}.txt", b"\0\5\26\7")
+    assert len(read_graphs(str(tmp_path / "TOY.zip"))) == 2
+
+
 def test_missing_files_and_features_are_named(tmp_path):
     with pytest.raises(ContrastiveError, match="no folder or zip"):
         read_graphs(str(tmp_path / "nowhere"))

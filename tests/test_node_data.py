@@ -62,6 +62,16 @@ def test_published_graphs(source, nodes, edges, classes, split):
         assert torch.allclose(sums[sums > 0], torch.ones(()))
 
 
+def test_arrays_that_are_not_read_are_told_of(tmp_path, caplog):
+    path, x = tmp_path / "mine.npz", np.ones((3, 2))
+    np.savez(path, edges=[[0, 1], [1, 2]], x=x, y=[0, 1, 0])
+    read_nodes(str(path))
+    assert not caplog.text
+    np.savez(path, edges=[[0, 1], [1, 2]], features=x, train_mask=[True, False, True])
+    read_nodes(str(path))
+    assert "mine.npz: not read are features, train_mask; names that are: edges, x, y" in caplog.text
+
+
 def test_an_npz_of_plain_arrays(tmp_path):
     path = tmp_path / "mine.npz"
     np.savez(path, edges=[[0, 1], [1, 2], [2, 2]], x=np.eye(3, 2, dtype=np.float32) + 1, y=[0, 1, 0])

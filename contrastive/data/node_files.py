@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from contrastive.data.pickled_arrays import checked_csr, unpickle
 from contrastive.errors import ContrastiveError, reading
 from encoders.graph_batch import GraphBatch
 from encoders.sparse_features import SparseFeatures
+
+log = logging.getLogger("contrastive")
 
 _CSR = ("data", "indices", "indptr", "shape")
 
@@ -209,6 +212,13 @@ def read_npz(path: Path) -> NodeDataset:
     elif x is None:
         counted = labels if adjacency is None else coo
         x = _identity(src, dst) if counted is None else sparse.identity(counted.shape[0])
+    others = sorted({name for name in arrays.names if name != "metadata"} - arrays.read)
+    if others:
+        log.warning(
+            "%s: not read are %s; names that are: edges, x, y and those of gnn-benchmark",
+            path,
+            ", ".join(others),
+        )
     if labels is not None and len(labels) != x.shape[0]:
         raise ContrastiveError(f"{path}: there are {len(labels)} labels for {x.shape[0]} nodes")
     return NodeDataset(undirected_graph(src, dst, x), labels, classes=classes)
@@ -233,12 +243,14 @@ class _Arrays:
             self.zip = zipfile.ZipFile(path)
         self.path = path
         self.names = [name.removesuffix(".npy") for name in self.zip.namelist()]
+        self.read: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
         return name in self.names
 
     def __getitem__(self, name: str) -> Any:
         where = f"{self.path}: {name}"
+        self.read.add(name)
         with reading(where), self.zip.open(f"{name}.npy") as file:
             version = npy.read_magic(file)
             header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0

@@ -20,7 +20,8 @@ def read_tu(path: Path) -> tuple[GraphBatch, Tensor | None, list[str]]:
     """Read TUDataset's text files (Morris et al. 2020, arXiv 2007.08663).
 
     ``NAME_A.txt`` (a line "from, to" an edge, from 1), ``NAME_graph_indicator.txt`` (each node's graph),
-    and where there are ``_graph_labels`` (classes) or ``_graph_attributes`` (values), ``_node_labels``
+    and where there are ``_graph_labels`` (classes, NaN where not known; values
+    where they are not whole or several) or ``_graph_attributes`` (values), ``_node_labels``
     (one-hot in ``x``), ``_node_attributes`` (after them in ``x``), ``_edge_labels`` (one-hot in
     ``edge_attr``) and ``_edge_attributes``.
 
@@ -64,8 +65,19 @@ def read_tu(path: Path) -> tuple[GraphBatch, Tensor | None, list[str]]:
     if labels is None:
         values = files.numbers("graph_attributes", np.float32, expected=num_graphs)
         return graphs, None if values is None else torch.from_numpy(values), []
-    classes, number = np.unique(labels[:, 0], return_inverse=True)
-    return graphs, torch.from_numpy(number), [f"{label:g}" for label in classes]
+    return graphs, *_labels(labels)
+
+
+def _labels(labels: np.ndarray) -> tuple[Tensor, list[str]]:
+    """Classes and their names of a column of whole numbers, -1 for NaN; of others ``(G, T)`` values."""
+    column = labels[:, 0]
+    known = np.isfinite(column)
+    if labels.shape[1] > 1 or (column[known] % 1 != 0).any():
+        return torch.from_numpy(np.where(np.isfinite(labels), labels, np.nan).astype(np.float32)), []
+    classes, number = np.unique(column[known], return_inverse=True)
+    numbers = np.full(len(column), -1)
+    numbers[known] = number
+    return torch.from_numpy(numbers), [f"{label:.17g}" for label in classes]
 
 
 class _TUFiles:
@@ -84,6 +96,9 @@ class _TUFiles:
             self.texts = {Path(name).name: name for name in self.zip.namelist() if name.endswith(".txt")}  # type: ignore[misc]
         else:
             raise ContrastiveError(f"there is no folder or zip of TUDataset files {path}")
+        self.texts = {
+            name: text for name, text in self.texts.items() if name[0] != "."
+        }  # "._" of macOS's zip
         names = [name.removesuffix("_A.txt") for name in self.texts if name.endswith("_A.txt")]
         if len(names) != 1:
             raise ContrastiveError(f"{path} must hold one NAME_A.txt, but holds {len(names)}")
