@@ -96,15 +96,19 @@ def from_pyg(graphs: Any) -> GraphBatch:
     """Build a batch from PyG: a ``Data``, a ``Batch`` or a sequence of them (a data set too).
 
     Raises:
-        ValueError: no graph was given, or some graphs have a feature that others lack.
+        ValueError: no graph was given, some graphs have a feature that others lack or have otherwise, or a
+            graph has another number of its rows than of nodes or edges.
     """
     graphs = [graphs] if hasattr(graphs, "edge_index") else list(graphs)
     if not graphs:
         raise ValueError("from_pyg: given no graph, expected at least one")
     sizes = [int(size) for g in graphs for size in (g.ptr.diff() if hasattr(g, "ptr") else [g.num_nodes])]
     starts = np.cumsum([0] + [int(g.num_nodes) for g in graphs])
-    features: dict[str, Any] = {key: _join(graphs, key) for key in ("x", "node_type", *_PER_EDGE)}
-    edges = _numbered_through([_edge_index(g, i) for i, g in enumerate(graphs)], starts)
+    ends = [_edge_index(g, i) for i, g in enumerate(graphs)]
+    num_nodes, num_edges = np.diff(starts).tolist(), [pairs.shape[1] for pairs in ends]
+    features: dict[str, Any] = {key: _join(graphs, key, num_nodes, "nodes") for key in ("x", "node_type")}
+    features |= {key: _join(graphs, key, num_edges, "edges") for key in _PER_EDGE}
+    edges = _numbered_through(ends, starts)
     ptr = torch.tensor(np.cumsum([0, *sizes]))
     return from_edges((edges[0], edges[1]), num_nodes=int(starts[-1]), ptr=ptr, **features)
 
@@ -135,7 +139,8 @@ def _numbered_through(edges: Sequence[Tensor], starts: np.ndarray) -> Tensor:
     return ends + first[graph]
 
 
-def _join(graphs: Sequence[Any], key: str) -> Any:
+def _join(graphs: Sequence[Any], key: str, counts: Sequence[int], of: str) -> Any:
+    """A feature of all graphs, one row for each of their nodes or edges; None where no graph has it."""
     values: list[Any] = [getattr(g, key, None) for g in graphs]
     absent = sum(value is None for value in values)
     if absent not in (0, len(values)):
@@ -143,10 +148,18 @@ def _join(graphs: Sequence[Any], key: str) -> Any:
     if absent:
         return None
     rows = [as_tensor(key, value) for value in values]
-    other = next((i for i, row in enumerate(rows) if row.shape[1:] != rows[0].shape[1:]), None)
-    if other is not None:
-        shapes = f"{tuple(rows[0].shape)} in graph 0 but {tuple(rows[other].shape)} in graph {other}"
-        raise ValueError(f"{key} is {shapes}: give all graphs as many columns")
+    for i, (row, count) in enumerate(zip(rows, counts)):
+        if row.dim() == 0 or len(row) != count:
+            shape = tuple(row.shape)
+            raise ValueError(
+                f"{key} of graph {i} has shape {shape}, expected one row for each of its {count} {of}"
+            )
+        if row.shape[1:] != rows[0].shape[1:]:
+            shapes = f"{tuple(rows[0].shape)} in graph 0 but {tuple(row.shape)} in graph {i}"
+            raise ValueError(f"{key} is {shapes}: give all graphs as many columns")
+        if row.is_floating_point() != rows[0].is_floating_point():
+            kinds = f"{rows[0].dtype} in graph 0 but {row.dtype} in graph {i}"
+            raise ValueError(f"{key} is {kinds}: give all graphs floats, or all of them categories")
     return torch.cat(rows)
 
 

@@ -102,7 +102,10 @@ def _features(name: str, values: Any) -> Tensor:
     tensor = as_tensor(name, values)
     real = tensor.is_floating_point() or tensor.dtype == torch.bool
     tensor = _floating(name, values) if real else tensor.long()
-    return tensor.unsqueeze(1) if tensor.dim() == 1 else tensor
+    tensor = tensor.unsqueeze(1) if tensor.dim() == 1 else tensor
+    if tensor.dim() != 2:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected one row of numbers each")
+    return tensor
 
 
 def _one_each(name: str, values: Tensor) -> Tensor:

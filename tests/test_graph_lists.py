@@ -261,3 +261,45 @@ def test_categories_are_named_as_the_command_line_takes_them():
         refuse_other_features(model, x, "g.bin")
     model.preprocess = Own()  # which may give the encoder others
     refuse_other_features(model, x, "g.bin")
+
+
+PAIR = torch.tensor([[0, 1], [1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (
+            {"x": torch.ones(2, 1)},
+            {"x": torch.ones(2, 1).long()},
+            "x is torch.float32 in graph 0 but torch.int64 in",
+        ),
+        (
+            {"x": torch.ones(2, 1)},
+            {"x": torch.ones(2, 2)},
+            r"x is \(2, 1\) in graph 0 but \(2, 2\) in graph 1",
+        ),
+        ({"x": torch.ones(3, 1)}, {"x": torch.ones(1, 1)}, "x of graph 0 has shape .* each of its 2 nodes"),
+        (
+            {"edge_attr": torch.ones(1, 1)},
+            {"edge_attr": torch.ones(3, 1)},
+            "edge_attr of graph 0 has .* its 2 edges",
+        ),
+        ({"x": torch.ones(2, 3, 4)}, {"x": torch.ones(2, 3, 4)}, "x has shape"),
+    ],
+)
+def test_rows_of_one_graph_are_never_taken_for_those_of_another(first, second, message):
+    data = pytest.importorskip("torch_geometric.data")
+    graphs = [data.Data(edge_index=PAIR, num_nodes=2, **features) for features in (first, second)]
+    with pytest.raises(ContrastiveError, match=message):
+        read_graphs(graphs)
+
+
+def test_features_of_edges_and_of_some_types_that_are_not_read_are_told_of(caplog):
+    data = pytest.importorskip("torch_geometric.data")
+    read_graphs([data.Data(edge_index=PAIR[:, :1], num_nodes=2, edge_length=torch.ones(1))])
+    assert "no edge features are read: Data has edge_length" in caplog.text
+    graph = dgl.heterograph({("a", "r", "b"): ([0], [0])})
+    graph.nodes["a"].data["x"] = torch.ones(1, 2)
+    read_graphs([graph])
+    assert "x is not read: not all of the types a, b have it" in caplog.text

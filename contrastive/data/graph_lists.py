@@ -76,10 +76,16 @@ def _from_dgl(graphs: Sequence[Any]) -> GraphBatch:
     try:
         batch = GraphBatch.from_dgl(graphs)
     except dgl.DGLError as error:  # as of other features in one of them, with where in its C++ it failed
-        raise ValueError(str(error).split("\nStack trace")[0]) from error
+        raise ValueError(" ".join(str(error).split("\nStack trace")[0].split())) from error
     if graphs[0].is_homogeneous:
         _tell_of_others("node", "ndata", graphs[0].ndata, FEATURE_KEYS)
         _tell_of_others("edge", "edata", graphs[0].edata, EDGE_KEYS)
+        return batch
+    names = [set(graphs[0].nodes[kind].data) for kind in graphs[0].ntypes]
+    partly = (set.union(*names) - set.intersection(*names)) & {*FEATURE_KEYS}
+    if partly:
+        listed = ", ".join(sorted(partly))
+        log.warning("%s is not read: not all of the types %s have it", listed, ", ".join(graphs[0].ntypes))
     return batch
 
 
@@ -88,6 +94,8 @@ def _from_pyg(graphs: Sequence[Any]) -> GraphBatch:
     if hasattr(graphs[0], "node_attrs"):
         names = set(graphs[0].node_attrs()) - {"y", "node_type", "batch"}
         _tell_of_others("node", "Data", names, ("x",))
+        names = set(graphs[0].edge_attrs()) - {"edge_index"}
+        _tell_of_others("edge", "Data", names, EDGE_KEYS[:3])
     return GraphBatch.from_pyg(graphs)
 
 
