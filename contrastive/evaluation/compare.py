@@ -9,18 +9,10 @@ from typing import Any
 import numpy as np
 
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.evaluate import (
-    Evaluation,
-    defined,
-    describe,
-    evaluate_all,
-    open_encoders,
-    print_rows,
-    result_name,
-    results_folder,
-)
+from contrastive.evaluation.evaluate import Evaluation, defined, describe, evaluate_all, print_rows
 from contrastive.evaluation.metrics import LOWER_IS_BETTER, TITLES
 from contrastive.evaluation.protocol import Finetuning, Method, Protocol, SplitRule, parse_targets
+from contrastive.evaluation.runs import open_encoders, result_name, results_folder
 from contrastive.evaluation.statistics import bootstrap_p, mcnemar, mean_interval, percentile_interval
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.items import source_of

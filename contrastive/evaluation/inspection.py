@@ -12,9 +12,10 @@ from torch import Tensor
 from augmentations.random import SampleRandom
 from contrastive.data.node_files import NodeDataset
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.evaluate import pretraining_views, results_folder
+from contrastive.evaluation.evaluate import pretraining_views
 from contrastive.evaluation.leaks import pretraining_items
 from contrastive.evaluation.quality import alignment, dimension_std, effective_rank, rankme, uniformity
+from contrastive.evaluation.runs import results_folder
 from contrastive.features import (
     FrozenEncoder,
     accelerator,

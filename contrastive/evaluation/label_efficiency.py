@@ -11,13 +11,7 @@ import numpy as np
 import torch
 
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.evaluate import (
-    describe,
-    evaluate_all,
-    open_encoders,
-    result_name,
-    results_folder,
-)
+from contrastive.evaluation.evaluate import describe, evaluate_all
 from contrastive.evaluation.metrics import PRIMARY, TITLES
 from contrastive.evaluation.protocol import (
     NUM_DRAWS,
@@ -28,6 +22,7 @@ from contrastive.evaluation.protocol import (
     SplitRule,
     parse_targets,
 )
+from contrastive.evaluation.runs import open_encoders, result_name, results_folder
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.features import FrozenEncoder
 from contrastive.items import source_of

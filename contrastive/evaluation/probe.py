@@ -12,15 +12,7 @@ import sklearn
 import torch
 
 from contrastive.errors import ContrastiveError, reading
-from contrastive.evaluation.evaluate import (
-    describe,
-    evaluate_all,
-    open_encoders,
-    predictor_of,
-    print_rows,
-    result_name,
-    results_folder,
-)
+from contrastive.evaluation.evaluate import describe, evaluate_all, predictor_of, print_rows
 from contrastive.evaluation.leaks import report_leaks
 from contrastive.evaluation.protocol import (
     Finetuning,
@@ -30,6 +22,7 @@ from contrastive.evaluation.protocol import (
     SplitRule,
     parse_targets,
 )
+from contrastive.evaluation.runs import open_encoders, result_name, results_folder
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.export import save_predictor
 from contrastive.items import source_of
