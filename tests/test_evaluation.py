@@ -12,6 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import Prediction
+from contrastive.evaluation.draws import labelled_draws
 from contrastive.evaluation.evaluate import Evaluation
 from contrastive.evaluation.knn import knn_accuracy
 from contrastive.evaluation.linear import (
@@ -21,7 +22,7 @@ from contrastive.evaluation.linear import (
     linear_probe,
     select_classifier,
 )
-from contrastive.evaluation.protocol import Protocol, labelled_draws
+from contrastive.evaluation.protocol import Protocol
 from contrastive.evaluation.quality import dimension_std, effective_rank
 from contrastive.evaluation.runs import results_folder
 from contrastive.evaluation.statistics import mean_interval, proportion_interval

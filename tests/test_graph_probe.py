@@ -11,8 +11,8 @@ from sklearn.svm import SVC
 
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import predict_linear, predict_svm
+from contrastive.evaluation.draws import folds, random_splits
 from contrastive.evaluation.protocol import Protocol
-from contrastive.evaluation.tasks import folds, random_splits
 
 
 def write_tu(folder, num_graphs=40):

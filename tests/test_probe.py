@@ -17,10 +17,11 @@ from contrastive.cli import main
 from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import predict_linear
+from contrastive.evaluation.draws import Draw
 from contrastive.evaluation.evaluate import evaluate_all
 from contrastive.evaluation.finetune import _groups, _Network, blocks, finetune
 from contrastive.evaluation.leaks import canonical, keys_of
-from contrastive.evaluation.protocol import Draw, Finetuning, Protocol
+from contrastive.evaluation.protocol import Finetuning, Protocol
 from contrastive.evaluation.runs import result_name, run_names
 from contrastive.evaluation.tasks import read_task
 from contrastive.export import write_safetensors

@@ -15,8 +15,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from augmentations.random import SampleRandom
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import NO_VALIDATION, Prediction
+from contrastive.evaluation.draws import Draw
 from contrastive.evaluation.metrics import LOWER_IS_BETTER, PRIMARY, measure
-from contrastive.evaluation.protocol import Draw, Finetuning
+from contrastive.evaluation.protocol import Finetuning
 from contrastive.evaluation.tasks import Task
 from contrastive.features import FrozenEncoder, accelerator
 from contrastive.optimizers import decay_groups, warmup_cosine

@@ -11,17 +11,10 @@ import numpy as np
 import torch
 
 from contrastive.errors import ContrastiveError
+from contrastive.evaluation.draws import NUM_DRAWS
 from contrastive.evaluation.evaluate import describe, evaluate_all
 from contrastive.evaluation.metrics import PRIMARY, TITLES
-from contrastive.evaluation.protocol import (
-    NUM_DRAWS,
-    TRAINED,
-    Finetuning,
-    Method,
-    Protocol,
-    SplitRule,
-    parse_targets,
-)
+from contrastive.evaluation.protocol import TRAINED, Finetuning, Method, Protocol, SplitRule, parse_targets
 from contrastive.evaluation.runs import open_encoders, result_name, results_folder
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.features import FrozenEncoder
