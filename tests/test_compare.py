@@ -28,13 +28,15 @@ def test_compare_label_efficiency_and_inspect(digits_run, tmp_path, capsys):
     options = ["--labels-per-class", "1,all", "--repeats", "3", "--train-repeats", "1", "--finetune"]
     options += ["--finetuning.num-epochs", "1", "--finetuning.min-steps", "5", "--output", str(tmp_path)]
     assert main(["label-efficiency", str(digits_run), *options]) == 0
-    rows = json.loads((tmp_path / "label_efficiency.json").read_text())["rows"]
+    name = "label_efficiency-repeats=3-finetuning.num_epochs=1-finetuning.min_steps=5-labels_per_class=1,all"
+    name += "-train_repeats=1-finetune=True"
+    rows = json.loads((tmp_path / f"{name}.json").read_text())["rows"]
     names = ["pretrained", "untrained", "raw", "scratch", "pretrained, fine-tuned"]
     assert [(row["representation"], row["labels_per_class"]) for row in rows] == [
         (name, number) for number in (1, None) for name in names
     ]
     assert [row["num_draws"] for row in rows] == [3, 3, 3, 1, 1, 1, 1, 1, 1, 1]
-    assert (tmp_path / "label_efficiency.png").stat().st_size > 10_000
+    assert (tmp_path / f"{name}.png").stat().st_size > 10_000
     assert main(["label-efficiency", str(digits_run), "--labels-per-class", "1,x"]) == 1
 
     assert main(["inspect", str(digits_run), "--num-items", "300", "--output", str(tmp_path / "i.json")]) == 0
@@ -57,7 +59,7 @@ def test_nodes_are_inspected(tmp_path):
     options = [f"--{key}={value}" for key, value in small.items()]
     assert main(["pretrain", "--config", "configs/node/grace.yaml", *options]) == 0
     assert main(["inspect", str(tmp_path / "run"), "--num-items", "40"]) == 0
-    rows = json.loads((tmp_path / "run" / "results" / "inspect.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "run" / "results" / "inspect-num_items=40.json").read_text())["rows"]
     assert 0 < rows["pretrained"]["alignment"] < 2 and rows["untrained"]["uniformity"] < 0
 
 

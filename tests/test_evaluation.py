@@ -172,7 +172,9 @@ def test_the_meters_tell_collapse_from_spread():
 def test_probe_writes_protocol_and_untrained_row(command, digits_run):
     done = command("probe", digits_run, "--labels-per-class", 2, "--repeats=3", "--seed", 5)
     assert done.returncode == 0, done.stderr
-    result = json.loads((digits_run / "results" / "probe.json").read_text())
+    result = json.loads(
+        (digits_run / "results" / "probe-labels_per_class=2-repeats=3-seed=5.json").read_text()
+    )
     assert [row["representation"] for row in result["rows"]] == ["pretrained", "untrained"]
     assert all(row["num_draws"] == 3 for row in result["rows"])
     protocol = result["protocol"]

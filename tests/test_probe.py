@@ -51,13 +51,14 @@ def test_a_table_of_molecules_from_the_command_line(molecule_table, tmp_path):
     assert main(["pretrain", *recipe, *small, "--run_dir", str(run)]) == 0
     options = ["--data", str(molecule_table), "--targets", "oxygen,sparse", "--split", "random", "--raw"]
     assert main(["probe", str(run), *options]) == 0
-    result = json.loads((run / "results" / "probe.json").read_text())
+    asked = "targets=oxygen,sparse-split=random.json"
+    result = json.loads((run / "results" / f"probe-{asked}").read_text())
     assert [row["representation"] for row in result["rows"]] == ["pretrained", "untrained", "raw"]
     assert result["task"]["names"] == ["oxygen", "sparse"]
     copy = molecule_table.rename(tmp_path / "other table.csv")  # which has a result of its own
     options[1] = str(copy)
     assert main(["probe", str(run), *options, "--method", "knn"]) == 0
-    assert (run / "results" / "probe-knn-other_table.json").is_file()
+    assert (run / "results" / f"probe-knn-other_table-{asked}").is_file()
     copy.rename(molecule_table)
     # the table was pretrained on as well, without its targets
     assert result["leaks"]["in_pretraining"] == result["leaks"]["num_test"]

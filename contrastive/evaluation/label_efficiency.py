@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.draws import NUM_DRAWS
 from contrastive.evaluation.evaluate import describe, evaluate_all
 from contrastive.evaluation.metrics import PRIMARY, TITLES
 from contrastive.evaluation.protocol import TRAINED, Finetuning, Method, Protocol, SplitRule, parse_targets
-from contrastive.evaluation.runs import open_encoders, result_name, results_folder
+from contrastive.evaluation.runs import open_encoders, result_file, result_name, unusual
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.features import FrozenEncoder
 from contrastive.items import source_of
@@ -31,7 +30,7 @@ def label_efficiency(
     split: SplitRule = "auto",
     labels_per_class: str = "1,2,5,10,50,all",
     method: Method = "linear",
-    repeats: int = NUM_DRAWS,
+    repeats: int | None = None,
     train_repeats: int = 3,
     finetune: bool = False,
     finetuning: Finetuning | None = None,
@@ -53,15 +52,15 @@ def label_efficiency(
         split: of molecules: scaffold, random or stratified.
         labels_per_class: numbers of labels, and all.
         method: linear or knn, on frozen features.
-        repeats: draws of the labelled set.
+        repeats: draws of the labelled set (default: 10).
         train_repeats: the first of these draws, for what is trained; 0 leaves it out.
         finetune: also fine-tune the first run's encoder.
         finetuning: of what is trained.
         seed: of splits, draws and training.
         download: whether torchvision may download the data.
         cache: keep features in ~/.cache/contrastive and use those that are there.
-        output: folder of label_efficiency.json and .png, with the name of the method where it is not linear,
-            and the data's where it is not the run's own (default: results in the first run's folder).
+        output: folder of label_efficiency.json and .png, with all that is not as usual in their names
+            (default: results in the first run's folder).
     """
     encoders = open_encoders(runs)
     assert runs is not None
@@ -75,9 +74,11 @@ def label_efficiency(
     task = read_task(first, replace(base, repeats=None), download=download)
     if task.kind == "values":
         raise ContrastiveError(f"{base.data} has no classes to count labels by; give --targets of 0 and 1")
-    folder = Path(output) if output else results_folder(Path(runs[0]))
-    name = result_name("label_efficiency", first, base, "linear")
-    file, picture = folder / f"{name}.json", folder / f"{name}.png"
+    asked = {"labels_per_class": labels_per_class, "train_repeats": train_repeats, "finetune": finetune}
+    further = unusual(label_efficiency, asked)
+    name = result_name("label_efficiency", runs, first, base, "linear", further)
+    file = result_file(name, runs, base, Path(output) if output else None)
+    picture = file.with_suffix(".png")
     require_writable(file)
     for number in parse_numbers(labels_per_class):
         rows += _rows(encoders, task, base, number, trained, train_repeats, cache)

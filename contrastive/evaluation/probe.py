@@ -22,7 +22,7 @@ from contrastive.evaluation.protocol import (
     SplitRule,
     parse_targets,
 )
-from contrastive.evaluation.runs import open_encoders, result_name, results_folder
+from contrastive.evaluation.runs import open_encoders, result_file, result_name
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.export import save_predictor
 from contrastive.items import source_of
@@ -85,8 +85,8 @@ def probe(
         skip_corrupt: leave out files that do not decode, and count them, instead of stopping (default: of the
             run's own data as the run does, of others no).
         cache: keep features in ~/.cache/contrastive and use those that are there.
-        output: result file (default: in results of the first run's folder, by the method's name and, where it
-            is not the run's own, the data's).
+        output: result file (default: in results of the first run's folder: probe.json, with all that is not
+            as usual in its name).
         save: a folder to make, for `contrastive predict`: the first run's encoder and what was fitted on the
             first draw, by linear, finetune or scratch.
         from_: a result file: repeat its evaluation, and say whether the numbers are the same.
@@ -115,8 +115,7 @@ def probe(
         wanted = [*encoders, *(name for name, asked in extra.items() if asked)]
     file = Path(output) if output else None
     if not (file or recorded):
-        name = result_name("probe", first, protocol, task.default_method)
-        file = results_folder(Path(runs[0])) / f"{name}.json"
+        file = result_file(result_name("probe", runs, first, protocol, task.default_method), runs, protocol)
     if file:
         require_writable(file)
     if save and protocol.method in ("knn", "svm"):
