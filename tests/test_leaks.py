@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from contrastive.cli import main
-from contrastive.evaluation.leaks import canonical, keys_of
+from contrastive.evaluation import leaks
+from contrastive.evaluation.leaks import canonical, keys_of, pretraining_items
 from contrastive.evaluation.protocol import Protocol
 from contrastive.evaluation.tasks import read_task
 from contrastive.export import write_safetensors
@@ -37,9 +38,9 @@ def test_a_leak_is_counted(digits_run, tmp_path, capsys):
         )
         == 0
     )
-    leaks = json.loads((tmp_path / "x.json").read_text())["leaks"]
-    assert leaks["in_pretraining"] == 10 and leaks["num_test"] == 40
-    assert leaks["in_training"] == 40  # the test digits are all in this training folder too
+    found = json.loads((tmp_path / "x.json").read_text())["leaks"]
+    assert found["in_pretraining"] == 10 and found["num_test"] == 40
+    assert found["in_training"] == 40  # the test digits are all in this training folder too
     assert "10 of 40 test images" in capsys.readouterr().out
     changes = {"source": str(tmp_path / "data"), "image_size": 8, "channels": 1, "train_subset": None}
     data = {**encoder.config["data"], "init_args": {**encoder.data, **changes}}
@@ -50,6 +51,27 @@ def test_a_leak_is_counted(digits_run, tmp_path, capsys):
     assert main(["probe", str(digits_run), str(tmp_path / "other"), *options]) == 0
     runs = json.loads((tmp_path / "x.json").read_text())["leaks"]["runs"]
     assert [runs[str(run)]["in_pretraining"] for run in (digits_run, tmp_path / "other")] == [10, 40]
+    assert main(["compare", str(digits_run), str(tmp_path / "other"), *options[:4]]) == 0
+    assert json.loads((tmp_path / "x.json").read_text())["leaks"]["runs"] == runs
+    options = [*options[:3], str(tmp_path), "--labels-per-class", "all", "--train-repeats", "0"]
+    assert main(["label-efficiency", str(digits_run), *options]) == 0
+    (file,) = tmp_path.glob("label_efficiency*.json")
+    assert json.loads(file.read_text())["leaks"] == found
+
+
+def test_what_several_runs_were_pretrained_on_is_read_once(digits_run, monkeypatch):
+    encoder, read = load_encoder(digits_run), []
+    monkeypatch.setattr(leaks, "pretraining_items", lambda e: read.append(e) or pretraining_items(e))
+
+    def with_data(**options):
+        data = {**encoder.config["data"], "init_args": {**encoder.data, **options}}
+        return FrozenEncoder(encoder.encoder, encoder.preprocess, {**encoder.config, "data": data})
+
+    runs = {"a": encoder, "b": with_data(batch_size=7, seed=1), "c": with_data(train_subset=100)}
+    runs["d"] = with_data(train_subset=100, seed=1)
+    task = read_task(encoder, Protocol("digits"))
+    found = leaks.report_leaks(runs, task, "digits")["runs"]
+    assert read == [runs["a"], runs["c"], runs["d"]] and found["a"] == found["b"] != found["c"]
 
 
 def test_molecules_are_the_same_by_canonical_smiles():
@@ -65,7 +87,6 @@ def test_molecules_are_the_same_by_canonical_smiles():
 def test_canonical_smiles_are_kept(tmp_path, monkeypatch):
     pytest.importorskip("rdkit", reason="needs the extra: pip install contrastive-pretraining[molecules]")
     from contrastive.data.molecules import MoleculeDataset
-    from contrastive.evaluation import leaks
 
     data = MoleculeDataset(GraphBatch.from_smiles(["OCC", "CCN"]), ["OCC", "CCN"])
     assert keys_of(data) == ["CCO", "CCN"]

@@ -10,6 +10,7 @@ import numpy as np
 
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.evaluate import Evaluation, defined, describe, evaluate_all, print_rows
+from contrastive.evaluation.leaks import report_leaks
 from contrastive.evaluation.metrics import LOWER_IS_BETTER, TITLES
 from contrastive.evaluation.protocol import Finetuning, Method, Protocol, SplitRule, parse_targets
 from contrastive.evaluation.runs import open_encoders, result_file, result_name
@@ -32,6 +33,7 @@ def compare(
     repeats: int | None = None,
     k: int = 20,
     finetuning: Finetuning | None = None,
+    leaks: bool = True,
     seed: int = 0,
     download: bool = False,
     cache: bool = True,
@@ -56,6 +58,7 @@ def compare(
         repeats: see contrastive probe.
         k: neighbours, of knn.
         finetuning: of finetune.
+        leaks: count test items that pretraining has seen.
         seed: of splits, draws and training.
         download: whether torchvision may download the data.
         cache: keep features in ~/.cache/contrastive and use those that are there.
@@ -82,8 +85,9 @@ def compare(
     print_rows([a.row(), b.row()], task, protocol)
     tests = paired_tests(a, b, task)
     print(verdict(a.name, b.name, tests))
+    seen = report_leaks(dict(zip(runs, encoders.values())), task, protocol.data) if leaks else None
     result = {"runs": runs, "protocol": protocol.to_json(), "task": describe(task)}
-    write_json(file, result | {"rows": [a.row(), b.row()], "difference": tests})
+    write_json(file, result | {"rows": [a.row(), b.row()], "difference": tests, "leaks": seen})
     print(f"result: {file}")
 
 

@@ -12,6 +12,7 @@ import torch
 
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.evaluate import describe, evaluate_all
+from contrastive.evaluation.leaks import report_leaks
 from contrastive.evaluation.metrics import PRIMARY, TITLES
 from contrastive.evaluation.protocol import TRAINED, Finetuning, Method, Protocol, SplitRule, parse_targets
 from contrastive.evaluation.runs import open_encoders, result_file, result_name, unusual
@@ -34,6 +35,7 @@ def label_efficiency(
     train_repeats: int = 3,
     finetune: bool = False,
     finetuning: Finetuning | None = None,
+    leaks: bool = True,
     seed: int = 0,
     download: bool = False,
     cache: bool = True,
@@ -56,6 +58,7 @@ def label_efficiency(
         train_repeats: the first of these draws, for what is trained; 0 leaves it out.
         finetune: also fine-tune the first run's encoder.
         finetuning: of what is trained.
+        leaks: count test items that pretraining has seen.
         seed: of splits, draws and training.
         download: whether torchvision may download the data.
         cache: keep features in ~/.cache/contrastive and use those that are there.
@@ -92,6 +95,7 @@ def label_efficiency(
         "task": describe(task),
         "versions": {"torch": torch.__version__},
         "rows": rows,
+        "leaks": report_leaks(dict(zip(runs, encoders.values())), task, base.data) if leaks else None,
     }
     write_json(file, content)
     write_whole(picture, lambda part: _plot(rows, names, task, part))
