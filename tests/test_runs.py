@@ -115,6 +115,14 @@ def test_runs_that_cannot_be_judged_alike(digits_run, tmp_path, capsys):
     assert f"{digits_run} is named twice" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["probe", "compare"])
+def test_labels_are_counted_in_one_way(name, digits_run, capsys):
+    runs = [str(digits_run), str(digits_run / "checkpoints" / "last.ckpt")]
+    number = ["--labels-per-class", "2", "--fraction", "0.1"]
+    assert main([name, *runs[: 1 + (name == "compare")], *number]) == 1
+    assert "give --labels-per-class or --fraction, not both" in capsys.readouterr().err
+
+
 def test_a_recorded_run_that_is_not_named_is_not_taken_for_the_untrained_one(digits_run):
     encoder, protocol = load_encoder(digits_run), Protocol("digits")
     task = read_task(encoder, protocol)

@@ -77,7 +77,7 @@ class Protocol:
         selection: what is chosen, and by what.
 
     Raises:
-        ContrastiveError: a number of something that is below 1.
+        ContrastiveError: a number of something that is below 1, or two numbers of labels.
     """
 
     data: str
@@ -105,6 +105,8 @@ class Protocol:
         for name, number in numbers.items():
             if number is not None and number < 1:
                 raise ContrastiveError(f"--{name.replace('_', '-')} is {number}; give 1 or more")
+        if self.labels_per_class is not None and self.fraction is not None:
+            raise ContrastiveError("give --labels-per-class or --fraction, not both")
 
     @property
     def drawn(self) -> bool:
