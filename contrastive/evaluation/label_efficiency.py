@@ -72,22 +72,23 @@ def label_efficiency(
         source_of(first, data), method, parse_targets(targets), smiles_column, split,
         repeats=repeats, seed=seed, finetuning=finetuning or Finetuning(),
     )  # fmt: skip
-    trained = TRAINED[: 1 + finetune] if train_repeats else ()
-    rows: list[dict[str, Any]] = []
+    numbers = parse_numbers(labels_per_class)
     task = read_task(first, replace(base, repeats=None), download=download)
     if task.kind == "values":
         raise ContrastiveError(f"{base.data} has no classes to count labels by; give --targets of 0 and 1")
-    asked = {"labels_per_class": labels_per_class, "train_repeats": train_repeats, "finetune": finetune}
-    further = unusual(label_efficiency, asked)
+    further = {"labels_per_class": labels_per_class, "train_repeats": train_repeats, "finetune": finetune}
+    further = unusual(label_efficiency, further)
     name = result_name("label_efficiency", runs, first, base, "linear", further)
     file = result_file(name, runs, base, Path(output) if output else None)
-    picture = file.with_suffix(".png")
     require_writable(file)
-    for number in parse_numbers(labels_per_class):
+    trained = TRAINED[: 1 + finetune] if train_repeats else ()
+    rows: list[dict[str, Any]] = []
+    for number in numbers:
         rows += _rows(encoders, task, base, number, trained, train_repeats, cache)
         print(f"{number or 'all'} labels a class: done", flush=True)
     names = list(dict.fromkeys(row["representation"] for row in rows))
     _print(rows, names, task)
+    seen = report_leaks(dict(zip(runs, encoders.values())), task, base.data) if leaks else None
     content = {
         "runs": runs,
         "protocol": base.to_json(),
@@ -95,8 +96,9 @@ def label_efficiency(
         "task": describe(task),
         "versions": {"torch": torch.__version__},
         "rows": rows,
-        "leaks": report_leaks(dict(zip(runs, encoders.values())), task, base.data) if leaks else None,
+        "leaks": seen,
     }
+    picture = file.with_suffix(".png")
     write_json(file, content)
     write_whole(picture, lambda part: _plot(rows, names, task, part))
     print(f"result: {file}\npicture: {picture}")

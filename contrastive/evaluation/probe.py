@@ -91,31 +91,26 @@ def probe(
             first draw, by linear, finetune or scratch.
         from_: a result file: repeat its evaluation, and say whether the numbers are the same.
     """
-    if labels_per_class is not None and fraction is not None:
-        raise ContrastiveError("give --labels-per-class or --fraction, not both")
     if save:
         require_new_folder(Path(save))
     recorded = _read_result(Path(from_)) if from_ else None
     runs = runs or (recorded["runs"] if recorded else [])
     encoders = open_encoders(runs)
     first = next(iter(encoders.values()))
+    protocol = recorded["protocol"] if recorded else Protocol(
+        source_of(first, data), method or "linear", parse_targets(targets), smiles_column, split,
+        labels_per_class, fraction, repeats, k=k, objective=objective, seed=seed,
+        finetuning=finetuning or Finetuning(),
+    )  # fmt: skip
+    task = read_task(first, protocol, download=download, skip_corrupt=skip_corrupt)
+    file = Path(output) if output else None
     if recorded:
-        protocol = recorded["protocol"]
         wanted = recorded["representations"]
     else:
-        protocol = Protocol(
-            source_of(first, data), method or "linear", parse_targets(targets), smiles_column, split,
-            labels_per_class, fraction, repeats, k=k, objective=objective, seed=seed,
-            finetuning=finetuning or Finetuning(),
-        )  # fmt: skip
-    task = read_task(first, protocol, download=download, skip_corrupt=skip_corrupt)
-    if not recorded:
         protocol = replace(protocol, method=method or task.default_method)
-        extra = {"untrained": untrained, "raw": task.unit in ("graphs", "nodes") if raw is None else raw}
-        wanted = [*encoders, *(name for name, asked in extra.items() if asked)]
-    file = Path(output) if output else None
-    if not (file or recorded):
-        file = result_file(result_name("probe", runs, first, protocol, task.default_method), runs, protocol)
+        wanted = [*encoders, *_beside(task, untrained, raw)]
+        name = result_name("probe", runs, first, protocol, task.default_method)
+        file = file or result_file(name, runs, protocol)
     if file:
         require_writable(file)
     if save and protocol.method in ("knn", "svm"):
@@ -132,6 +127,12 @@ def probe(
     if save:
         save_predictor(predictor_of(evaluations[0], encoders, task, protocol), Path(save), Path(runs[0]))
         print(f"predictor: {save}")
+
+
+def _beside(task: Task, untrained: bool, raw: bool | None) -> list[str]:
+    """What is judged beside the runs."""
+    asked = {"untrained": untrained, "raw": task.unit in ("graphs", "nodes") if raw is None else raw}
+    return [name for name in asked if asked[name]]
 
 
 def _result(
