@@ -103,7 +103,7 @@ def test_names_of_runs_in_a_table():
     assert run_names(["a/raw", "b/untrained"]) == ["run raw", "run untrained"]  # which rows are called too
 
 
-def test_runs_that_cannot_be_judged_alike(digits_run, tmp_path, capsys):
+def test_runs_that_cannot_be_judged_alike(digits_run, molecule_encoder, tmp_path, capsys):
     encoder = load_encoder(digits_run)
     data = {**encoder.config["data"], "init_args": {**encoder.data, "image_size": 16}}
     (tmp_path / "larger").mkdir()
@@ -111,6 +111,10 @@ def test_runs_that_cannot_be_judged_alike(digits_run, tmp_path, capsys):
     write_safetensors(larger, tmp_path / "larger", None)
     assert main(["probe", str(digits_run), str(tmp_path / "larger")]) == 1
     assert f"larger was trained with image_size 16, {digits_run} with 8" in capsys.readouterr().err
+    (tmp_path / "graphs").mkdir()
+    write_safetensors(molecule_encoder, tmp_path / "graphs", None)
+    assert main(["probe", str(digits_run), str(tmp_path / "graphs")]) == 1
+    assert f"graphs was trained with items graphs, {digits_run} with images" in capsys.readouterr().err
     assert main(["compare", str(digits_run), str(digits_run)]) == 1
     assert f"{digits_run} is named twice" in capsys.readouterr().err
 

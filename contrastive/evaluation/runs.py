@@ -13,7 +13,7 @@ from typing import Any
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.protocol import Method, Protocol
 from contrastive.features import FrozenEncoder, in_channels, load_encoder, takes_graphs
-from contrastive.items import GRAPH_OPTIONS, image_size_of
+from contrastive.items import GRAPH_OPTIONS, image_size_of, unit_of
 from contrastive.saved import HUB, LAST, run_folder
 
 OTHER_ROWS = ("untrained", "raw", "scratch")  # of a table, which no run is called
@@ -47,8 +47,9 @@ def open_encoders(runs: Sequence[str] | None) -> dict[str, FrozenEncoder]:
 def _reading(encoder: FrozenEncoder) -> dict[str, Any]:
     """How the items of an encoder are read, as far as it is known."""
     options = {key: encoder.data.get(key) for key in (*GRAPH_OPTIONS, "normalize_features")}
+    options["items"] = "nodes" if unit_of(encoder, "") == "nodes" else "graphs"
     if not takes_graphs(encoder.encoder):
-        options = {"image_size": image_size_of(encoder), "channels": in_channels(encoder)}
+        options = {"image_size": image_size_of(encoder), "channels": in_channels(encoder), "items": "images"}
     return {key: value for key, value in options.items() if value is not None}
 
 
