@@ -136,6 +136,10 @@ def test_a_result_is_repeated_from_its_file(digits_run, tmp_path, capsys):
     assert main(["probe", str(digits_run), *options]) == 0
     assert main(["probe", "--from", str(file)]) == 0
     assert "the same numbers" in capsys.readouterr().out
+    assert main(["probe", "--from", str(file), "--k", "5", "--raw", "--cache", "false"]) == 1
+    assert f"--from repeats what {file} records; leave out --k, --raw" in capsys.readouterr().err
+    assert main(["probe", "--from", str(tmp_path / "x.json")]) == 1
+    assert f"there is no {tmp_path / 'x.json'}" in capsys.readouterr().err
     changed = json.loads(file.read_text())
     changed["rows"][0]["accuracy_mean"] += 0.01
     file.write_text(json.dumps(changed))

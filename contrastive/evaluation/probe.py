@@ -22,11 +22,14 @@ from contrastive.evaluation.protocol import (
     SplitRule,
     parse_targets,
 )
-from contrastive.evaluation.runs import open_encoders, result_file, result_name
+from contrastive.evaluation.runs import open_encoders, result_file, result_name, unusual
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.export import save_predictor
 from contrastive.items import source_of
 from contrastive.report import require_new_folder, require_writable, write_json
+
+# what changes nothing that a result records
+_BESIDE_FROM = ("runs", "from_", "leaks", "batch_size", "download", "skip_corrupt", "cache", "output", "save")
 
 
 def probe(
@@ -91,9 +94,13 @@ def probe(
             first draw, by linear, finetune or scratch.
         from_: a result file: repeat its evaluation, and say whether the numbers are the same.
     """
+    asked = [name for name in unusual(probe, locals()) if name not in _BESIDE_FROM]
     if save:
         require_new_folder(Path(save))
     recorded = _read_result(Path(from_)) if from_ else None
+    if recorded and asked:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
+        raise ContrastiveError(f"--from repeats what {from_} records; leave out {names}")
     runs = runs or (recorded["runs"] if recorded else [])
     encoders = open_encoders(runs)
     first = next(iter(encoders.values()))
@@ -151,6 +158,8 @@ def _result(
 
 
 def _read_result(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise ContrastiveError(f"there is no {file}; give the result file of a probe")
     with reading(file):
         try:
             content = json.loads(file.read_text())
