@@ -11,7 +11,7 @@ from contrastive.data.images import read_images
 from contrastive.evaluation.evaluate import evaluate_all
 from contrastive.evaluation.protocol import Finetuning, Protocol
 from contrastive.evaluation.tasks import read_task
-from contrastive.features import FrozenEncoder
+from contrastive.features import FrozenEncoder, load_encoder
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 QUICK = Finetuning(num_epochs=4, min_steps=20, batch_size=16, lr=1e-2)
@@ -148,6 +148,14 @@ def test_a_result_is_repeated_from_its_file(digits_run, tmp_path, capsys):
     file.write_text("{}")
     assert main(["probe", "--from", str(file)]) == 1
     assert "not the result of a probe" in capsys.readouterr().err
+
+
+def test_repeats_of_nothing_drawn_are_told(digits_run, caplog):
+    encoder = load_encoder(digits_run)
+    read_task(encoder, Protocol("digits", repeats=3, labels_per_class=2))
+    assert not caplog.records
+    assert len(read_task(encoder, Protocol("digits", repeats=3)).draws) == 1
+    assert "--repeats changes nothing: all labels are used, of one split (training and test" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,10 @@ def read_task(
         raise ContrastiveError(f"--split {protocol.split} is not for {protocol.data}, which has {task.rule}")
     _check_targets(task, protocol.data)
     _check_tests(task)
-    return task.with_draws(protocol)
+    task = task.with_draws(protocol)
+    if len(task.draws) == 1 < (protocol.repeats or 1):
+        log.warning("--repeats changes nothing: all labels are used, of one split (%s)", task.rule)
+    return task
 
 
 def _check_targets(task: Task, source: str) -> None:
