@@ -1,6 +1,7 @@
 """``contrastive compare``, ``label-efficiency`` and ``inspect``."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -42,6 +43,18 @@ def test_compare_label_efficiency_and_inspect(digits_run, tmp_path, capsys):
     assert main(["inspect", str(digits_run), "--num-items", "300", "--output", str(tmp_path / "i.json")]) == 0
     rows = json.loads((tmp_path / "i.json").read_text())["rows"]
     assert rows.keys() == {"pretrained", "untrained"} and rows["pretrained"]["uniformity"] < 0
+
+
+def test_numbers_of_labels_that_are_not_there_are_left_out(digits_run, tmp_path, monkeypatch, caplog, capsys):
+    options = ["--train-repeats", "0", "--repeats", "2", "--output", str(tmp_path), "--labels-per-class"]
+    assert main(["label-efficiency", str(digits_run), *options, "2,2,500,all,600"]) == 0
+    assert re.search(r"a class has 1\d\d? training labels; left out: 500, 600", caplog.text)
+    (file,) = tmp_path.glob("*.json")
+    numbers = [row["labels_per_class"] for row in json.loads(file.read_text())["rows"]]
+    assert numbers == [2] * 3 + [None] * 3
+    monkeypatch.setattr("contrastive.evaluation.label_efficiency.evaluate_all", lambda *_: pytest.fail("fit"))
+    assert main(["label-efficiency", str(digits_run), *options, "500"]) == 1
+    assert "fewer than the 500 asked for" in capsys.readouterr().err
 
 
 def test_nodes_are_inspected(tmp_path):

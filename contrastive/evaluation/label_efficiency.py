@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from contrastive.errors import ContrastiveError
+from contrastive.evaluation.draws import has_strata, strata
 from contrastive.evaluation.evaluate import describe, evaluate_all
 from contrastive.evaluation.leaks import report_leaks
 from contrastive.evaluation.metrics import PRIMARY, TITLES
@@ -21,6 +23,8 @@ from contrastive.features import FrozenEncoder
 from contrastive.items import source_of
 from contrastive.report import plot_label_efficiency, print_table, require_writable, write_json, write_whole
 
+log = logging.getLogger("contrastive")
+
 
 def label_efficiency(
     runs: list[str] | None = None,
@@ -30,7 +34,7 @@ def label_efficiency(
     smiles_column: str | None = None,
     split: SplitRule = "auto",
     labels_per_class: str = "1,2,5,10,50,all",
-    method: Method = "linear",
+    method: Literal["linear", "knn", "svm"] = "linear",
     repeats: int | None = None,
     train_repeats: int = 3,
     finetune: bool = False,
@@ -44,7 +48,7 @@ def label_efficiency(
     """Draw test accuracy over the number of labels, for pretrained, untrained, from-scratch and raw inputs.
 
     The same draws of labelled items serve all of them, and the same test items. Intervals are Student's 95 %
-    over draws; where all labels are used there is one draw, and the interval is over test items.
+    over draws; where there is one draw, as of all labels of a published split, over test items.
 
     Args:
         runs: run folders, checkpoints or exports.
@@ -52,8 +56,8 @@ def label_efficiency(
         targets: one column of a table to predict, of 0 and 1.
         smiles_column: of a table of molecules (default: the one named smiles).
         split: of molecules: scaffold, random or stratified.
-        labels_per_class: numbers of labels, and all.
-        method: linear or knn, on frozen features.
+        labels_per_class: numbers of labels, and all; those that a class does not have are left out.
+        method: linear, knn or svm, on frozen features.
         repeats: draws of the labelled set (default: 10).
         train_repeats: the first of these draws, for what is trained; 0 leaves it out.
         finetune: also fine-tune the first run's encoder.
@@ -72,7 +76,7 @@ def label_efficiency(
         source_of(first, data), method, parse_targets(targets), smiles_column, split,
         repeats=repeats, seed=seed, finetuning=finetuning or Finetuning(),
     )  # fmt: skip
-    numbers = parse_numbers(labels_per_class)
+    asked = parse_numbers(labels_per_class)
     task = read_task(first, replace(base, repeats=None), download=download)
     if task.kind == "values":
         raise ContrastiveError(f"{base.data} has no classes to count labels by; give --targets of 0 and 1")
@@ -83,7 +87,7 @@ def label_efficiency(
     require_writable(file)
     trained = TRAINED[: 1 + finetune] if train_repeats else ()
     rows: list[dict[str, Any]] = []
-    for number in numbers:
+    for number in _there(asked, task):
         rows += _rows(encoders, task, base, number, trained, train_repeats, cache)
         print(f"{number or 'all'} labels a class: done", flush=True)
     names = list(dict.fromkeys(row["representation"] for row in rows))
@@ -118,7 +122,27 @@ def parse_numbers(text: str) -> list[int | None]:
         ) from error
     if any(number is not None and number < 1 for number in numbers):
         raise ContrastiveError(f"--labels-per-class is {text!r}; a class needs one label at least")
-    return numbers
+    return list(dict.fromkeys(numbers))
+
+
+def _there(numbers: Sequence[int | None], task: Task) -> list[int | None]:
+    """The numbers of labels that each class has in every training part; the others are warned of.
+
+    Raises:
+        ContrastiveError: none is left, or the items have no classes to count by.
+    """
+    if not any(numbers):
+        return list(numbers)
+    if not has_strata(task.y):
+        raise ContrastiveError("labels per class need one class an item, not several targets or blanks")
+    y = strata(task.y)
+    most = min(int(np.unique(y[split.fit], return_counts=True)[1].min()) for split in task.splits)
+    more = [number for number in numbers if number is not None and number > most]
+    if len(more) == len(numbers):
+        raise ContrastiveError(f"a class has {most} training labels, fewer than the {min(more)} asked for")
+    if more:
+        log.warning("a class has %d training labels; left out: %s", most, ", ".join(map(str, more)))
+    return [number for number in numbers if number not in more]
 
 
 def _rows(
