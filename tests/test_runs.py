@@ -1,6 +1,7 @@
 """The runs of an evaluation and its results: how they are called, what is refused before the work."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,6 +101,7 @@ def write_medmnist(file):
 
 def test_names_of_runs_in_a_table():
     assert run_names(["a/x", "b/y"]) == ["x", "y"] and run_names(["a/x", "b/x"]) == ["a/x", "b/x"]
+    assert run_names([".", "b/y/"]) == [Path.cwd().name, "y"]
     assert run_names(["a/raw", "b/untrained"]) == ["run raw", "run untrained"]  # which rows are called too
 
 

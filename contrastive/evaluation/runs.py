@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,7 +58,7 @@ def run_names(runs: Sequence[str]) -> list[str]:
     """How runs are called in a table: one is ``pretrained``, several go by their folders' names."""
     if len(runs) == 1:
         return ["pretrained"]
-    names = [Path(run).name for run in runs]
+    names = [Path(os.path.abspath(run)).name for run in runs]  # of . too
     names = names if len(set(names)) == len(names) else list(map(str, runs))
     return [f"run {name}" if name in OTHER_ROWS else name for name in names]
 
