@@ -84,7 +84,7 @@ def test_from_the_command_line(tmp_path):
     assert main(list(map(str, arguments))) == 0
     assert "z_alignment" in (run / "metrics.csv").read_text()  # of the two large crops
     assert main(["inspect", str(run), "--num-items", "64"]) == 0
-    rows = json.loads((run / "results" / "inspect.json").read_text())["rows"]
+    rows = json.loads((run / "results" / "inspect-num_items=64.json").read_text())["rows"]
     assert 0 < rows["pretrained"]["alignment"] < 4
     quick = ["--finetuning.num_epochs", "1", "--finetuning.min_steps", "1", "--untrained", "false"]
     assert main(["probe", str(run), "--method", "finetune", "--labels-per-class", "2", *quick]) == 0
