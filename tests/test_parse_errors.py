@@ -1,11 +1,16 @@
 """What is mistyped on a command line or in a configuration, and the one line that is said of it."""
 
+import importlib
+import inspect
+import pkgutil
+import re
 import sys
 
 import pytest
 import yaml
+from pytorch_lightning import LightningDataModule, LightningModule
 
-from contrastive import cli
+from contrastive import cli, data, methods
 from contrastive.parse_errors import in_a_line
 
 INFO_NCE = "contrastive.losses.InfoNCE"
@@ -95,6 +100,27 @@ def test_a_function_has_a_page_of_help_too(option, capsys):
     assert "views augmentations.image.simclr\n" in page and "views.strength STRENGTH" in page
     assert cli.main(["pretrain", *option.format("augmentations.image.simclrr").split()]) == 2
     assert "the nearest: augmentations.image.simclr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key, base", [("model", LightningModule), ("data", LightningDataModule)])
+def test_what_a_model_and_data_may_be_is_listed(key, base, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["pretrain", f"--{key}.help", "--wandb", "off"])
+    assert not ended.value.code
+    listed = re.findall(r"^  ([\w.]+)\n      \S", capsys.readouterr().out, re.MULTILINE)
+    ours = {
+        f"{path}.{name}"
+        for package in (methods, data)
+        for path in [m.name for m in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
+        for name, value in vars(importlib.import_module(path)).items()
+        if inspect.isclass(value) and issubclass(value, base) and value.__module__ == path and name[0] != "_"
+    } - {"contrastive.data.loading.PretrainingData"}
+    assert ours <= {*listed} and all(issubclass(pkgutil.resolve_name(path), base) for path in listed)
+
+
+def test_help_of_another_key_needs_a_class(capsys):
+    assert cli.main(["pretrain", "--model.encoder.help"]) == 1
+    assert "give its path, --model.encoder.help PATH" in capsys.readouterr().err
 
 
 def test_a_class_that_refuses_to_be_built_is_quoted():
