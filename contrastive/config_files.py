@@ -1,12 +1,16 @@
-"""The configurations that a command line names: where they are, and whether they can be read."""
+"""The configurations that a command line names: where they are, and what is read in them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
+from jsonargparse import get_loader, set_loader
 
 from contrastive.errors import ContrastiveError
+
+_load_yaml = get_loader("yaml")
 
 
 def find_config(path: str) -> Path:
@@ -44,3 +48,16 @@ def _well_formed(path: str) -> str:
     except OSError:  # which jsonargparse says
         pass
     return str(config)
+
+
+def read_none_as_null() -> None:
+    """Have jsonargparse read None as null, as which it hands on that of ``--model.encoder.weights null``."""
+    set_loader("yaml", lambda text: _nulls(_load_yaml(text)), exceptions=(yaml.YAMLError,))
+
+
+def _nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _nulls(held) for key, held in value.items()}
+    if isinstance(value, list):
+        return [_nulls(held) for held in value]
+    return None if value == "None" else value

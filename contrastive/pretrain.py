@@ -20,7 +20,7 @@ from contrastive.batch_norm import SyncedOnCPU
 from contrastive.callbacks import CollapseMeter, LearningRates, NonFiniteGuard, OnlineKNN, Progress
 from contrastive.checkpoint_files import WholeFiles, read_checkpoint
 from contrastive.checkpoints import Checkpoints, has_begun
-from contrastive.config_files import with_config_found
+from contrastive.config_files import read_none_as_null, with_config_found
 from contrastive.data.image_crops import refuse_second_crop
 from contrastive.distributed import is_first_process
 from contrastive.errors import ContrastiveError
@@ -69,6 +69,7 @@ def parse(cls: type[CLI], args: list[str], command: str, description: str) -> CL
     if page := help_page(args):
         print(page)
         sys.exit()
+    read_none_as_null()
     return cls(
         LightningModule,  # a method of its own, as links are, need not be a ContrastiveModule
         LightningDataModule,

@@ -91,6 +91,34 @@ def test_and_of_the_other_commands(args, said, capsys):
     assert capsys.readouterr().err.splitlines()[0] == f"contrastive {args.split()[0]}: error: {said}"
 
 
+@pytest.mark.parametrize(
+    "args, where",
+    [
+        ("--model.views.scale null", ("views", 0, "init_args", "scale")),
+        ("--model.views.init_args.scale null", ("views", 0, "init_args", "scale")),
+        ("--model.loss null", ("loss",)),
+        (
+            "--model.encoder encoders.pretrained.TorchvisionEncoder --model.encoder.name vgg11 "
+            "--model.encoder.weights null",
+            ("encoder", "init_args", "weights"),
+        ),
+        (
+            "--model.encoder encoders.graph.GraphEncoder --model.encoder.node_features 5 "
+            "--model.encoder.layer_args {num_bases:\tnull}",
+            ("encoder", "init_args", "layer_args", "num_bases"),
+        ),
+    ],
+)
+def test_null_is_null_however_deep_it_stands(args, where, capsys):
+    config = ["--config", "configs/image/simclr_cifar10.yaml", "--print_config"]
+    with pytest.raises(SystemExit):
+        cli.main(["pretrain", *config, *args.split(" ")])
+    value = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    for key in where:
+        value = value[key]
+    assert value is None
+
+
 @pytest.mark.parametrize("option", ["--model.views.help {}", "--model.init_args.views.help={}"])
 def test_a_function_has_a_page_of_help_too(option, capsys):
     with pytest.raises(SystemExit) as ended:
