@@ -10,6 +10,8 @@ from jsonargparse import get_loader, set_loader
 
 from contrastive.errors import ContrastiveError
 
+_SEEDS = ("model.seed", "model.init_args.seed", "data.seed", "data.init_args.seed")
+_FOLLOWS = "{} has no effect: all draws follow from seed_everything, so give that"
 _load_yaml = get_loader("yaml")
 
 
@@ -29,9 +31,11 @@ def with_config_found(arg: str) -> str:
     """An argument of a command line; where it names a configuration, with the path of its file.
 
     Raises:
-        ContrastiveError: there is no such file, or it is no YAML.
+        ContrastiveError: there is no such file, or it is no YAML; or it gives a seed beside the run's.
     """
     option, _, value = arg.partition("=")
+    if option.removeprefix("--") in _SEEDS:
+        raise ContrastiveError(_FOLLOWS.format(option))
     if option == "--config" and value:
         return f"--config={_well_formed(value)}"
     return _well_formed(arg) if arg.endswith((".yaml", ".yml")) and not arg.startswith("-") else arg
@@ -42,12 +46,21 @@ def _well_formed(path: str) -> str:
     config = find_config(path)
     try:
         with config.open("rb") as file:
-            yaml.safe_load(file)
+            settings = yaml.safe_load(file)
     except yaml.YAMLError as error:
         raise ContrastiveError(f"{config} is no YAML: {' '.join(str(error).split())}") from error
     except OSError:  # which jsonargparse says
-        pass
+        return str(config)
+    for key in _SEEDS:
+        if _value_at(settings, key) is not None:
+            raise ContrastiveError(_FOLLOWS.format(f"{key} in {config}"))
     return str(config)
+
+
+def _value_at(settings: Any, key: str) -> Any:
+    for part in key.split("."):
+        settings = settings.get(part) if isinstance(settings, dict) else None
+    return settings
 
 
 def read_none_as_null() -> None:

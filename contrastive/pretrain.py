@@ -115,6 +115,8 @@ class PretrainCLI(LightningCLI):
         seed = self.config.seed_everything
         if not 0 <= seed < 2**32:
             raise ArgumentError(None, f"seed_everything is {seed}; give a number from 0 to {2**32 - 1}")
+        if self.config.trainer.default_root_dir:
+            raise ArgumentError(None, "trainer.default_root_dir has no effect: the run's folder is run_dir")
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the seed; Lightning's own may be true or false, which seed less than all that is random."""

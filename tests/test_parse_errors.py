@@ -32,6 +32,8 @@ SAID = {
     "--seed_everything -1": "seed_everything is -1; give a number from 0 to 4294967295",
     "--seed_everything true": "seed_everything: expected a whole number, but was given True",
     "--ran_dir x": "there is no option ran_dir; the nearest: run_dir",
+    "--model.los.temperature 1": "there is no option model.los.temperature",
+    "--trainer.default_root_dir x": "trainer.default_root_dir has no effect: the run's folder is run_dir",
 }
 
 
@@ -68,6 +70,19 @@ def test_so_is_what_a_file_has(config, expected, tmp_path, capsys):
     assert cli.main(["pretrain", *args]) == 2
     said = capsys.readouterr().err.splitlines()[0]
     assert expected in said
+
+
+@pytest.mark.parametrize("key", ["model.seed", "data.init_args.seed"])
+def test_a_seed_beside_the_run_s_is_refused(key, tmp_path, capsys):
+    settings = 5
+    for part in reversed(key.split(".")):
+        settings = {part: settings}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
+    config = ["--config", "configs/image/simclr_digits.yaml"]
+    for args in ([f"--{key}", "5"], [f"--{key}=5"], ["--config", str(tmp_path / "mine.yaml")]):
+        assert cli.main(["pretrain", *config, *args]) == 1
+        (said,) = capsys.readouterr().err.splitlines()
+        assert key in said and "has no effect: all draws follow from seed_everything" in said
 
 
 def test_a_file_that_is_no_yaml_is_named(tmp_path, capsys):
