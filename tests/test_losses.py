@@ -167,6 +167,13 @@ def test_gradcheck(name, temperature):
 
 
 @pytest.mark.parametrize("name", LOSSES)
+def test_a_second_derivative_is_refused(name):
+    z0, z1 = views(9)
+    with pytest.raises(NotImplementedError, match="contrastive losses have no second derivative"):
+        torch.autograd.grad(LOSSES[name](z0, z1), z0, create_graph=True)
+
+
+@pytest.mark.parametrize("name", LOSSES)
 def test_mean_of_rows(name):
     z0, z1 = views(5)
     rows = LOSSES[name](z0, z1, reduction="none")
