@@ -20,6 +20,7 @@ from contrastive.data.nodes import NodePasses
 from contrastive.errors import ContrastiveError
 from contrastive.faults import explained
 from contrastive.losses import info_nce
+from contrastive.losses import info_nce
 from contrastive.resume import lock
 
 
@@ -164,6 +165,14 @@ def test_a_data_worker_that_dies_while_a_checkpoint_is_written(tmp_path, monkeyp
     said = str(explained(raised.value, Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")))
     assert "a process that reads data died" in said and "(pid 7) is killed by signal" in said
     assert not list(tmp_path.glob("*.ckpt"))
+
+
+def test_a_second_derivative_that_there_is_not_is_said_without_a_traceback():
+    z = torch.randn(4, 3, requires_grad=True)
+    with pytest.raises(NotImplementedError) as raised:
+        torch.autograd.grad(info_nce(z, z.flip(0)), z, create_graph=True)
+    said = explained(raised.value, Trainer(logger=False, enable_checkpointing=False, accelerator="cpu"))
+    assert "contrastive losses have no second derivative" in str(said)
 
 
 class Broken:
