@@ -20,7 +20,6 @@ from contrastive.data.nodes import NodePasses
 from contrastive.errors import ContrastiveError
 from contrastive.faults import explained
 from contrastive.losses import info_nce
-from contrastive.losses import info_nce
 from contrastive.resume import lock
 
 
