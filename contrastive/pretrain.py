@@ -19,7 +19,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from contrastive.batch_norm import SyncedOnCPU
 from contrastive.callbacks import CollapseMeter, LearningRates, NonFiniteGuard, OnlineKNN, Progress
 from contrastive.checkpoint_files import WholeFiles, read_checkpoint
-from contrastive.checkpoints import Checkpoints, has_begun
+from contrastive.checkpoints import Checkpoints, RecordConfig, has_begun
 from contrastive.config_files import read_none_as_null, with_config_found
 from contrastive.data.image_crops import refuse_second_crop
 from contrastive.distributed import is_first_process
@@ -265,19 +265,6 @@ def _refuse_settings(model: LightningModule, trainer: Trainer) -> None:
 def load_config(cli: PretrainCLI) -> dict[str, Any]:
     """The parsed configuration as plain data, with every default in it."""
     return yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
-
-
-class RecordConfig(Callback):
-    """Keep the configuration in every checkpoint, so that a checkpoint alone can be opened again."""
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        self.config = config
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Add the configuration, plain data that loads without running code."""
-        checkpoint["config"] = self.config
 
 
 def _on_cpu(trainer_config: Any) -> bool:
