@@ -9,7 +9,7 @@ from contrastive.data import Batch
 from contrastive.errors import ContrastiveError
 from contrastive.module import ContrastiveModule
 from contrastive.pretrain import _refuse_settings
-from encoders.graph import GraphEncoder
+from encoders.graph import GraphEncoder, NodeEncoder
 from encoders.graph_batch import GraphBatch
 from encoders.image import ResNet
 
@@ -52,6 +52,20 @@ def test_views_drawn_at_once_are_those_drawn_one_by_one(make, num_inputs):
     expected = torch.cat([encoder(view) for view in module.augment(batch)])
     torch.testing.assert_close(h, expected)
     assert z.shape == (10, 128) and not torch.allclose(h[:5], h[5:])
+
+
+@pytest.mark.parametrize("num_graphs", [1, 5])
+def test_nodes_are_pairs_only_where_views_keep_them_all(num_graphs):
+    _, _, batch = graphs()
+    encoder, batch = NodeEncoder(node_features=3, num_hidden=8), batch[:num_graphs]
+    samples = Batch(batch, None, torch.arange(num_graphs))
+    for view in (RandomWalkSubgraph(ratio=0.5), NodeDrop(p=0.5)):
+        with pytest.raises(
+            ValueError, match=f"where the graphs have {2 * batch.num_nodes}, .* remove to false"
+        ):
+            ContrastiveModule(encoder, [view]).project(samples)
+    for view in (RandomWalkSubgraph(ratio=0.5, remove=False), NodeDrop(p=0.5, remove=False), EdgeDrop()):
+        assert len(ContrastiveModule(encoder, [view]).project(samples)[1]) == 2 * batch.num_nodes
 
 
 def test_two_augmentations_make_a_view_each():
