@@ -154,11 +154,26 @@ class NonFiniteGuard(Callback):
         if not torch.isfinite(loss):
             samples = self._index.tolist() if self._index is not None else []
             shown = ", ".join(map(str, samples[:8])) + (", …" if len(samples) > 8 else "")
+            spoiled = _not_finite(pl_module)
+            state = (
+                f"{spoiled} is not finite either, by an earlier gradient: no checkpoint since is good"
+                if spoiled
+                else "the weights are untouched and the last checkpoint is good"
+            )
             raise ContrastiveError(
                 f"the loss is {loss.item()} at step {trainer.global_step} (epoch {trainer.current_epoch}, "
-                f"samples {shown}); the weights are untouched and the last checkpoint is good. Lower the "
-                "learning rate, lengthen the warm-up or raise the temperature; resume with --ckpt_path last"
+                f"samples {shown}); {state}. Lower the learning rate, lengthen the warm-up or raise the "
+                f"temperature; resume with --ckpt_path {'FILE, an earlier one' if spoiled else 'last'}"
             )
+
+
+def _not_finite(module: LightningModule) -> str | None:
+    """The first weight that has a number that is not finite, of those that this process holds."""
+    for name, parameter in module.named_parameters():
+        held: Any = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+        if not held.isfinite().all():
+            return name
+    return None
 
 
 class LearningRates(LearningRateMonitor):

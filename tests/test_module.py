@@ -1,10 +1,11 @@
 import pytest
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 
 from augmentations.graph import AttributeMask, EdgeDrop, NodeDrop, OneOf
 from augmentations.image import simclr
 from augmentations.subgraph import RandomWalkSubgraph
+from contrastive.callbacks import NonFiniteGuard
 from contrastive.data import Batch
 from contrastive.errors import ContrastiveError
 from contrastive.module import ContrastiveModule
@@ -110,6 +111,17 @@ def test_a_loss_without_negatives_takes_batches_of_one():
     assert all(p.grad.isfinite().all() for p in encoder.parameters())
     with pytest.raises(ValueError, match="its other samples, and has none: give a batch_size of 2"):
         ContrastiveModule(encoder, views).step(one)
+
+
+def test_weights_that_are_not_finite_are_not_called_untouched():
+    """As a gradient leaves them that is not finite though the loss is."""
+    module, trainer = LightningModule(), Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    module.layer = torch.nn.Linear(2, 1)
+    with pytest.raises(ContrastiveError, match="untouched and the last .* --ckpt_path last"):
+        NonFiniteGuard().on_before_backward(trainer, module, torch.tensor(torch.nan))
+    module.layer.bias.data.fill_(torch.nan)
+    with pytest.raises(ContrastiveError, match="layer.bias is not finite either.* --ckpt_path FILE"):
+        NonFiniteGuard().on_before_backward(trainer, module, torch.tensor(torch.nan))
 
 
 @pytest.mark.parametrize("setting", [{"accumulate_negatives": 0}, {"warmup_epochs": -1}])
