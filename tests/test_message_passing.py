@@ -91,6 +91,7 @@ def test_a_sum_with_a_share_of_ones_own(kernels, weighted, heads):
 
 @pytest.mark.parametrize("heads", [None, 2])
 def test_second_derivatives_of_sums(kernels, heads):
+    torch.manual_seed(0)
     adjacency = make(6, 6)
     width = (3,) if heads is None else (heads, 3)
     x, weight = torch.randn(6, *width).double(), torch.randn(14, *width[:-1]).double()
@@ -108,7 +109,7 @@ def test_second_derivatives_of_sums(kernels, heads):
         summed = [t.to(dtype) for t in (x, own, weight)]
         ours = second(lambda x, o, w: aggregate(adjacency, x, "sum", w, o), *summed)
         for a, b in zip(ours, second(dense, x, own, weight)):
-            torch.testing.assert_close(a.double(), b, atol=0, rtol=tolerance)
+            assert (a.double() - b).norm() <= tolerance * b.norm()
     inputs = [t.detach().requires_grad_() for t in (x, weight)]
     assert torch.autograd.gradgradcheck(lambda x, w: aggregate(adjacency, x, "mean", w), inputs)
 
