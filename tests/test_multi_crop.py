@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from augmentations.image import multi_crop, weak
 from contrastive.cli import main
+from contrastive.config_files import find_config
 from contrastive.data import Batch
 from contrastive.losses import InfoNCE
 from contrastive.methods.multi_crop import MultiCrop
-from contrastive.pretrain import find_config
 
 IMAGES = torch.randint(0, 256, (5, 3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 BATCH = Batch(IMAGES, None, torch.arange(5))
