@@ -7,7 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from augmentations.graph import check_probability, draws, edge_draws, mask_dimensions, require_float
+from augmentations.graph import mask_dimensions, require_float
+from augmentations.graph_draws import check_probability, draws, edge_draws
 from augmentations.random import SampleRandom
 from encoders.graph_batch import GraphBatch
 

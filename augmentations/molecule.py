@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from augmentations.graph import AttributeMask, check_probability, draws, edge_draws, node_draws, within
+from augmentations.graph import AttributeMask
+from augmentations.graph_draws import check_probability, draws, edge_draws, node_draws, within
 from augmentations.random import SampleRandom
 from encoders.graph_batch import GraphBatch
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from augmentations.graph import check_probability, draws, restrict
+from augmentations.graph import restrict
+from augmentations.graph_draws import check_probability, draws
 from augmentations.random import SampleRandom
 from encoders.graph_batch import GraphBatch
 

@@ -19,9 +19,12 @@ class SyncBatchNorm(_BatchNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise; in eval mode, and with one process, as torch does."""
+        """Normalise, in float32 at least; in eval mode, and with one process, as torch does."""
         if not self.training or num_processes() == 1:
             return super().forward(x)
+        return self._over_all(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
+
+    def _over_all(self, x: Tensor) -> Tensor:
         dims = [0, *range(2, x.ndim)]
         shape = [1, -1] + [1] * (x.ndim - 2)
         count = x.new_tensor([x.numel() / x.shape[1]])
@@ -41,8 +44,9 @@ class SyncBatchNorm(_BatchNorm):
             return
         self.num_batches_tracked += 1
         momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(variance * count / max(1.0, count - 1), momentum)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        unbiased = variance * count / max(1.0, count - 1)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass

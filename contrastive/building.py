@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import os
-import pkgutil
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,28 +50,6 @@ def build_module(spec: dict[str, Any], *, own: bool = False) -> nn.Module:
         name = spec.get("class_path") if isinstance(spec, dict) else spec
         said = in_a_line(str(error)).removeprefix("module").lstrip(":. ")  # the argument's name, above
         raise ContrastiveError(f"cannot build {name}: {said}") from error
-
-
-def function_help(args: Sequence[str]) -> str | None:
-    """The page that ``--KEY.help PATH`` asks for where PATH is a function, of which jsonargparse has none.
-
-    Args:
-        args: a command line.
-
-    Returns:
-        The page; None where none is asked for, or that of a class.
-    """
-    for option, path in zip(args, [*args[1:], ""]):
-        option, equals, value = option.partition("=")
-        function = None
-        if option.startswith("--") and option.endswith(".help"):
-            with suppress(ImportError, AttributeError, ValueError):  # which jsonargparse says
-                function = pkgutil.resolve_name(path := value if equals else path)
-        if inspect.isfunction(function):
-            parser = ArgumentParser(usage=f"{option.removesuffix('.help')} {path}", add_help=False)
-            parser.add_function_arguments(function, option.removeprefix("--").removesuffix(".help"))
-            return parser.format_help()
-    return None
 
 
 def _check(paths: Iterator[str]) -> None:

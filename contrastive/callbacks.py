@@ -115,6 +115,8 @@ class CollapseMeter(Callback):
         every_n_steps: how often. 0 is never.
     """
 
+    _measured = 0  # the step of the last time
+
     def __init__(self, *, every_n_steps: int = 50) -> None:
         self.every_n_steps = every_n_steps
 
@@ -122,17 +124,30 @@ class CollapseMeter(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure the batch that was just trained on."""
-        if "z" in outputs and self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
-            h, z = outputs["h"], outputs["z"]
-            meters = {
-                "h_rank": effective_rank(h),
-                "h_rankme": rankme(h),
-                "z_uniformity": uniformity(z[:4096]),
-            }
-            if len(z) == 2 * len(batch.index):
-                meters["z_alignment"] = alignment(*z.chunk(2))
-            pl_module.log("z_std", dimension_std(z), prog_bar=True, sync_dist=True)
-            pl_module.log_dict(meters, sync_dist=True)
+        step = trainer.global_step  # the same for all batches of an accumulated one
+        if (
+            "z" not in outputs
+            or not self.every_n_steps
+            or step % self.every_n_steps
+            or step == self._measured
+        ):
+            return
+        self._measured = step
+        h, z = outputs["h"], outputs["z"]
+        meters = {
+            "z_std": dimension_std(z),
+            "h_rank": effective_rank(h),
+            "h_rankme": rankme(h),
+            "z_uniformity": uniformity(z[:4096]),
+        }
+        if len(z) == 2 * len(batch.index):
+            meters["z_alignment"] = alignment(*z.chunk(2))
+        values = torch.stack([value.float() for value in meters.values()])
+        found = dict(zip(meters, trainer.strategy.reduce(values, reduce_op="mean").tolist()))  # type: ignore[union-attr]
+        pl_module.log("z_std", found["z_std"], prog_bar=True, logger=False)
+        # not by Lightning, which repeats a value in every later row of the epoch
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            logger.log_metrics(found | {"epoch": trainer.current_epoch}, step - 1)
 
 
 class NonFiniteGuard(Callback):
@@ -154,11 +169,26 @@ class NonFiniteGuard(Callback):
         if not torch.isfinite(loss):
             samples = self._index.tolist() if self._index is not None else []
             shown = ", ".join(map(str, samples[:8])) + (", …" if len(samples) > 8 else "")
+            spoiled = _not_finite(pl_module)
+            state = (
+                f"{spoiled} is not finite either, by an earlier gradient: no checkpoint since is good"
+                if spoiled
+                else "the weights are untouched and the last checkpoint is good"
+            )
             raise ContrastiveError(
                 f"the loss is {loss.item()} at step {trainer.global_step} (epoch {trainer.current_epoch}, "
-                f"samples {shown}); the weights are untouched and the last checkpoint is good. Lower the "
-                "learning rate, lengthen the warm-up or raise the temperature; resume with --ckpt_path last"
+                f"samples {shown}); {state}. Lower the learning rate, lengthen the warm-up or raise the "
+                f"temperature; resume with --ckpt_path {'FILE, an earlier one' if spoiled else 'last'}"
             )
+
+
+def _not_finite(module: LightningModule) -> str | None:
+    """The first weight that has a number that is not finite, of those that this process holds."""
+    for name, parameter in module.named_parameters():
+        held: Any = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+        if not held.isfinite().all():
+            return name
+    return None
 
 
 class LearningRates(LearningRateMonitor):

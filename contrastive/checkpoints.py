@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.strategies import Strategy
 from torch.optim import Optimizer
@@ -162,6 +162,19 @@ class Checkpoints(Checkpoint):
         if received.name == "SIGUSR1" and "SLURM_JOB_ID" in os.environ and trainer.is_global_zero:
             message += f"; {requeue()}"
         raise Stopped(message, received)
+
+
+class RecordConfig(Callback):
+    """Keep the configuration in every checkpoint, so that a checkpoint alone can be opened again."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the configuration, plain data that loads without running code."""
+        checkpoint["config"] = self.config
 
 
 def has_begun(trainer: Trainer) -> bool:

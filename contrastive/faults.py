@@ -60,54 +60,59 @@ def fit(trainer: Trainer, model: LightningModule, data: Any, checkpoint: Path | 
 
 def explained(error: BaseException, trainer: Trainer) -> ContrastiveError | None:
     """An error of the system's as one that says what to do; None where it is not known."""
-    text, kept = str(error), _kept(trainer)
     if isinstance(error, ContrastiveError):
         return error
-    if isinstance(error, ValueError) and _is_said_by(_OURS, error):  # of losses, say, which know no other
-        return ContrastiveError(text)
-    if isinstance(error, Exception) and _is_said_by(_LIGHTNING, error):  # of settings that do not go together
-        return ContrastiveError(text)
+    said = _of_settings(error, trainer) or _of_system(error, trainer)
+    return ContrastiveError(said) if said else None
+
+
+def _of_settings(error: BaseException, trainer: Trainer) -> str | None:
+    """What is said of settings, data and networks that do not go together; None for other errors."""
+    text = str(error)
+    if isinstance(error, ValueError | NotImplementedError) and _is_said_by(_OURS, error):  # of losses, say
+        return text
+    if isinstance(error, Exception) and _is_said_by(_LIGHTNING, error):
+        return text
     if "more than 1 value per channel" in text:  # torch's batch norms
-        return ContrastiveError(
+        return (
             "a batch norm was given one sample, which has no spread: give a batch_size of 2 or "
             "more, and as many to each of the accumulate_negatives"
         )
     if trainer.precision not in ("32-true", "bf16-mixed", "16-mixed") and _DTYPES.search(text):
-        return ContrastiveError(
+        return (
             f"trainer.precision {trainer.precision} does not fit views or encoder ({text.splitlines()[0]}); "
             "take bf16-mixed or 32-true"
         )
-    misfit = _misfit(error, trainer)
-    if misfit:
-        return ContrastiveError(misfit)
+    return _misfit(error, trainer)
+
+
+def _of_system(error: BaseException, trainer: Trainer) -> str | None:
+    """What is said of memory, disks and processes, and what is left; None for other errors."""
+    step, kept = trainer.global_step, _kept(trainer)
     # amid the writing of a checkpoint it is what another error, of the file that was not ended, was raised in
     died = next((e for e in _chain(error) if _WORKER.search(str(e)) or _cut_off(e)), None)
     if died:
-        said = str(died).strip().splitlines() or [type(died).__name__]
-        return ContrastiveError(
-            f"a process that reads data died at step {trainer.global_step} ({said[0]}). "
+        return (
+            f"a process that reads data died at step {step} ({_first_line(died)}). "
             "It crashed, or was killed, as the system does when memory runs out: lower "
             f"data.init_args.num_workers. {kept}"
         )
     short = next((e for e in _chain(error) if _is_of_memory(e)), None)
     if short:
-        said = str(short).strip().splitlines() or [type(short).__name__]
-        return ContrastiveError(
-            f"out of memory at step {trainer.global_step} ({said[0]}). Lower data.init_args.batch_size, "
+        return (
+            f"out of memory at step {step} ({_first_line(short)}). Lower data.init_args.batch_size, "
             "though fewer samples are fewer negatives and another loss; model.init_args.accumulate_negatives "
             "splits the batch and keeps its negatives. Or take a smaller encoder, or precision bf16-mixed. "
             f"{kept}"
         )
     if isinstance(error, OSError) and error.strerror:
         where = error.filename or f"a file in {trainer.default_root_dir}"
-        return ContrastiveError(
-            f"cannot write or read {where} at step {trainer.global_step}: {error.strerror}. {kept}"
-        )
-    if trainer.world_size > 1 and isinstance(error, RuntimeError) and _LOST.search(text):
-        return ContrastiveError(
-            f"process {trainer.global_rank} lost another one at step {trainer.global_step}; its own error is "
+        return f"cannot write or read {where} at step {step}: {error.strerror}. {kept}"
+    if trainer.world_size > 1 and isinstance(error, RuntimeError) and _LOST.search(str(error)):
+        return (
+            f"process {trainer.global_rank} lost another one at step {step}; its own error is "
             f"printed above, or it was killed, as the system does when memory runs out "
-            f"({text.strip().splitlines()[0]}). {kept}"
+            f"({_first_line(error)}). {kept}"
         )
     return None
 
@@ -157,6 +162,10 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__  # also one that `from None` hides
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _is_of_memory(error: BaseException) -> bool:

@@ -136,12 +136,15 @@ class ContrastiveModule(LightningModule):
 
     def project(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features ``(2N, num_features)`` and projections ``(2N, D)`` of two views, the first view first."""
-        h = self.encode([self._augment_at_once(batch)] if self._at_once(batch) else self.augment(batch))
+        views = [self._augment_at_once(batch)] if self._at_once(batch) else self.augment(batch)
+        h = self.encode(views)
         if h.ndim != 2 or h.shape[1] != self.encoder.num_features:
             raise ValueError(
                 f"{type(self.encoder).__name__} gives features {tuple(h.shape)}, but its num_features is "
                 f"{self.encoder.num_features}; it gives a row of num_features a sample"
             )
+        if len(h) != 2 * len(batch.index):  # a row a node, whose pairs are told by their places
+            _require_all_nodes(views, [input for input, _ in self._inputs(batch)])
         return h, self.projector(h)
 
     def _at_once(self, batch: Batch) -> bool:
@@ -179,3 +182,13 @@ class ContrastiveModule(LightningModule):
         """Build the optimizer and a schedule that moves every step."""
         optimizer = self.optimizer(decay_groups(self))
         return scheduled(optimizer, self.trainer, self.warmup_epochs, self.schedule)
+
+
+def _require_all_nodes(views: list[Any], inputs: list[Any]) -> None:
+    """Raise ValueError where views of graphs have fewer nodes than the graphs, and so other pairs."""
+    left, given = (sum(getattr(graph, "num_nodes", 0) for graph in graphs) for graphs in (views, inputs))
+    if left < given:
+        raise ValueError(
+            f"the views have {left} nodes where the graphs have {given}, so that the n-th nodes of two views "
+            "are no pair: set remove to false in views that take nodes out"
+        )

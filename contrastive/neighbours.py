@@ -15,7 +15,7 @@ from contrastive.data.loading import Split
 from contrastive.data.molecules import MoleculeDataset
 from contrastive.data.node_files import NodeDataset
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.evaluate import results_folder
+from contrastive.evaluation.runs import results_folder
 from contrastive.feature_cache import cached_features
 from contrastive.features import FrozenEncoder, load_encoder
 from contrastive.inputs import graph_batch, image_batch

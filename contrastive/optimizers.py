@@ -100,7 +100,14 @@ def scheduled(
     """What ``configure_optimizers`` returns: the optimizer with a schedule, by default `warmup_cosine`."""
     fuse(optimizer)
     total = int(trainer.estimated_stepping_batches)
-    epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else 1
-    warmup = min(round(warmup_epochs * total / epochs), total // 2)
+    warmup = min(round(warmup_epochs * _steps_per_epoch(trainer, total)), total // 2)
     make = schedule or partial(warmup_cosine, warmup_steps=warmup, total_steps=total)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": make(optimizer), "interval": "step"}}
+
+
+def _steps_per_epoch(trainer: Trainer, total: int) -> float:
+    """Optimizer steps an epoch, not fewer where ``max_steps`` ends the run; without an end, its share."""
+    batches = trainer.num_training_batches
+    if math.isinf(batches):
+        return total / max(1, trainer.max_epochs or 1)
+    return math.ceil(batches / trainer.accumulate_grad_batches)

@@ -41,8 +41,8 @@ def in_a_line(text: str, options: Iterable[str] = ()) -> str:
     if found := re.search(r"class_path '([\w.]+)':\s+Option '(\w+)[\w.]*' is not accepted", text):
         said = _no_option(found[1], found[2])
         return f"{said} (--{where}.help {found[1]} tells of them)" if options else said
-    if found := re.match(r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)", text):
-        option = found[1] or found[2]
+    if found := re.search(r"^Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)", text):
+        option = ".".join(filter(None, (where, found[1] or found[2])))
         return f"there is no option {option}{_nearest(option, options)}"
     if found := re.search(r"class_path '([\w.]+)':\s+the following arguments are required: (.+)", text):
         return f"{where}: {found[1]} needs {found[2]}"

@@ -17,14 +17,15 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from contrastive.batch_norm import SyncedOnCPU
-from contrastive.building import function_help
 from contrastive.callbacks import CollapseMeter, LearningRates, NonFiniteGuard, OnlineKNN, Progress
 from contrastive.checkpoint_files import WholeFiles, read_checkpoint
-from contrastive.checkpoints import Checkpoints, has_begun
+from contrastive.checkpoints import Checkpoints, RecordConfig, has_begun
+from contrastive.config_files import read_none_as_null, with_config_found
 from contrastive.data.image_crops import refuse_second_crop
 from contrastive.distributed import is_first_process
 from contrastive.errors import ContrastiveError
 from contrastive.faults import fit
+from contrastive.help_pages import help_page
 from contrastive.loggers import MetricsCSV, Wandb, wandb_logger
 from contrastive.parse_errors import in_a_line
 from contrastive.resume import changed_settings, find_checkpoint, lock
@@ -65,15 +66,16 @@ def parse(cls: type[CLI], args: list[str], command: str, description: str) -> CL
     _quieten()
     if not any(arg.startswith(_SAY_WHAT) or ".help" in arg for arg in args):
         raise ContrastiveError("give --config FILE, as --config configs/image/simclr_digits.yaml")
-    if page := function_help(args):
+    if page := help_page(args):
         print(page)
         sys.exit()
+    read_none_as_null()
     return cls(
         LightningModule,  # a method of its own, as links are, need not be a ContrastiveModule
         LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
-        args=[_found(arg) for arg in args],
+        args=[with_config_found(arg) for arg in args],
         run=False,
         save_config_callback=None,
         auto_configure_optimizers=False,
@@ -113,6 +115,8 @@ class PretrainCLI(LightningCLI):
         seed = self.config.seed_everything
         if not 0 <= seed < 2**32:
             raise ArgumentError(None, f"seed_everything is {seed}; give a number from 0 to {2**32 - 1}")
+        if self.config.trainer.default_root_dir:
+            raise ArgumentError(None, "trainer.default_root_dir has no effect: the run's folder is run_dir")
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the seed; Lightning's own may be true or false, which seed less than all that is random."""
@@ -263,57 +267,12 @@ def load_config(cli: PretrainCLI) -> dict[str, Any]:
     return yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
 
 
-class RecordConfig(Callback):
-    """Keep the configuration in every checkpoint, so that a checkpoint alone can be opened again."""
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        self.config = config
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Add the configuration, plain data that loads without running code."""
-        checkpoint["config"] = self.config
-
-
 def _on_cpu(trainer_config: Any) -> bool:
     return trainer_config.get("accelerator") == "cpu" or not torch.cuda.is_available()
 
 
 def _as_list(value: Any) -> list:
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def find_config(path: str) -> Path:
-    """A configuration by path; ``configs/…`` is also found in the installed package."""
-    if Path(path).exists():
-        return Path(path)
-    name = Path(*Path(path).parts[1:]) if Path(path).parts[:1] == ("configs",) else Path(path)
-    here = Path(__file__).parent
-    for folder in (here / "configs", here.parent / "configs"):  # installed, or in a checkout
-        if (folder / name).is_file():
-            return folder / name
-    raise ContrastiveError(f"there is no configuration {path}, here or among the ones installed")
-
-
-def _found(arg: str) -> str:
-    option, _, value = arg.partition("=")
-    if option == "--config" and value:
-        return f"--config={_well_formed(value)}"
-    return _well_formed(arg) if arg.endswith((".yaml", ".yml")) and not arg.startswith("-") else arg
-
-
-def _well_formed(path: str) -> str:
-    """Where a configuration is; one that is no YAML is named, as jsonargparse names its line alone."""
-    config = find_config(path)
-    try:
-        with config.open("rb") as file:
-            yaml.safe_load(file)
-    except yaml.YAMLError as error:
-        raise ContrastiveError(f"{config} is no YAML: {' '.join(str(error).split())}") from error
-    except OSError:  # which jsonargparse says
-        pass
-    return str(config)
 
 
 def _quieten() -> None:

@@ -17,9 +17,10 @@ from contrastive.data.rdkit_cache import import_rdkit
 from contrastive.data.splits import scaffold_split
 from contrastive.data.tables import SmilesTable, read_smiles
 from contrastive.errors import ContrastiveError
+from contrastive.evaluation.draws import Draw, set_aside
 from contrastive.evaluation.linear import Features
 from contrastive.evaluation.molecules import morgan_fingerprints
-from contrastive.evaluation.protocol import Draw, Finetuning, Protocol, set_aside
+from contrastive.evaluation.protocol import Finetuning, Protocol
 from contrastive.evaluation.tasks import Task
 from contrastive.features import FrozenEncoder, load_encoder, untrained_like
 from contrastive.pretrain import pretrain

@@ -107,6 +107,14 @@ class Adjacency:
         return BySource(_offsets(self.src, self.num_src), order, self.dst[order])
 
     @cached_property
+    def transposed(self) -> Adjacency:
+        """The edges v → u in the order of `by_src`, without features."""
+        indptr, order, dst = self.by_src
+        turned = Adjacency(dst, self.src[order], self.num_dst, self.num_src)
+        turned.indptr = indptr
+        return turned
+
+    @cached_property
     def with_loops(self) -> tuple[Adjacency, Tensor]:
         """The edges and one from each node to itself, without features, and where each stood before.
 

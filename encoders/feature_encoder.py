@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,6 @@ class FeatureEncoder(nn.Module):
 
     def __init__(self, num_features: int | Sequence[int], num_out: int) -> None:
         super().__init__()
-        self.first: Tensor
         self.categories = None if isinstance(num_features, int) else list(num_features)
         if self.categories is None:
             self.linear = Linear(num_features, num_out)  # type: ignore[arg-type]
@@ -31,8 +30,14 @@ class FeatureEncoder(nn.Module):
         # One table for all columns: one lookup, one gradient.
         self.embedding = nn.EmbeddingBag(sum(self.categories), num_out, mode="sum")
         nn.init.normal_(self.embedding.weight, std=1 / len(self.categories) ** 0.5)
-        first = torch.tensor([0, *self.categories[:-1]]).cumsum(0)
-        self.register_buffer("first", first, persistent=False)
+        # no buffer: a moving average of weights and buffers would round it down
+        self.first = torch.tensor([0, *self.categories[:-1]]).cumsum(0)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FeatureEncoder:
+        super()._apply(fn, recurse)
+        if self.categories is not None:
+            self.first = fn(self.first)  # to the device of the rest
+        return self
 
     def forward(self, x: Tensor | SparseFeatures) -> Tensor:
         """Embed ``x``; ValueError where columns, type or (on the CPU) categories are not those promised."""

@@ -104,11 +104,7 @@ class GraphEncoder(nn.Module):
         inputs = list(ATOM_FEATURES.values()) if node_features == "atoms" else node_features
         self.node_features = inputs
         self.embed, width = _embedding(inputs, num_hidden, input_layer)  # type: ignore[arg-type]
-        arguments = dict(layer_args or {})
-        if edge_features is not None:
-            bonds = edge_features == "bonds"
-            arguments["edge_features"] = list(BOND_FEATURES.values()) if bonds else edge_features
-        _check_layer(layer, arguments.get("edge_features"))
+        arguments = _layer_arguments(layer, layer_args, edge_features)
         widths = [width] + [num_hidden] * num_layers
         make: Callable[..., nn.Module] = _LAYERS[layer]
         self.layers = nn.ModuleList(make(i, o, **arguments) for i, o in pairwise(widths))
@@ -233,7 +229,14 @@ def _targets(batch: GraphBatch, h: Tensor) -> Tensor:
     return h if batch.target is None else h[batch.target]
 
 
-def _check_layer(layer: str, edge_features: Any) -> None:
+def _layer_arguments(layer: str, layer_args: dict[str, Any] | None, edge_features: Any) -> dict[str, Any]:
+    """What a layer is built with beside its widths; ValueError where it does not go with the layer."""
+    arguments = dict(layer_args or {})
+    if edge_features is not None:
+        arguments["edge_features"] = (
+            list(BOND_FEATURES.values()) if edge_features == "bonds" else edge_features
+        )
+    edge_features = arguments.get("edge_features")
     if layer not in _LAYERS:
         raise ValueError(f"layer {layer!r}: expected {', '.join(_LAYERS)}")
     if edge_features is not None and layer not in _READ_EDGES:
@@ -242,6 +245,7 @@ def _check_layer(layer: str, edge_features: Any) -> None:
         )
     if edge_features is None and layer == "gine":
         raise ValueError("layer gine needs edge_features: give their width or categories, or take gin")
+    return arguments
 
 
 def _require_sharing(layer: LayerName, readout: ReadoutName, node_features: Any, edge_features: Any) -> None:

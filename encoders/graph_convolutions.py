@@ -227,9 +227,9 @@ class PNA(nn.Module):
         results = self._aggregate(adjacency, source)
         shifted = [r if name == "std" else r + shift for name, r in zip(self.aggregators, results)]
         m = torch.cat(shifted, dim=1) * reached
-        amplify = (adjacency.degree + 1.0).log().unsqueeze(1).to(m.dtype) / self.delta
-        attenuate = amplify.clamp(min=1e-12).reciprocal() * reached
-        return self.combine(torch.cat([target, m, m * amplify, m * attenuate], dim=1))
+        degree = adjacency.degree.clamp(min=1).to(torch.promote_types(m.dtype, torch.float32)).unsqueeze(1)
+        amplify = ((degree + 1).log() / self.delta).to(m.dtype)
+        return self.combine(torch.cat([target, m, m * amplify, m / amplify], dim=1))
 
     def _aggregate(self, adjacency: Adjacency, source: Tensor) -> list[Tensor]:
         messages = None

@@ -140,11 +140,21 @@ def _csr_weighted(indptr: Tensor, columns: Tensor, weight: Tensor | None, x: Ten
 
 def _extreme(adjacency: Adjacency, columns: Tensor, x: Tensor, reduce: str) -> Tensor:
     if x.device.type == "cpu" and not exporting():
-        return _csr_product(adjacency.indptr, columns, None, x, f"a{reduce}")
+        out = _csr_product(adjacency.indptr, columns, None, x, f"a{reduce}")
+        if out.requires_grad and not torch.compiler.is_compiling():
+            out.register_hook(_refuse_second_derivative)
+        return out
     messages = x[columns]
     index = adjacency.dst.view(-1, *[1] * (x.dim() - 1)).expand_as(messages)
     out = messages.new_zeros(adjacency.num_dst, *x.shape[1:])
     return out.scatter_reduce(0, index, messages, f"a{reduce}", include_self=False)
+
+
+def _refuse_second_derivative(grad: Tensor) -> None:
+    if torch.is_grad_enabled():  # by create_graph
+        raise NotImplementedError(
+            "max and min over neighbours have no second derivative on CPUs; take sum or mean"
+        )
 
 
 def _scatter_edges(messages: Tensor, adjacency: Adjacency) -> Tensor:
@@ -169,10 +179,8 @@ class _SumNeighbours(torch.autograd.Function):
         adjacency: Adjacency = ctx.adjacency
         grad_x = grad_weight = grad_own = None
         if ctx.needs_input_grad[0]:
-            indptr, order, dst = adjacency.by_src
-            permuted = None if weight is None else weight[order]
-            grad_x = _csr_weighted(indptr, dst, permuted, grad)
-            grad_x = grad_x if own is None else grad_x.addcmul_(grad, own)
+            permuted = None if weight is None else weight[adjacency.by_src.order]
+            grad_x = _SumNeighbours.apply(grad, permuted, own, adjacency.transposed)
         if weight is not None and ctx.needs_input_grad[1]:
             products = grad[adjacency.dst] * x[adjacency.src]
             grad_weight = products.flatten(weight.dim()).sum(-1).to(weight.dtype)

@@ -108,7 +108,7 @@ class Parallel:
         merged: one edge for every u → v that has edges of the first kind.
         types: edges from types to edges of ``merged``, one for each edge of the first kind.
         order: those edges' numbers, in the order of ``types``.
-        mean: 1 over `Adjacency.edges_of_same_type`, in that order, float32.
+        mean: 1 over `Adjacency.edges_of_same_type`, in that order, float64.
         rest: the other edges.
     """
 
@@ -152,5 +152,5 @@ def _part_parallel(adjacency: Adjacency, num_bases: int) -> Parallel:
         weight=None if adjacency.weight is None else adjacency.weight[others],
         type=adjacency.type[others],
     )
-    mean = adjacency.edges_of_same_type[order].float().reciprocal()
+    mean = adjacency.edges_of_same_type[order].double().reciprocal()
     return Parallel(merged, Adjacency(adjacency.type[order], place, num_types, len(found)), order, mean, rest)

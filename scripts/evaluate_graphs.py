@@ -28,7 +28,7 @@ def run_seed(
     if not result.exists():
         quiet = ["--wandb", "off", "--trainer.enable_progress_bar", "false"]
         pretrain_or_resume(["--config", config, *quiet, *options], folder, seed)
-        probe([str(folder)], repeats=repeats, raw=raw, seed=seed)
+        probe([str(folder)], repeats=repeats, raw=raw, seed=seed, output=str(result))
     return json.loads(result.read_text())["rows"]
 
 

@@ -25,8 +25,9 @@ import torch
 from jsonargparse import auto_cli
 
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.evaluate import evaluate_all, results_folder
+from contrastive.evaluation.evaluate import evaluate_all
 from contrastive.evaluation.protocol import Finetuning, Method, Protocol
+from contrastive.evaluation.runs import results_folder
 from contrastive.evaluation.statistics import UNIT, mean_interval
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.feature_cache import fingerprint_of

@@ -25,8 +25,8 @@ from torch import Tensor
 from contrastive.data.molecules import MoleculeDataset, read_molecules
 from contrastive.data.splits import scaffold, scaffold_split
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.evaluate import run_names
 from contrastive.evaluation.roc_auc import mean_roc_auc
+from contrastive.evaluation.runs import run_names
 from contrastive.features import load_encoder, untrained_like
 from contrastive.items import encode_items
 

@@ -11,9 +11,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one threa
 
 import forked
 import link_cases
+import molecule_cases
 import pytest
+import torch
+from torch import nn
 
+from contrastive.features import FrozenEncoder
 from encoders import message_passing
+from encoders.graph import GraphEncoder
 
 
 @pytest.fixture(scope="session")
@@ -84,3 +89,24 @@ def moleculenet() -> Path:
 def links(request, tmp_path):
     """Random links of three relations between 24 nodes."""
     return link_cases.random_links(tmp_path, request.param)
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """Features and canonical SMILES are kept in the test's own folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def molecule_table(tmp_path) -> Path:
+    """A table of molecules, with the columns of `molecule_cases.write_table`."""
+    molecule_cases.write_table(tmp_path / "toy.csv")
+    return tmp_path / "toy.csv"
+
+
+@pytest.fixture
+def molecule_encoder() -> FrozenEncoder:
+    """A small untrained encoder of molecules."""
+    torch.manual_seed(0)
+    spec = molecule_cases.ENCODER
+    return FrozenEncoder(GraphEncoder(**spec["init_args"]), nn.Identity(), {"model": {"encoder": spec}})

@@ -166,6 +166,14 @@ def test_a_data_worker_that_dies_while_a_checkpoint_is_written(tmp_path, monkeyp
     assert not list(tmp_path.glob("*.ckpt"))
 
 
+def test_a_second_derivative_that_there_is_not_is_said_without_a_traceback():
+    z = torch.randn(4, 3, requires_grad=True)
+    with pytest.raises(NotImplementedError) as raised:
+        torch.autograd.grad(info_nce(z, z.flip(0)), z, create_graph=True)
+    said = explained(raised.value, Trainer(logger=False, enable_checkpointing=False, accelerator="cpu"))
+    assert "contrastive losses have no second derivative" in str(said)
+
+
 class Broken:
     """A sample whose transfer from the worker breaks off, as it does when the worker has died amid it."""
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contrastive.pretrain import find_config, pretrain
+from contrastive.config_files import find_config
+from contrastive.pretrain import pretrain
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
 

@@ -109,3 +109,46 @@ def test_the_summary_averages_over_seeds():
 def test_an_empty_folder_is_an_error(run, tmp_path):
     done = _evaluate(run, tmp_path)
     assert done.returncode == 1 and "holds none of bbbp.csv, bace.csv" in done.stderr
+
+
+def _budgets(run, data, *options):
+    arguments = [run, run, "--data", data, "--output", data / "budgets.json", "--cache-dir", data, *options]
+    return subprocess.run(
+        [sys.executable, ROOT / "scripts" / "finetuning_budgets.py", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        cwd=ROOT,
+    )
+
+
+def test_either_side_has_at_every_budget_its_rate_by_validation(run, tmp_path):
+    rng = np.random.default_rng(0)
+    for name, column in (("bbbp", "p_np"), ("bace", "Class")):
+        rows = [f"{s},{rng.integers(2)}" for s in SMILES]
+        (tmp_path / f"{name}.csv").write_text("\n".join([f"smiles,{column}", *rows]) + "\n")
+    steps = ["--steps", "2", "6"]  # an epoch, and two
+    done = _budgets(run, tmp_path, *steps, "--encoder-lrs", "1e-3", "3e-2")
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "budgets.json").read_text())
+    cells = written["cells"]
+    assert len(cells) == 2 * 2 * 2 * 2 * 2  # budgets, sides, rates, sets, seeds
+
+    def mean(score, **key):
+        return 100 * np.mean([cell[score] for cell in cells if key.items() <= cell.items()])
+
+    for epochs, row in zip((1, 2), written["rows"], strict=True):
+        rates = {}
+        for side in ("scratch", "finetuned"):
+            val = {lr: mean("val", side=side, epochs=epochs, encoder_lr=lr) for lr in (1e-3, 3e-2)}
+            rates[side] = row[f"{side}_encoder_lr"]
+            assert val[rates[side]] == max(val.values())
+        gain, none = (
+            mean("test_last", side=side, epochs=epochs, encoder_lr=rates[side])
+            for side in ("finetuned", "scratch")
+        )
+        assert row["gain_test_last"] == pytest.approx(gain - none)
+    again = _budgets(run, tmp_path, *steps, "--encoder-lrs", "1e-3", "3e-2")
+    assert again.stdout == done.stdout and json.loads((tmp_path / "budgets.json").read_text()) == written
+    other = _budgets(run, tmp_path, *steps, "--lr", "0.1")
+    assert other.returncode == 1 and "holds fits of other runs or settings" in other.stderr

@@ -9,10 +9,12 @@ from sklearn.datasets import load_digits, make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import normalize
 
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.classifiers import Prediction
-from contrastive.evaluation.evaluate import Evaluation, results_folder
+from contrastive.evaluation.classifiers import Prediction, predict_linear
+from contrastive.evaluation.draws import Draw, labelled_draws
+from contrastive.evaluation.evaluate import Evaluation
 from contrastive.evaluation.knn import knn_accuracy
 from contrastive.evaluation.linear import (
     REGULARISATIONS,
@@ -21,8 +23,9 @@ from contrastive.evaluation.linear import (
     linear_probe,
     select_classifier,
 )
-from contrastive.evaluation.protocol import Protocol, labelled_draws
+from contrastive.evaluation.protocol import Protocol
 from contrastive.evaluation.quality import dimension_std, effective_rank
+from contrastive.evaluation.runs import results_folder
 from contrastive.evaluation.statistics import mean_interval, proportion_interval
 
 
@@ -169,7 +172,9 @@ def test_the_meters_tell_collapse_from_spread():
 def test_probe_writes_protocol_and_untrained_row(command, digits_run):
     done = command("probe", digits_run, "--labels-per-class", 2, "--repeats=3", "--seed", 5)
     assert done.returncode == 0, done.stderr
-    result = json.loads((digits_run / "results" / "probe.json").read_text())
+    result = json.loads(
+        (digits_run / "results" / "probe-labels_per_class=2-repeats=3-seed=5.json").read_text()
+    )
     assert [row["representation"] for row in result["rows"]] == ["pretrained", "untrained"]
     assert all(row["num_draws"] == 3 for row in result["rows"])
     protocol = result["protocol"]
@@ -191,3 +196,22 @@ def test_the_interval_over_draws_is_of_what_the_metric_can_be(metric, ends):
     predictions = [Prediction(np.zeros(1), 0.5, {})] * 2
     row = Evaluation("a", 8, predictions, {metric: [0.7, 0.9]}, np.array([0.8])).row()
     assert row[f"{metric}_draws_ci95"] == (ends or pytest.approx([0.8 - 1.27062, 0.8 + 1.27062], abs=1e-5))
+
+
+def test_features_of_nearly_one_direction_are_fitted_as_well_as_those_without_it():
+    """A large constant part leaves the best classifier of unit-length rows as it is; solvers stop at it."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 5, 900)
+    spread = np.eye(5)[y] @ rng.normal(size=(5, 16)) + 0.5 * rng.normal(size=(900, 16))
+    h = np.hstack([np.full((900, 1), 3000.0), spread]).astype(np.float32)
+    draw = Draw(np.arange(300), np.arange(300, 600), np.arange(600, 900))
+    strengths = tuple(10.0**k for k in range(-2, 6))
+    found = predict_linear(h, y, draw, "classes", regularisations=strengths, unit_length=True)
+    rows = normalize(h.astype(np.float64))
+    exact = max(
+        LogisticRegression(C=c, solver="newton-cg", tol=1e-10, max_iter=5000)
+        .fit(rows[:300], y[:300])
+        .score(rows[300:600], y[300:600])
+        for c in strengths
+    )
+    assert found.val == pytest.approx(exact, abs=0.01)

@@ -72,7 +72,8 @@ def test_the_card_tells_what_the_run_wrote(folder, run):
     assert front_matter(card)["library_name"] == "contrastive-pretraining"
     assert front_matter(card)["pipeline_tag"] == "image-feature-extraction"
     (row,) = [line for line in card.splitlines() if line.startswith("| pretrained |")]
-    result = json.loads((run / "results" / "probe.json").read_text())["rows"][0]
+    name = "probe-labels_per_class=2-repeats=3.json"
+    result = json.loads((run / "results" / name).read_text())["rows"][0]
     numbers = [result["accuracy_mean"], *result["accuracy_ci95"]]
     found = [float(number) for number in re.findall(r"\d\.\d+", row)]
     assert found[:3] == pytest.approx(numbers, abs=1e-4)  # then the other metrics

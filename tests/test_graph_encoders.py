@@ -1,6 +1,8 @@
 import pytest
 import torch
 from graph_cases import LAYERS, close, make, molecule_like
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from encoders import message_passing as mp
 from encoders.graph import GraphEncoder, NodeEncoder
@@ -27,20 +29,40 @@ def test_a_graph_is_encoded_as_if_alone(kernels, layer, layer_args, edge_feature
 
 
 @pytest.mark.parametrize(
-    ("layer", "layer_args", "edge_features"), [*LAYERS, ("rgcn", {"num_relations": 3}, None)]
+    ("layer", "layer_args", "edge_features"),
+    [*LAYERS, ("rgcn", {"num_relations": 3}, None), ("pna", {}, None)],
 )
-def test_bfloat16_is_float32_but_for_rounding(kernels, layer, layer_args, edge_features):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bits_are_float32_but_for_rounding(kernels, layer, layer_args, edge_features, dtype):
     batch = molecule_like()
     batch = batch.with_features(edge_type=batch.edge_attr[:, 0])
     encoder = GraphEncoder(
         node_features=[5, 2], edge_features=edge_features, num_hidden=8, layer=layer, layer_args=layer_args
     )
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=dtype):
         h = encoder(batch)
     h.float().square().sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in encoder.parameters())
     expected = encoder(batch)
     assert (h - expected).norm() < 0.1 * expected.norm()
+
+
+class NoFloat32(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        assert not any(getattr(t, "dtype", None) == torch.float32 for t in tree_leaves(made)), function
+        return made
+
+
+@pytest.mark.parametrize(("layer", "layer_args", "edge_features"), LAYERS)
+def test_float64_is_rounded_to_float32_nowhere(kernels, layer, layer_args, edge_features):
+    batch = molecule_like()
+    batch = batch.with_features(edge_type=batch.edge_attr[:, 0])
+    encoder = GraphEncoder(
+        node_features=[5, 2], edge_features=edge_features, num_hidden=8, layer=layer, layer_args=layer_args
+    ).double()
+    with NoFloat32():
+        encoder(batch).square().sum().backward()
 
 
 @pytest.mark.parametrize(("layer", "layer_args", "edge_features"), LAYERS)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from graph_cases import close, dense, make, molecule_like
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from encoders.dmpnn import DMPNN, reverse_edges
 from encoders.feature_encoder import FeatureEncoder
@@ -312,6 +313,16 @@ def test_feature_encoder_is_a_sum_of_embeddings():
         ValueError, match="column 0 has the category 4, expected less than 4; set node_features"
     ):
         encoder(torch.tensor([[4, 0]]))  # which is where column 1 starts
+
+
+def test_an_average_of_feature_encoders_finds_every_category():
+    encoder = FeatureEncoder([7, 11, 5], 5)
+    average = AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    for _ in range(20):
+        average.update_parameters(encoder)
+    x = torch.tensor([[0, 0, 0], [6, 10, 4]])
+    close(average(x), encoder(x))
+    assert encoder.to("meta").first.is_meta  # moved with the weights all the same
 
 
 def test_errors_say_what_to_do():

@@ -11,8 +11,8 @@ from sklearn.svm import SVC
 
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import predict_linear, predict_svm
+from contrastive.evaluation.draws import folds, random_splits
 from contrastive.evaluation.protocol import Protocol
-from contrastive.evaluation.tasks import folds, random_splits
 
 
 def write_tu(folder, num_graphs=40):
@@ -68,7 +68,7 @@ def test_nodes_from_the_command_line(command, tmp_path):
     assert done.returncode == 0, done.stderr
     done = command("probe", run, "--repeats", 3, "--split", "random")
     assert done.returncode == 0, done.stderr
-    rows = json.loads((run / "results" / "probe.json").read_text())["rows"]
+    rows = json.loads((run / "results" / "probe-split=random-repeats=3.json").read_text())["rows"]
     assert rows[0]["accuracy_mean"] > 0.8 and len(rows[0]["draws"]) == 3
 
 

@@ -18,7 +18,7 @@ import contrastive
 from contrastive.cli import main
 from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.evaluate import results_folder
+from contrastive.evaluation.runs import results_folder
 
 pytest.importorskip("huggingface_hub")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

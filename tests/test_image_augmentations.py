@@ -1,46 +1,17 @@
-"""Operations against torchvision's with the same parameters, distributions against its ``get_params``."""
+"""Operations against torchvision's with the same parameters, and what they refuse."""
 
 import math
 
 import pytest
 import torch
-import torchvision.transforms as tv
 import torchvision.transforms.functional as tvf
-from scipy import stats
-from torch.nn.functional import interpolate
+from pictures import FLOATS, IMAGES, N, assert_each, pictures, uniform
 
 from augmentations import adjust, colour, geometry, image, resampling
 from augmentations.random import SampleRandom
 from contrastive.data.image_crops import Crop
 
-N = 12
 BILINEAR = tvf.InterpolationMode.BILINEAR
-
-
-def pictures(n=N, channels=3, height=40, width=52, seed=0):
-    """Smooth colours with noise, as uint8: gradients for the resampling, saturated pixels for the clamps."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(n, channels, 5, 5, generator=generator) * 1.4 - 0.2
-    noise = 0.1 * torch.randn(n, channels, height, width, generator=generator)
-    smooth = interpolate(coarse, size=(height, width), mode="bicubic") + noise
-    return smooth.clamp(0, 1).mul(255).to(torch.uint8)
-
-
-IMAGES = pictures()
-FLOATS = IMAGES.float() / 255
-
-
-def uniform(low, high, *shape, seed=1):
-    return low + (high - low) * torch.rand(N, *shape, generator=torch.Generator().manual_seed(seed))
-
-
-def assert_each(ours, reference, atol):
-    """``reference(k)`` is torchvision's result for image k."""
-    for k, result in enumerate(ours):
-        torch.testing.assert_close(result, reference(k), atol=atol, rtol=0)
-
-
-# ---- operations
 
 
 @pytest.mark.parametrize("size", [16, 32, 40, 64])
@@ -139,9 +110,6 @@ def test_cutout_paints_one_square():
     assert rows.max() == columns.max() == 8 and rows.min() >= 4, "a centre lies inside the image"
 
 
-# ---- colours in sequence
-
-
 def jitter(**changes):
     settings = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "p": 1.0}
     return colour.ColorJitter(**(settings | changes))
@@ -192,211 +160,6 @@ def test_hue_rotation_is_exact_at_thirds_of_a_turn():
     shift = torch.tensor([-1 / 3, 0, 1 / 3])
     rotated = torch.einsum("nij,njhw->nihw", adjust.hue_rotations(shift), FLOATS[:3])
     torch.testing.assert_close(rotated, adjust.adjust_hue(FLOATS[:3], shift), atol=1e-5, rtol=0)
-
-
-# ---- distributions
-
-
-def same_distribution(ours, theirs):
-    return stats.ks_2samp(ours, theirs).pvalue > 1e-3
-
-
-@pytest.mark.parametrize("height, width, scale", [(32, 32, (0.08, 1.0)), (40, 90, (0.5, 1.0))])
-def test_crop_boxes_are_drawn_as_torchvision_draws_them(height, width, scale):
-    torch.manual_seed(0)
-    picture, ratio = torch.empty(1, height, width), (3 / 4, 4 / 3)
-    theirs = torch.tensor(
-        [tv.RandomResizedCrop.get_params(picture, scale, ratio) for _ in range(3000)]
-    ).float()
-    ours = geometry.draw_crop_boxes(SampleRandom(torch.arange(3000)), height, width, scale=scale)
-    for column in range(4):
-        assert same_distribution(ours[:, column], theirs[:, column])
-    assert same_distribution(ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3])
-
-
-def test_a_crop_that_never_fits_is_torchvisions_central_box():
-    picture, scale, ratio = torch.empty(1, 10, 200), (0.9, 1.0), (3 / 4, 4 / 3)
-    ours = geometry.draw_crop_boxes(SampleRandom(torch.arange(5)), 10, 200, scale=scale, ratio=ratio)
-    assert ours.tolist() == [list(tv.RandomResizedCrop.get_params(picture, scale, ratio))] * 5
-
-
-def test_jitter_factors_and_order_are_drawn_as_torchvision_draws_them():
-    torch.manual_seed(0)
-    n, settings = 2000, {"brightness": 0.4, "contrast": 1.5, "saturation": 0.4, "hue": 0.1}
-    peer = tv.ColorJitter(**settings)
-    draws = [peer.get_params(peer.brightness, peer.contrast, peer.saturation, peer.hue) for _ in range(n)]
-    module = colour.ColorJitter(**settings, p=1.0)
-    factors, order, _ = module._draw(SampleRandom(torch.arange(n)), torch.device("cpu"))
-    for kind in range(4):
-        assert same_distribution(factors[:, kind], [draw[1 + kind] for draw in draws])
-        assert stats.chisquare(order[:, kind].bincount()).pvalue > 1e-3
-    unchanged = colour.ColorJitter(**settings, p=0.8)._draw(
-        SampleRandom(torch.arange(n)), torch.device("cpu")
-    )[0]
-    share = (unchanged == torch.tensor([1.0, 1, 1, 0])).all(1).sum()
-    assert stats.binomtest(int(share), n, 0.2).pvalue > 1e-3
-
-
-def test_affine_parameters_are_drawn_as_torchvision_draws_them():
-    """The drawn matrices, read back from where three corners of a ramp come from."""
-    torch.manual_seed(0)
-    n, scale = 2000, (0.8, 1.2)
-    peer = [
-        tv.RandomAffine.get_params([-20.0, 20.0], (0.1, 0.2), scale, [-10.0, 10.0], [32, 32])
-        for _ in range(n)
-    ]
-    seen = []
-    module = geometry.RandomAffine(degrees=20, translate=(0.1, 0.2), scale=scale, shear=10)
-    original, geometry.affine_matrices = geometry.affine_matrices, lambda **p: seen.append(p) or original(**p)
-    try:
-        module(torch.rand(n, 1, 32, 32), SampleRandom(torch.arange(n)))
-    finally:
-        geometry.affine_matrices = original
-    drawn = seen[0]
-    assert same_distribution(drawn["angle"], [p[0] for p in peer])
-    assert same_distribution(drawn["scale"], [p[2] for p in peer])
-    assert same_distribution(drawn["shear"][:, 0], [p[3][0] for p in peer])
-    reach = torch.tensor((3.2, 6.4))
-    for axis in range(2):  # torchvision rounds the shift to pixels, we do not
-        assert (
-            stats.kstest(drawn["translate"][:, axis], stats.uniform(-reach[axis], 2 * reach[axis]).cdf).pvalue
-            > 1e-3
-        )
-
-
-def test_flip_and_blur_happen_as_often_as_asked():
-    images = torch.arange(16.0).expand(1000, 1, 16, 16) / 16
-    flipped = geometry.RandomResizedCrop(size=16)(images, SampleRandom(torch.arange(1000)))
-    assert stats.binomtest(int((flipped[:, 0, 0, 0] > flipped[:, 0, 0, -1]).sum()), 1000, 0.5).pvalue > 1e-3
-    noise = torch.rand(1000, 1, 16, 16)
-    blurred = geometry.GaussianBlur(kernel_size=3, sigma=(1.0, 2.0))(noise, SampleRandom(torch.arange(1000)))
-    changed = (blurred != noise).any(3).any(2).any(1).sum()
-    assert stats.binomtest(int(changed), 1000, 0.5).pvalue > 1e-3
-
-
-# ---- recipes
-
-RECIPES = {
-    "simclr": image.simclr(size=32, strength=1.0, blur=0.5),
-    "simclr exact": image.simclr(size=32, blur=0.5, exact=True),
-    "moco_v2": image.moco_v2(size=32),
-    "byol 1": image.byol(view=1, size=32),
-    "byol 2": image.byol(view=2, size=32),
-    "dcl": image.dcl(),
-    "weak": image.weak(size=32),
-    "medical": image.medical(size=32),
-    "geometric": image.geometric(noise=0.1, cutout=8),
-}
-
-
-def images_for(name, n=N):
-    return pictures(n, channels=1 if name in ("medical", "geometric") else 3, height=32, width=32)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_sample_gets_the_same_view_in_any_batch(name):
-    recipe, images, index = RECIPES[name], images_for(name), torch.arange(N)
-    whole = recipe(images, SampleRandom(index, seed=7, view=1))
-    order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
-    shuffled = recipe(images[order], SampleRandom(index[order], seed=7, view=1))
-    torch.testing.assert_close(shuffled, whole[order], atol=1e-6, rtol=1e-6)
-    for k in (0, N - 1):
-        alone = recipe(images[k : k + 1], SampleRandom(index[k : k + 1], seed=7, view=1))
-        torch.testing.assert_close(alone[0], whole[k], atol=1e-6, rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_large_batch_goes_through_in_parts_and_gives_the_same_views(name, monkeypatch):
-    recipe, images, index = RECIPES[name], images_for(name), torch.arange(N)
-    whole = recipe(images, SampleRandom(index))
-    monkeypatch.setattr(image, "_PART", images[:5].numel() // torch.get_num_threads())
-    torch.testing.assert_close(recipe(images, SampleRandom(index)), whole, atol=1e-6, rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_views_do_not_depend_on_the_number_of_threads(name):
-    recipe, images = RECIPES[name], images_for(name, 400)
-    threads = torch.get_num_threads()
-    try:
-        views = []
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            views.append(recipe(images, SampleRandom(torch.arange(400))))
-    finally:
-        torch.set_num_threads(threads)
-    torch.testing.assert_close(*views, atol=1e-6, rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_views_are_those_of_float32_in_mixed_precision(name):
-    recipe, images = RECIPES[name], images_for(name)
-    expected = recipe(images, SampleRandom(torch.arange(N)))
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(recipe(images, SampleRandom(torch.arange(N))), expected)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_second_call_gives_another_view_and_a_seed_the_same(name):
-    recipe, images = RECIPES[name], images_for(name)
-    before = images.clone()
-    torch.manual_seed(0)
-    first, second = recipe(images), recipe(images)
-    torch.manual_seed(0)
-    assert torch.equal(first, recipe(images)) and not torch.equal(first, second)
-    assert first.dtype == torch.float32 and first.shape == images.shape and first.isfinite().all()
-    assert torch.equal(images, before), "the batch that was given is left as it is"
-
-
-@pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_float_images_give_the_view_of_uint8_images(name, dtype):
-    recipe, images = RECIPES[name], images_for(name)
-    from_bytes, from_floats = (
-        recipe(batch, SampleRandom(torch.arange(N))) for batch in (images, images.to(dtype) / 255)
-    )
-    different = (from_bytes - from_floats).abs() > 1e-4
-    assert different.float().mean() < 1e-3, "only a pixel at the threshold of solarize may differ"
-
-
-def test_normalised_views_have_the_statistics_of_the_images():
-    images = pictures(500)
-    mean, std = (images / 255).mean((0, 2, 3)), (images / 255).std((0, 2, 3))
-    view = image.weak(size=32, mean=mean.tolist(), std=std.tolist())(images, SampleRandom(torch.arange(500)))
-    assert view.mean().abs() < 0.1 and 0.8 < view.std() < 1.1
-
-
-def test_multi_crop_gives_views_of_two_sizes():
-    views = image.multi_crop(size=32, small_size=16)(IMAGES)
-    assert [view.shape[-1] for view in views] == [32] * 2 + [16] * 6
-    assert not torch.equal(views[0], views[1])
-
-
-def test_small_gray_images():
-    view = image.geometric()(torch.rand(5, 1, 8, 8))
-    assert view.shape == (5, 1, 8, 8) and view.isfinite().all()
-
-
-def test_simclr_on_one_channel():
-    view = image.simclr(size=16, mean=[0.5], std=[0.5])(IMAGES[:, :1])
-    assert view.shape == (N, 1, 16, 16)
-
-
-def test_recipes_are_built_from_a_configuration():
-    jsonargparse = pytest.importorskip("jsonargparse")
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--views", type=list[torch.nn.Module])
-    pair = [{"class_path": "augmentations.image.byol", "init_args": {"view": k, "size": 16}} for k in (1, 2)]
-    own = {
-        "class_path": "augmentations.image.Compose",
-        "init_args": {
-            "augmentations": [{"class_path": "augmentations.geometry.Cutout", "init_args": {"size": 4}}]
-        },
-    }
-    views = parser.instantiate_classes(parser.parse_object({"views": [*pair, own]})).views
-    assert [view(IMAGES).shape[-1] for view in views] == [16, 16, 52]
-
-
-# ---- errors
 
 
 @pytest.mark.parametrize(

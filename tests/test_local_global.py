@@ -53,6 +53,15 @@ def test_debiasing_takes_the_false_negatives_out():
     assert (jensen_shannon(positive, mixed, tau_plus=0.2) - unbiased).abs() < 0.01
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bits_are_summed_in_float32(dtype):
+    positive, negative = (3 * torch.randn(3000)).to(dtype), (3 * torch.randn(60000)).to(dtype)
+    for options in ({}, {"tau_plus": 0.1}, {"beta": 1.0}):
+        loss = jensen_shannon(positive, negative, **options)
+        expected = jensen_shannon(positive.double(), negative.double(), **options)
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
+
+
 def test_gradients_are_autograds():
     positive, negative = torch.randn(4, dtype=torch.double), torch.randn(9, dtype=torch.double)
     inputs = (positive.requires_grad_(), negative.requires_grad_())

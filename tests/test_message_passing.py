@@ -89,20 +89,36 @@ def test_a_sum_with_a_share_of_ones_own(kernels, weighted, heads):
         aggregate(adjacency, x, "mean", own=own)
 
 
-def test_second_derivatives_of_a_sum_with_a_share_of_ones_own():
+@pytest.mark.parametrize("heads", [None, 2])
+def test_second_derivatives_of_sums(kernels, heads):
+    torch.manual_seed(0)
     adjacency = make(6, 6)
-    dense = torch.zeros(6, 6, dtype=torch.float64)
-    dense.index_put_((adjacency.dst, adjacency.src), torch.ones(14, dtype=torch.float64), accumulate=True)
-    x, own = torch.randn(6, 3, dtype=torch.float64), torch.tensor(1.7, dtype=torch.float64)
-    results = []
-    for dtype in (torch.float32, torch.float64):
-        inputs = [t.to(dtype).requires_grad_() for t in (x, own)]
-        out = aggregate(adjacency, inputs[0], own=inputs[1]) if dtype == torch.float32 else None
-        out = dense @ inputs[0] + inputs[1] * inputs[0] if out is None else out
-        first = torch.autograd.grad(out.pow(3).sum(), inputs, create_graph=True)
-        results.append(torch.autograd.grad(sum(g.pow(2).sum() for g in first), inputs))
-    for ours, truth in zip(*results):
-        torch.testing.assert_close(ours.double(), truth, atol=0, rtol=1e-4)
+    width = (3,) if heads is None else (heads, 3)
+    x, weight = torch.randn(6, *width).double(), torch.randn(14, *width[:-1]).double()
+    own = torch.tensor(1.7, dtype=torch.float64)
+
+    def second(summed, *inputs):
+        inputs = [t.requires_grad_() for t in inputs]
+        first = torch.autograd.grad(summed(*inputs).pow(3).sum(), inputs, create_graph=True)
+        return torch.autograd.grad(sum(g.pow(2).sum() for g in first), inputs)
+
+    def dense(x, own, weight):
+        return torch.zeros_like(x).index_add(0, adjacency.dst, x[adjacency.src] * weight[..., None]) + own * x
+
+    for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-10)):
+        summed = [t.to(dtype) for t in (x, own, weight)]
+        ours = second(lambda x, o, w: aggregate(adjacency, x, "sum", w, o), *summed)
+        for a, b in zip(ours, second(dense, x, own, weight)):
+            assert (a.double() - b).norm() <= tolerance * b.norm()
+    inputs = [t.detach().requires_grad_() for t in (x, weight)]
+    assert torch.autograd.gradgradcheck(lambda x, w: aggregate(adjacency, x, "mean", w), inputs)
+
+
+@pytest.mark.parametrize("reduce", ["max", "min"])
+def test_a_second_derivative_that_there_is_not_is_refused(reduce):
+    adjacency, x = make(), torch.randn(5, 3, requires_grad=True)
+    with pytest.raises(NotImplementedError, match="no second derivative on CPUs; take sum or mean"):
+        torch.autograd.grad(aggregate(adjacency, x, reduce).sum(), x, create_graph=True)
 
 
 @pytest.mark.parametrize("reduce", ["sum", "mean", "max", "min"])

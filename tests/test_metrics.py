@@ -8,8 +8,8 @@ from sklearn import metrics as sk
 from sklearn.neighbors import KNeighborsRegressor
 
 from contrastive.evaluation.classifiers import predict_knn, predict_linear
+from contrastive.evaluation.draws import Draw
 from contrastive.evaluation.metrics import bootstrap, kind_of, measure
-from contrastive.evaluation.protocol import Draw
 from contrastive.evaluation.quality import alignment, rankme, uniformity
 from contrastive.evaluation.statistics import bootstrap_p, mcnemar, percentile_interval, resamplings
 

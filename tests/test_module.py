@@ -1,15 +1,16 @@
 import pytest
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 
 from augmentations.graph import AttributeMask, EdgeDrop, NodeDrop, OneOf
 from augmentations.image import simclr
 from augmentations.subgraph import RandomWalkSubgraph
+from contrastive.callbacks import NonFiniteGuard
 from contrastive.data import Batch
 from contrastive.errors import ContrastiveError
 from contrastive.module import ContrastiveModule
 from contrastive.pretrain import _refuse_settings
-from encoders.graph import GraphEncoder
+from encoders.graph import GraphEncoder, NodeEncoder
 from encoders.graph_batch import GraphBatch
 from encoders.image import ResNet
 
@@ -54,6 +55,20 @@ def test_views_drawn_at_once_are_those_drawn_one_by_one(make, num_inputs):
     assert z.shape == (10, 128) and not torch.allclose(h[:5], h[5:])
 
 
+@pytest.mark.parametrize("num_graphs", [1, 5])
+def test_nodes_are_pairs_only_where_views_keep_them_all(num_graphs):
+    _, _, batch = graphs()
+    encoder, batch = NodeEncoder(node_features=3, num_hidden=8), batch[:num_graphs]
+    samples = Batch(batch, None, torch.arange(num_graphs))
+    for view in (RandomWalkSubgraph(ratio=0.5), NodeDrop(p=0.5)):
+        with pytest.raises(
+            ValueError, match=f"where the graphs have {2 * batch.num_nodes}, .* remove to false"
+        ):
+            ContrastiveModule(encoder, [view]).project(samples)
+    for view in (RandomWalkSubgraph(ratio=0.5, remove=False), NodeDrop(p=0.5, remove=False), EdgeDrop()):
+        assert len(ContrastiveModule(encoder, [view]).project(samples)[1]) == 2 * batch.num_nodes
+
+
 def test_two_augmentations_make_a_view_each():
     encoder, _, batch = graphs()
     module = ContrastiveModule(encoder, [EdgeDrop(p=0.0), EdgeDrop(p=1.0)]).eval()
@@ -96,6 +111,17 @@ def test_a_loss_without_negatives_takes_batches_of_one():
     assert all(p.grad.isfinite().all() for p in encoder.parameters())
     with pytest.raises(ValueError, match="its other samples, and has none: give a batch_size of 2"):
         ContrastiveModule(encoder, views).step(one)
+
+
+def test_weights_that_are_not_finite_are_not_called_untouched():
+    """As a gradient leaves them that is not finite though the loss is."""
+    module, trainer = LightningModule(), Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    module.layer = torch.nn.Linear(2, 1)
+    with pytest.raises(ContrastiveError, match="untouched and the last .* --ckpt_path last"):
+        NonFiniteGuard().on_before_backward(trainer, module, torch.tensor(torch.nan))
+    module.layer.bias.data.fill_(torch.nan)
+    with pytest.raises(ContrastiveError, match="layer.bias is not finite either.* --ckpt_path FILE"):
+        NonFiniteGuard().on_before_backward(trainer, module, torch.tensor(torch.nan))
 
 
 @pytest.mark.parametrize("setting", [{"accumulate_negatives": 0}, {"warmup_epochs": -1}])

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from augmentations.image import multi_crop, weak
 from contrastive.cli import main
+from contrastive.config_files import find_config
 from contrastive.data import Batch
 from contrastive.losses import InfoNCE
 from contrastive.methods.multi_crop import MultiCrop
-from contrastive.pretrain import find_config
 
 IMAGES = torch.randint(0, 256, (5, 3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 BATCH = Batch(IMAGES, None, torch.arange(5))
@@ -84,7 +84,7 @@ def test_from_the_command_line(tmp_path):
     assert main(list(map(str, arguments))) == 0
     assert "z_alignment" in (run / "metrics.csv").read_text()  # of the two large crops
     assert main(["inspect", str(run), "--num-items", "64"]) == 0
-    rows = json.loads((run / "results" / "inspect.json").read_text())["rows"]
+    rows = json.loads((run / "results" / "inspect-num_items=64.json").read_text())["rows"]
     assert 0 < rows["pretrained"]["alignment"] < 4
     quick = ["--finetuning.num_epochs", "1", "--finetuning.min_steps", "1", "--untrained", "false"]
     assert main(["probe", str(run), "--method", "finetune", "--labels-per-class", "2", *quick]) == 0

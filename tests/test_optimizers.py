@@ -4,11 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.strategies import ModelParallelStrategy, SingleDeviceStrategy
 from torch import nn
 
 from contrastive.checkpoints import number_parameters
-from contrastive.optimizers import LARS, decay_groups, fuse, warmup_cosine
+from contrastive.optimizers import LARS, decay_groups, fuse, scheduled, warmup_cosine
 
 
 def test_lars_takes_the_papers_step():
@@ -59,6 +60,35 @@ def test_schedule_rises_then_falls_along_a_cosine(step, factor):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
     schedule = warmup_cosine(optimizer, warmup_steps=10, total_steps=100)
     assert math.isclose(schedule.lr_lambdas[0](step), factor, abs_tol=1e-12)
+
+
+class Linear(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def configure_optimizers(self):
+        return scheduled(torch.optim.SGD(self.parameters(), lr=1.0), self.trainer, warmup_epochs=2)
+
+
+@pytest.mark.parametrize(
+    "length, first_rates",
+    [
+        ({"max_epochs": 10}, [0.1, 0.2, 0.3]),
+        ({"max_epochs": 10, "max_steps": 40}, [0.1, 0.2, 0.3]),  # not two tenths of the steps
+        ({"max_epochs": -1, "max_steps": 40}, [0.1, 0.2, 0.3]),  # nor all that there may be
+        ({"max_epochs": 10, "accumulate_grad_batches": 2}, [1 / 6, 2 / 6, 3 / 6]),
+        ({"max_epochs": -1, "max_steps": 10}, [0.2, 0.4, 0.6]),  # half the run at most
+    ],
+)
+def test_warm_up_is_counted_in_epochs_however_long_the_run(length, first_rates):
+    module, trainer = Linear(), Trainer(accelerator="cpu", barebones=True, **length)
+    trainer.strategy.connect(module)
+    trainer.fit_loop.setup_data = lambda: None
+    trainer.fit_loop.max_batches = 5
+    module.trainer = trainer
+    rate = module.configure_optimizers()["lr_scheduler"]["scheduler"].lr_lambdas[0]
+    assert [rate(step) for step in range(3)] == pytest.approx(first_rates)
 
 
 @pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.AdamW])

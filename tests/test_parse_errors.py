@@ -1,11 +1,16 @@
 """What is mistyped on a command line or in a configuration, and the one line that is said of it."""
 
+import importlib
+import inspect
+import pkgutil
+import re
 import sys
 
 import pytest
 import yaml
+from pytorch_lightning import LightningDataModule, LightningModule
 
-from contrastive import cli
+from contrastive import cli, data, methods
 from contrastive.parse_errors import in_a_line
 
 INFO_NCE = "contrastive.losses.InfoNCE"
@@ -27,6 +32,8 @@ SAID = {
     "--seed_everything -1": "seed_everything is -1; give a number from 0 to 4294967295",
     "--seed_everything true": "seed_everything: expected a whole number, but was given True",
     "--ran_dir x": "there is no option ran_dir; the nearest: run_dir",
+    "--model.los.temperature 1": "there is no option model.los.temperature",
+    "--trainer.default_root_dir x": "trainer.default_root_dir has no effect: the run's folder is run_dir",
 }
 
 
@@ -65,6 +72,19 @@ def test_so_is_what_a_file_has(config, expected, tmp_path, capsys):
     assert expected in said
 
 
+@pytest.mark.parametrize("key", ["model.seed", "data.init_args.seed"])
+def test_a_seed_beside_the_run_s_is_refused(key, tmp_path, capsys):
+    settings = 5
+    for part in reversed(key.split(".")):
+        settings = {part: settings}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
+    config = ["--config", "configs/image/simclr_digits.yaml"]
+    for args in ([f"--{key}", "5"], [f"--{key}=5"], ["--config", str(tmp_path / "mine.yaml")]):
+        assert cli.main(["pretrain", *config, *args]) == 1
+        (said,) = capsys.readouterr().err.splitlines()
+        assert key in said and "has no effect: all draws follow from seed_everything" in said
+
+
 def test_a_file_that_is_no_yaml_is_named(tmp_path, capsys):
     file = tmp_path / "mine.yaml"
     file.write_text("model:\n  loss: {class_path\n")
@@ -86,6 +106,34 @@ def test_and_of_the_other_commands(args, said, capsys):
     assert capsys.readouterr().err.splitlines()[0] == f"contrastive {args.split()[0]}: error: {said}"
 
 
+@pytest.mark.parametrize(
+    "args, where",
+    [
+        ("--model.views.scale null", ("views", 0, "init_args", "scale")),
+        ("--model.views.init_args.scale null", ("views", 0, "init_args", "scale")),
+        ("--model.loss null", ("loss",)),
+        (
+            "--model.encoder encoders.pretrained.TorchvisionEncoder --model.encoder.name vgg11 "
+            "--model.encoder.weights null",
+            ("encoder", "init_args", "weights"),
+        ),
+        (
+            "--model.encoder encoders.graph.GraphEncoder --model.encoder.node_features 5 "
+            "--model.encoder.layer_args {num_bases:\tnull}",
+            ("encoder", "init_args", "layer_args", "num_bases"),
+        ),
+    ],
+)
+def test_null_is_null_however_deep_it_stands(args, where, capsys):
+    config = ["--config", "configs/image/simclr_cifar10.yaml", "--print_config"]
+    with pytest.raises(SystemExit):
+        cli.main(["pretrain", *config, *args.split(" ")])
+    value = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    for key in where:
+        value = value[key]
+    assert value is None
+
+
 @pytest.mark.parametrize("option", ["--model.views.help {}", "--model.init_args.views.help={}"])
 def test_a_function_has_a_page_of_help_too(option, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -95,6 +143,27 @@ def test_a_function_has_a_page_of_help_too(option, capsys):
     assert "views augmentations.image.simclr\n" in page and "views.strength STRENGTH" in page
     assert cli.main(["pretrain", *option.format("augmentations.image.simclrr").split()]) == 2
     assert "the nearest: augmentations.image.simclr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key, base", [("model", LightningModule), ("data", LightningDataModule)])
+def test_what_a_model_and_data_may_be_is_listed(key, base, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["pretrain", f"--{key}.help", "--wandb", "off"])
+    assert not ended.value.code
+    listed = re.findall(r"^  ([\w.]+)\n      \S", capsys.readouterr().out, re.MULTILINE)
+    ours = {
+        f"{path}.{name}"
+        for package in (methods, data)
+        for path in [m.name for m in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
+        for name, value in vars(importlib.import_module(path)).items()
+        if inspect.isclass(value) and issubclass(value, base) and value.__module__ == path and name[0] != "_"
+    } - {"contrastive.data.loading.PretrainingData"}
+    assert ours <= {*listed} and all(issubclass(pkgutil.resolve_name(path), base) for path in listed)
+
+
+def test_help_of_another_key_needs_a_class(capsys):
+    assert cli.main(["pretrain", "--model.encoder.help"]) == 1
+    assert "give its path, --model.encoder.help PATH" in capsys.readouterr().err
 
 
 def test_a_class_that_refuses_to_be_built_is_quoted():

@@ -12,6 +12,7 @@ from torch import distributed as dist
 from torch import nn
 from torch.utils.data import DistributedSampler
 
+from contrastive import batch_norm
 from contrastive.batch_norm import SyncBatchNorm, SyncedOnCPU
 from contrastive.data.nodes import Passes
 
@@ -172,3 +173,18 @@ def test_one_process_has_torch_s_batch_norm():
     norm = SyncBatchNorm(4)
     x = torch.randn(5, 4)
     torch.testing.assert_close(norm(x), nn.BatchNorm1d(4)(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("short_weights", [False, True])
+def test_batch_norm_over_processes_of_16_bits(monkeypatch, dtype, short_weights):
+    """With the same samples on both processes, whose mean and variance are one's."""
+    monkeypatch.setattr(batch_norm, "num_processes", lambda: 2)
+    monkeypatch.setattr(batch_norm, "sum_over_ranks", lambda x: 2 * x)
+    ours, theirs = SyncBatchNorm(4), nn.BatchNorm1d(4)
+    x = (2 * torch.randn(999, 4) + 30).to(dtype)
+    out, expected = (ours.to(dtype) if short_weights else ours)(x), theirs(x.float())
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.float(), expected, rtol=0.01, atol=0.01)
+    for buffer, truth in zip(ours.buffers(), theirs.buffers()):
+        torch.testing.assert_close(buffer.to(truth.dtype), truth, rtol=0.01, atol=0.01)

@@ -18,10 +18,11 @@ from sklearn.svm import SVC
 from torch import nn
 
 from contrastive.errors import ContrastiveError
+from contrastive.evaluation.draws import Draw
 from contrastive.evaluation.knn import neighbour_vote
 from contrastive.evaluation.linear import Features, select_classifier
 from contrastive.evaluation.metrics import LOWER_IS_BETTER, PRIMARY, Kind, measure
-from contrastive.evaluation.protocol import Draw, Objective
+from contrastive.evaluation.protocol import Objective
 from contrastive.predictor import Head
 
 NO_VALIDATION = "no target has two values in the validation part; split at random, or give more items"

@@ -9,18 +9,11 @@ from typing import Any
 import numpy as np
 
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.evaluate import (
-    Evaluation,
-    defined,
-    describe,
-    evaluate_all,
-    open_encoders,
-    print_rows,
-    result_name,
-    results_folder,
-)
+from contrastive.evaluation.evaluate import Evaluation, defined, describe, evaluate_all, print_rows
+from contrastive.evaluation.leaks import report_leaks
 from contrastive.evaluation.metrics import LOWER_IS_BETTER, TITLES
 from contrastive.evaluation.protocol import Finetuning, Method, Protocol, SplitRule, parse_targets
+from contrastive.evaluation.runs import open_encoders, result_file, result_name
 from contrastive.evaluation.statistics import bootstrap_p, mcnemar, mean_interval, percentile_interval
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.items import source_of
@@ -40,6 +33,7 @@ def compare(
     repeats: int | None = None,
     k: int = 20,
     finetuning: Finetuning | None = None,
+    leaks: bool = True,
     seed: int = 0,
     download: bool = False,
     cache: bool = True,
@@ -64,11 +58,12 @@ def compare(
         repeats: see contrastive probe.
         k: neighbours, of knn.
         finetuning: of finetune.
+        leaks: count test items that pretraining has seen.
         seed: of splits, draws and training.
         download: whether torchvision may download the data.
         cache: keep features in ~/.cache/contrastive and use those that are there.
-        output: result file (default: compare.json in results of the first run's folder, with the method's
-            name where it is not the usual one, and the data's where it is not the run's own).
+        output: result file (default: in results of the first run's folder: compare-RUN.json by the second
+            run's name, with all that is not as usual).
     """
     if len(runs or []) != 2:
         raise ContrastiveError(f"give two runs to compare, not {len(runs or [])}")
@@ -83,15 +78,16 @@ def compare(
     )  # fmt: skip
     task = read_task(first, protocol, download=download)
     protocol = replace(protocol, method=method or task.default_method)
-    name = result_name("compare", first, protocol, task.default_method)
-    file = Path(output) if output else results_folder(Path(runs[0])) / f"{name}.json"
+    name = result_name("compare", runs, first, protocol, task.default_method)
+    file = Path(output) if output else result_file(name, runs, protocol)
     require_writable(file)
     a, b = evaluate_all(encoders, list(encoders), task, protocol, cache=cache)
     print_rows([a.row(), b.row()], task, protocol)
     tests = paired_tests(a, b, task)
     print(verdict(a.name, b.name, tests))
+    seen = report_leaks(dict(zip(runs, encoders.values())), task, protocol.data) if leaks else None
     result = {"runs": runs, "protocol": protocol.to_json(), "task": describe(task)}
-    write_json(file, result | {"rows": [a.row(), b.row()], "difference": tests})
+    write_json(file, result | {"rows": [a.row(), b.row()], "difference": tests, "leaks": seen})
     print(f"result: {file}")
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,27 +16,17 @@ from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import Prediction, predict_knn, predict_linear, predict_svm
 from contrastive.evaluation.finetune import finetune
 from contrastive.evaluation.metrics import LOWER_IS_BETTER, PRIMARY, TITLES, bootstrap, measure
-from contrastive.evaluation.protocol import TRAINED, Method, Protocol
+from contrastive.evaluation.protocol import TRAINED, Protocol
+from contrastive.evaluation.runs import OTHER_ROWS
 from contrastive.evaluation.statistics import UNIT, mean_interval, percentile_interval
 from contrastive.evaluation.tasks import Task
 from contrastive.feature_cache import cached_features
-from contrastive.features import (
-    FrozenEncoder,
-    build_plain,
-    in_channels,
-    load_encoder,
-    model_args,
-    takes_graphs,
-    untrained_like,
-)
-from contrastive.items import GRAPH_OPTIONS, image_size_of, with_image_size
+from contrastive.features import FrozenEncoder, build_plain, model_args, untrained_like
+from contrastive.items import with_image_size
 from contrastive.predictor import Predictor
 from contrastive.report import print_table, track
-from contrastive.saved import HUB, run_folder
 
 log = logging.getLogger("contrastive")
-
-_OTHER_ROWS = ("untrained", "raw", "scratch")  # of a table, which no run is called
 
 
 @dataclass(frozen=True)
@@ -109,7 +97,7 @@ def evaluate_all(
             continue
         if name in encoders:
             encoder = encoders[name]
-        elif name not in _OTHER_ROWS:
+        elif name not in OTHER_ROWS:
             raise ContrastiveError(f"no run is called {name}, as one was; these are {', '.join(encoders)}")
         else:
             source = next(iter(encoders.values()))
@@ -258,59 +246,3 @@ def print_rows(rows: Sequence[dict[str, Any]], task: Task, protocol: Protocol) -
         ],
         caption="lower is better" if primary in LOWER_IS_BETTER else "",
     )
-
-
-def open_encoders(runs: Sequence[str] | None) -> dict[str, FrozenEncoder]:
-    """The encoders of runs, by their names in a table.
-
-    Raises:
-        ContrastiveError: none is named, one twice, or one cannot be opened; or their items are read otherwise
-            than the first one's, as at another size.
-    """
-    if not runs:
-        raise ContrastiveError("name a run folder, a checkpoint or an export")
-    for run in runs:
-        if runs.count(run) > 1:
-            raise ContrastiveError(f"{run} is named twice")
-    encoders = {name: load_encoder(run) for name, run in zip(run_names(runs), runs)}
-    first, *others = [_reading(encoder) for encoder in encoders.values()] if len(runs) > 1 else [{}]
-    for run, reading in zip(runs[1:], others):
-        for key in first.keys() & reading.keys():
-            if first[key] != reading[key]:
-                raise ContrastiveError(
-                    f"{run} was trained with {key} {reading[key]}, {runs[0]} with {first[key]}: in one table "
-                    "all are judged on the same items; probe them one by one"
-                )
-    return encoders
-
-
-def _reading(encoder: FrozenEncoder) -> dict[str, Any]:
-    """How the items of an encoder are read, as far as it is known."""
-    options = {key: encoder.data.get(key) for key in (*GRAPH_OPTIONS, "normalize_features")}
-    if not takes_graphs(encoder.encoder):
-        options = {"image_size": image_size_of(encoder), "channels": in_channels(encoder)}
-    return {key: value for key, value in options.items() if value is not None}
-
-
-def run_names(runs: Sequence[str]) -> list[str]:
-    """How runs are called in a table: one is ``pretrained``, several go by their folders' names."""
-    if len(runs) == 1:
-        return ["pretrained"]
-    names = [Path(run).name for run in runs]
-    names = names if len(set(names)) == len(names) else list(map(str, runs))
-    return [f"run {name}" if name in _OTHER_ROWS else name for name in names]
-
-
-def results_folder(run: Path) -> Path:
-    """``results`` of a run folder, also for a checkpoint in it; beside a checkpoint that lies elsewhere."""
-    if run.parts[:1] == (HUB.strip("/"),):
-        raise ContrastiveError("an encoder of the Hub has no folder to write results to; give --output")
-    return run_folder(run) / "results"
-
-
-def result_name(command: str, encoder: FrozenEncoder, protocol: Protocol, usual: Method) -> str:
-    """The name of a result: the command's, with the method and the data where they are not as usual."""
-    method = [] if protocol.method == usual else [protocol.method]
-    own = protocol.data == encoder.data.get("source")
-    data = [] if own else [re.sub(r"[^\w-]+", "_", Path(protocol.data.removesuffix(".gz")).stem)]
-    return "-".join([command, *method, *data])

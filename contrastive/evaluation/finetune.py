@@ -15,8 +15,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from augmentations.random import SampleRandom
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import NO_VALIDATION, Prediction
+from contrastive.evaluation.draws import Draw
 from contrastive.evaluation.metrics import LOWER_IS_BETTER, PRIMARY, measure
-from contrastive.evaluation.protocol import Draw, Finetuning
+from contrastive.evaluation.protocol import Finetuning
 from contrastive.evaluation.tasks import Task
 from contrastive.features import FrozenEncoder, accelerator
 from contrastive.optimizers import decay_groups, warmup_cosine
@@ -59,27 +60,9 @@ def finetune(
     target = _Target(task, draw, encoder)
     normed = task.unit != "images" if settings.feature_norm is None else settings.feature_norm
     model = _Network(encoder, target.width, settings, normed).to(accelerator())
-    epoch_steps = _epoch_steps(len(draw.fit), settings)
-    optimizer = torch.optim.AdamW(_groups(model, settings), weight_decay=settings.weight_decay)
-    schedule = _schedule(optimizer, settings, epoch_steps * settings.num_epochs)
-    mixed = settings.precision == "bf16-mixed"
-    precision = torch.autocast(accelerator(), torch.bfloat16, enabled=mixed)
-    batches = _endless(draw.fit, settings.batch_size, seed)
     sign = -1 if PRIMARY[task.kind] in LOWER_IS_BETTER else 1
     best, best_epoch, best_state, epoch = -float("inf"), 0, model.state_dict(), 0
-    for epoch in range(1, settings.num_epochs + 1):
-        model.train()
-        for step in range(epoch_steps):
-            index = next(batches)
-            with precision:
-                output = task.forward(
-                    model, index, _augmented(view, encoder, seed, epoch * epoch_steps + step)
-                )
-            loss = target.loss(output.float(), index)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+    for epoch in _trained(model, target, draw.fit, settings, view, seed):
         val = sign * target.judged(model, draw.val)
         if val > best or best_epoch == 0:
             best, best_epoch, best_state = val, epoch, copy.deepcopy(model.state_dict())
@@ -90,6 +73,36 @@ def finetune(
     score = target.predict(model, draw.test)
     chosen: dict[str, float] = {"epoch": best_epoch, "num_epochs": epoch}
     return Prediction(score, sign * best, chosen, last, model.head(target), model.encoder.cpu())
+
+
+def _trained(
+    model: _Network,
+    target: _Target,
+    items: np.ndarray,
+    settings: Finetuning,
+    view: Callable[..., Any] | None,
+    seed: int,
+) -> Iterator[int]:
+    """Train epoch by epoch; yields each one's number, from 1, when its steps are taken."""
+    epoch_steps = _epoch_steps(len(items), settings)
+    optimizer = torch.optim.AdamW(_groups(model, settings), weight_decay=settings.weight_decay)
+    schedule = _schedule(optimizer, settings, epoch_steps * settings.num_epochs)
+    mixed = settings.precision == "bf16-mixed"
+    precision = torch.autocast(accelerator(), torch.bfloat16, enabled=mixed)
+    batches = _endless(items, settings.batch_size, seed)
+    for epoch in range(1, settings.num_epochs + 1):
+        model.train()
+        for step in range(epoch_steps):
+            index = next(batches)
+            inputs = _augmented(view, target.encoder, seed, epoch * epoch_steps + step)
+            with precision:
+                output = target.task.forward(model, index, inputs)
+            loss = target.loss(output.float(), index)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        yield epoch
 
 
 def _epoch_steps(num_items: int, settings: Finetuning) -> int:

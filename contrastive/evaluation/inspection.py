@@ -12,9 +12,10 @@ from torch import Tensor
 from augmentations.random import SampleRandom
 from contrastive.data.node_files import NodeDataset
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.evaluate import pretraining_views, results_folder
+from contrastive.evaluation.evaluate import pretraining_views
 from contrastive.evaluation.leaks import pretraining_items
 from contrastive.evaluation.quality import alignment, dimension_std, effective_rank, rankme, uniformity
+from contrastive.evaluation.runs import file_name, results_folder, unusual
 from contrastive.features import (
     FrozenEncoder,
     accelerator,
@@ -47,12 +48,14 @@ def inspect(
         num_items: how many items, the first of a random order.
         untrained: also measure the same encoder before training.
         seed: of the items and the views.
-        output: result file (default: results/inspect.json in the run folder).
+        output: result file (default: results/inspect.json in the run folder, with all that is not as usual in
+            its name).
     """
     encoder = load_encoder(run)
     if not encoder.config or not model_args(encoder.config).get("views"):
         raise ContrastiveError(f"{run} does not record the augmentations that two views are drawn by")
-    file = Path(output) if output else results_folder(Path(run)) / "inspect.json"
+    name = file_name("inspect", run, [], unusual(inspect, {"num_items": num_items, "seed": seed}))
+    file = Path(output) if output else results_folder(Path(run)) / f"{name}.json"
     require_writable(file)
     items = pretraining_items(encoder)
     index = torch.randperm(_number_of(items), generator=torch.Generator().manual_seed(seed))[

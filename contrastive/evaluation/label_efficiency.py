@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.evaluate import (
-    describe,
-    evaluate_all,
-    open_encoders,
-    result_name,
-    results_folder,
-)
+from contrastive.evaluation.draws import has_strata, strata
+from contrastive.evaluation.evaluate import describe, evaluate_all
+from contrastive.evaluation.leaks import report_leaks
 from contrastive.evaluation.metrics import PRIMARY, TITLES
-from contrastive.evaluation.protocol import (
-    NUM_DRAWS,
-    TRAINED,
-    Finetuning,
-    Method,
-    Protocol,
-    SplitRule,
-    parse_targets,
-)
+from contrastive.evaluation.protocol import TRAINED, Finetuning, Method, Protocol, SplitRule, parse_targets
+from contrastive.evaluation.runs import open_encoders, result_file, result_name, unusual
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.features import FrozenEncoder
 from contrastive.items import source_of
 from contrastive.report import plot_label_efficiency, print_table, require_writable, write_json, write_whole
+
+log = logging.getLogger("contrastive")
 
 
 def label_efficiency(
@@ -42,11 +34,12 @@ def label_efficiency(
     smiles_column: str | None = None,
     split: SplitRule = "auto",
     labels_per_class: str = "1,2,5,10,50,all",
-    method: Method = "linear",
-    repeats: int = NUM_DRAWS,
+    method: Literal["linear", "knn", "svm"] = "linear",
+    repeats: int | None = None,
     train_repeats: int = 3,
     finetune: bool = False,
     finetuning: Finetuning | None = None,
+    leaks: bool = True,
     seed: int = 0,
     download: bool = False,
     cache: bool = True,
@@ -55,7 +48,7 @@ def label_efficiency(
     """Draw test accuracy over the number of labels, for pretrained, untrained, from-scratch and raw inputs.
 
     The same draws of labelled items serve all of them, and the same test items. Intervals are Student's 95 %
-    over draws; where all labels are used there is one draw, and the interval is over test items.
+    over draws; where there is one draw, as of all labels of a published split, over test items.
 
     Args:
         runs: run folders, checkpoints or exports.
@@ -63,17 +56,18 @@ def label_efficiency(
         targets: one column of a table to predict, of 0 and 1.
         smiles_column: of a table of molecules (default: the one named smiles).
         split: of molecules: scaffold, random or stratified.
-        labels_per_class: numbers of labels, and all.
-        method: linear or knn, on frozen features.
-        repeats: draws of the labelled set.
+        labels_per_class: numbers of labels, and all; those that a class does not have are left out.
+        method: linear, knn or svm, on frozen features.
+        repeats: draws of the labelled set (default: 10).
         train_repeats: the first of these draws, for what is trained; 0 leaves it out.
         finetune: also fine-tune the first run's encoder.
         finetuning: of what is trained.
+        leaks: count test items that pretraining has seen.
         seed: of splits, draws and training.
         download: whether torchvision may download the data.
         cache: keep features in ~/.cache/contrastive and use those that are there.
-        output: folder of label_efficiency.json and .png, with the name of the method where it is not linear,
-            and the data's where it is not the run's own (default: results in the first run's folder).
+        output: folder of label_efficiency.json and .png, with all that is not as usual in their names
+            (default: results in the first run's folder).
     """
     encoders = open_encoders(runs)
     assert runs is not None
@@ -82,20 +76,23 @@ def label_efficiency(
         source_of(first, data), method, parse_targets(targets), smiles_column, split,
         repeats=repeats, seed=seed, finetuning=finetuning or Finetuning(),
     )  # fmt: skip
-    trained = TRAINED[: 1 + finetune] if train_repeats else ()
-    rows: list[dict[str, Any]] = []
+    asked = parse_numbers(labels_per_class)
     task = read_task(first, replace(base, repeats=None), download=download)
     if task.kind == "values":
         raise ContrastiveError(f"{base.data} has no classes to count labels by; give --targets of 0 and 1")
-    folder = Path(output) if output else results_folder(Path(runs[0]))
-    name = result_name("label_efficiency", first, base, "linear")
-    file, picture = folder / f"{name}.json", folder / f"{name}.png"
+    further = {"labels_per_class": labels_per_class, "train_repeats": train_repeats, "finetune": finetune}
+    further = unusual(label_efficiency, further)
+    name = result_name("label_efficiency", runs, first, base, "linear", further)
+    file = result_file(name, runs, base, Path(output) if output else None)
     require_writable(file)
-    for number in parse_numbers(labels_per_class):
+    trained = TRAINED[: 1 + finetune] if train_repeats else ()
+    rows: list[dict[str, Any]] = []
+    for number in _there(asked, task):
         rows += _rows(encoders, task, base, number, trained, train_repeats, cache)
         print(f"{number or 'all'} labels a class: done", flush=True)
     names = list(dict.fromkeys(row["representation"] for row in rows))
     _print(rows, names, task)
+    seen = report_leaks(dict(zip(runs, encoders.values())), task, base.data) if leaks else None
     content = {
         "runs": runs,
         "protocol": base.to_json(),
@@ -103,7 +100,9 @@ def label_efficiency(
         "task": describe(task),
         "versions": {"torch": torch.__version__},
         "rows": rows,
+        "leaks": seen,
     }
+    picture = file.with_suffix(".png")
     write_json(file, content)
     write_whole(picture, lambda part: _plot(rows, names, task, part))
     print(f"result: {file}\npicture: {picture}")
@@ -123,7 +122,27 @@ def parse_numbers(text: str) -> list[int | None]:
         ) from error
     if any(number is not None and number < 1 for number in numbers):
         raise ContrastiveError(f"--labels-per-class is {text!r}; a class needs one label at least")
-    return numbers
+    return list(dict.fromkeys(numbers))
+
+
+def _there(numbers: Sequence[int | None], task: Task) -> list[int | None]:
+    """The numbers of labels that each class has in every training part; the others are warned of.
+
+    Raises:
+        ContrastiveError: none is left, or the items have no classes to count by.
+    """
+    if not any(numbers):
+        return list(numbers)
+    if not has_strata(task.y):
+        raise ContrastiveError("labels per class need one class an item, not several targets or blanks")
+    y = strata(task.y)
+    most = min(int(np.unique(y[split.fit], return_counts=True)[1].min()) for split in task.splits)
+    more = [number for number in numbers if number is not None and number > most]
+    if len(more) == len(numbers):
+        raise ContrastiveError(f"a class has {most} training labels, fewer than the {min(more)} asked for")
+    if more:
+        log.warning("a class has %d training labels; left out: %s", most, ", ".join(map(str, more)))
+    return [number for number in numbers if number not in more]
 
 
 def _rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -54,25 +55,45 @@ def report_leaks(encoders: dict[str, FrozenEncoder], task: Task, source: str) ->
     }
     if found["in_training"]:
         log.warning("%d of %d test items are also training items", found["in_training"], len(draw.test))
-    seen = {run: _seen_by(encoder, run, test, task.unit, source) for run, encoder in encoders.items()}
+    known: dict[str, set[str]] = {}
+    seen = {run: _seen_by(encoder, run, test, task.unit, source, known) for run, encoder in encoders.items()}
     return found | (next(iter(seen.values())) if len(seen) == 1 else {"runs": seen})
 
 
-def _seen_by(encoder: FrozenEncoder, run: str, test: list[str], unit: str, source: str) -> dict[str, Any]:
-    """What of `report_leaks` is one run's."""
+def _seen_by(
+    encoder: FrozenEncoder, run: str, test: list[str], unit: str, source: str, known: dict[str, set[str]]
+) -> dict[str, Any]:
+    """What of `report_leaks` is one run's; ``known`` keeps the keys of what several were pretrained on."""
     if (encoder.config or {}).get("labels") == source:
         log.warning("the encoder was trained on labels of %s: its test items may be among those", source)
     try:
-        pretraining = set(keys_of(pretraining_items(encoder)))
+        read = _read_as(encoder)
+        if read not in known:
+            known[read] = set(keys_of(pretraining_items(encoder)))
     except ContrastiveError as error:
         log.warning("leaks from pretraining were not checked: %s", error)
         return {"unchecked": str(error)}
+    pretraining = known[read]
     number = sum(key in pretraining for key in test)
     print(
         f"leaks: {number} of {len(test)} test {unit} ({number / max(len(test), 1):.1%}) are among the "
         f"{len(pretraining)} different ones that {run} was pretrained on, without labels"
     )
     return {"num_pretraining": len(pretraining), "in_pretraining": number}
+
+
+def _read_as(encoder: FrozenEncoder) -> str:
+    """What the items that an encoder was pretrained on follow from: its data less how they are loaded.
+
+    That is less the seed too where our own data draw no part, for it is the run's.
+    """
+    data = (encoder.config or {}).get("data") or {}
+    unread = ["batch_size", "num_workers", "download"]
+    drawn = encoder.data.get("train_subset") or encoder.data.get("test_fraction")
+    if data.get("class_path", "").startswith("contrastive.") and not drawn:
+        unread.append("seed")
+    options = {key: value for key, value in encoder.data.items() if key not in unread}
+    return json.dumps([data.get("class_path"), options], default=str)
 
 
 def pretraining_items(encoder: FrozenEncoder) -> Any:

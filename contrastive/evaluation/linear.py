@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.protocol import Objective, Protocol, labelled_draws
+from contrastive.evaluation.draws import labelled_draws
+from contrastive.evaluation.protocol import Objective, Protocol
 from contrastive.evaluation.statistics import UNIT, mean_interval, proportion_interval
 from contrastive.features import FrozenEncoder, accelerator
 from contrastive.items import encode_items

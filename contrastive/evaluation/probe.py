@@ -12,15 +12,7 @@ import sklearn
 import torch
 
 from contrastive.errors import ContrastiveError, reading
-from contrastive.evaluation.evaluate import (
-    describe,
-    evaluate_all,
-    open_encoders,
-    predictor_of,
-    print_rows,
-    result_name,
-    results_folder,
-)
+from contrastive.evaluation.evaluate import describe, evaluate_all, predictor_of, print_rows
 from contrastive.evaluation.leaks import report_leaks
 from contrastive.evaluation.protocol import (
     Finetuning,
@@ -30,10 +22,14 @@ from contrastive.evaluation.protocol import (
     SplitRule,
     parse_targets,
 )
+from contrastive.evaluation.runs import open_encoders, result_file, result_name, unusual
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.export import save_predictor
 from contrastive.items import source_of
 from contrastive.report import require_new_folder, require_writable, write_json
+
+# what changes nothing that a result records
+_BESIDE_FROM = ("runs", "from_", "leaks", "batch_size", "download", "skip_corrupt", "cache", "output", "save")
 
 
 def probe(
@@ -92,38 +88,36 @@ def probe(
         skip_corrupt: leave out files that do not decode, and count them, instead of stopping (default: of the
             run's own data as the run does, of others no).
         cache: keep features in ~/.cache/contrastive and use those that are there.
-        output: result file (default: in results of the first run's folder, by the method's name and, where it
-            is not the run's own, the data's).
+        output: result file (default: in results of the first run's folder: probe.json, with all that is not
+            as usual in its name).
         save: a folder to make, for `contrastive predict`: the first run's encoder and what was fitted on the
             first draw, by linear, finetune or scratch.
         from_: a result file: repeat its evaluation, and say whether the numbers are the same.
     """
-    if labels_per_class is not None and fraction is not None:
-        raise ContrastiveError("give --labels-per-class or --fraction, not both")
+    asked = [name for name in unusual(probe, locals()) if name not in _BESIDE_FROM]
     if save:
         require_new_folder(Path(save))
     recorded = _read_result(Path(from_)) if from_ else None
+    if recorded and asked:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
+        raise ContrastiveError(f"--from repeats what {from_} records; leave out {names}")
     runs = runs or (recorded["runs"] if recorded else [])
     encoders = open_encoders(runs)
     first = next(iter(encoders.values()))
+    protocol = recorded["protocol"] if recorded else Protocol(
+        source_of(first, data), method or "linear", parse_targets(targets), smiles_column, split,
+        labels_per_class, fraction, repeats, k=k, objective=objective, seed=seed,
+        finetuning=finetuning or Finetuning(),
+    )  # fmt: skip
+    task = read_task(first, protocol, download=download, skip_corrupt=skip_corrupt)
+    file = Path(output) if output else None
     if recorded:
-        protocol = recorded["protocol"]
         wanted = recorded["representations"]
     else:
-        protocol = Protocol(
-            source_of(first, data), method or "linear", parse_targets(targets), smiles_column, split,
-            labels_per_class, fraction, repeats, k=k, objective=objective, seed=seed,
-            finetuning=finetuning or Finetuning(),
-        )  # fmt: skip
-    task = read_task(first, protocol, download=download, skip_corrupt=skip_corrupt)
-    if not recorded:
         protocol = replace(protocol, method=method or task.default_method)
-        extra = {"untrained": untrained, "raw": task.unit in ("graphs", "nodes") if raw is None else raw}
-        wanted = [*encoders, *(name for name, asked in extra.items() if asked)]
-    file = Path(output) if output else None
-    if not (file or recorded):
-        name = result_name("probe", first, protocol, task.default_method)
-        file = results_folder(Path(runs[0])) / f"{name}.json"
+        wanted = [*encoders, *_beside(task, untrained, raw)]
+        name = result_name("probe", runs, first, protocol, task.default_method)
+        file = file or result_file(name, runs, protocol)
     if file:
         require_writable(file)
     if save and protocol.method in ("knn", "svm"):
@@ -142,6 +136,12 @@ def probe(
         print(f"predictor: {save}")
 
 
+def _beside(task: Task, untrained: bool, raw: bool | None) -> list[str]:
+    """What is judged beside the runs."""
+    asked = {"untrained": untrained, "raw": task.unit in ("graphs", "nodes") if raw is None else raw}
+    return [name for name in asked if asked[name]]
+
+
 def _result(
     runs: list[str], rows: list[dict[str, Any]], task: Task, protocol: Protocol, leaks: dict[str, Any] | None
 ) -> dict[str, Any]:
@@ -158,6 +158,8 @@ def _result(
 
 
 def _read_result(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise ContrastiveError(f"there is no {file}; give the result file of a probe")
     with reading(file):
         try:
             content = json.loads(file.read_text())

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple
-
-import numpy as np
-from sklearn.model_selection import train_test_split
+from typing import Any, Literal
 
 from contrastive.errors import ContrastiveError
 
@@ -16,15 +12,6 @@ Method = Literal["linear", "knn", "svm", "finetune", "scratch"]
 TRAINED: tuple[Method, ...] = ("scratch", "finetune")  # the network itself, not a classifier on its features
 Objective = Literal["softmax", "one_vs_rest"]
 SplitRule = Literal["auto", "scaffold", "random", "stratified"]
-NUM_DRAWS = 10  # of some of the labels
-
-
-class Draw(NamedTuple):
-    """Indices, int64, of the items that are fitted on, chosen by and tested on; no item is in two of them."""
-
-    fit: np.ndarray
-    val: np.ndarray
-    test: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -90,7 +77,7 @@ class Protocol:
         selection: what is chosen, and by what.
 
     Raises:
-        ContrastiveError: a number of something that is below 1.
+        ContrastiveError: a number of something that is below 1, or two numbers of labels.
     """
 
     data: str
@@ -118,6 +105,8 @@ class Protocol:
         for name, number in numbers.items():
             if number is not None and number < 1:
                 raise ContrastiveError(f"--{name.replace('_', '-')} is {number}; give 1 or more")
+        if self.labels_per_class is not None and self.fraction is not None:
+            raise ContrastiveError("give --labels-per-class or --fraction, not both")
 
     @property
     def drawn(self) -> bool:
@@ -159,115 +148,3 @@ def parse_targets(text: str | None) -> tuple[str, ...]:
         return tuple(names)
     except ValueError as error:
         raise ContrastiveError(f'--targets is {text}; expected A,B or ["A", "B"] ({error})') from error
-
-
-def draws(splits: list[Draw], y: np.ndarray, protocol: Protocol) -> list[Draw]:
-    """The draws of an evaluation: the splits, or draws of some labels from the splits in turn.
-
-    Args:
-        splits: of the items; those to test on stay as they are.
-        y: ``(N,)`` int64 classes or ``(N, T)`` float targets.
-        protocol: says how many labels, how often.
-
-    Raises:
-        ContrastiveError: too few labels, or labels of a class where there are no classes.
-    """
-    if not protocol.drawn:
-        return splits
-    drawn = []
-    for i in range(max(protocol.repeats or NUM_DRAWS, len(splits))):
-        split = splits[i % len(splits)]
-        fit, val = labelled_subset(split.fit, split.val, y, protocol, draw=i)
-        drawn.append(Draw(fit, val, split.test))
-    return drawn
-
-
-def labelled_draws(y: np.ndarray, protocol: Protocol) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield, for every draw from a training split, the indices to fit on and those to select by.
-
-    Args:
-        y: ``(N,)`` int64 classes.
-        protocol: says how many labels, how often, and what share is set aside to select by.
-
-    Raises:
-        ContrastiveError: a class has too few labels for the draw.
-    """
-    pool, val = set_aside(np.arange(len(y)), y, protocol.val_fraction, protocol.seed)
-    for draw in range(protocol.repeats or 1):
-        yield labelled_subset(pool, val, y, protocol, draw=draw) if protocol.drawn else (pool, val)
-
-
-def set_aside(pool: np.ndarray, y: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split items in those to fit on and those to select by, stratified by class where there are classes.
-
-    Raises:
-        ContrastiveError: so few items that a part would lack a class.
-    """
-    try:
-        fit, val = train_test_split(
-            pool, test_size=share, stratify=strata(y)[pool] if has_strata(y) else None, random_state=seed
-        )
-    except ValueError as error:
-        raise ContrastiveError(
-            f"{share:.0%} of {len(pool)} labelled items cannot be set aside for validation ({error}); "
-            "give more labelled items"
-        ) from error
-    return fit, val
-
-
-def has_strata(y: np.ndarray) -> bool:
-    """Whether the items have one class each: integers, or one target of 0 and 1 without blanks."""
-    return y.ndim == 1 or (y.shape[1] == 1 and bool(np.isin(y, (0, 1)).all()))
-
-
-def strata(y: np.ndarray) -> np.ndarray:
-    """``(N,)`` int64: the class of each item."""
-    return y.astype(np.int64).reshape(-1)
-
-
-def labelled_subset(
-    pool: np.ndarray, val: np.ndarray, y: np.ndarray, protocol: Protocol, *, draw: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the labelled items to fit on from ``pool``, and no more than as many to select by from ``val``.
-
-    Raises:
-        ContrastiveError: a class has too few labels for the draw.
-    """
-    rng = np.random.default_rng((protocol.seed, draw))
-    if protocol.labels_per_class is not None:
-        if not has_strata(y):
-            raise ContrastiveError(
-                "labels per class need one class an item; these have several targets, blanks or other "
-                "numbers: give a fraction instead"
-            )
-        k, classes = protocol.labels_per_class, strata(y)
-        return draw_per_class(pool, classes, k, rng), draw_per_class(val, classes, k, rng, at_most=True)
-    assert protocol.fraction is not None
-    state = int(rng.integers(2**31))
-    try:
-        fit, _ = train_test_split(
-            pool,
-            train_size=protocol.fraction,
-            stratify=strata(y)[pool] if has_strata(y) else None,
-            random_state=state,
-        )
-    except ValueError as error:
-        raise ContrastiveError(
-            f"a fraction of {protocol.fraction:g} of {len(pool)} items cannot be drawn: {error}"
-        ) from error
-    return fit, rng.permutation(val)[: len(fit)]
-
-
-def draw_per_class(
-    pool: np.ndarray, y: np.ndarray, k: int, rng: np.random.Generator, *, at_most: bool = False
-) -> np.ndarray:
-    """Draw ``k`` items of each class without replacement, or with ``at_most`` as many as there are."""
-    drawn = []
-    for label in np.unique(y[pool]):
-        items = pool[y[pool] == label]
-        if len(items) < k and not at_most:
-            raise ContrastiveError(
-                f"class {label} has {len(items)} training labels, fewer than the {k} asked for"
-            )
-        drawn.append(rng.permutation(items)[:k])
-    return np.concatenate(drawn) if drawn else pool[:0]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 
 from contrastive.data.graphs import GraphDataset
@@ -20,16 +19,23 @@ from contrastive.data.molecules import MoleculeDataset
 from contrastive.data.node_files import NodeDataset
 from contrastive.data.splits import split_molecules
 from contrastive.errors import ContrastiveError
+from contrastive.evaluation.draws import (
+    NUM_FOLDS,
+    NUM_NODE_SPLITS,
+    Draw,
+    draws,
+    folds,
+    random_splits,
+    set_aside,
+    strata,
+)
 from contrastive.evaluation.linear import REGULARISATIONS
 from contrastive.evaluation.metrics import Kind, kind_of
-from contrastive.evaluation.protocol import Draw, Method, Protocol, SplitRule, draws, set_aside, strata
+from contrastive.evaluation.protocol import Method, Protocol, SplitRule
 from contrastive.features import FrozenEncoder
 from contrastive.items import read_items, unit_of
 
 log = logging.getLogger("contrastive")
-
-NUM_FOLDS = 10  # of a graph set without a published split
-NUM_NODE_SPLITS = 20
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,10 @@ def read_task(
         raise ContrastiveError(f"--split {protocol.split} is not for {protocol.data}, which has {task.rule}")
     _check_targets(task, protocol.data)
     _check_tests(task)
-    return task.with_draws(protocol)
+    task = task.with_draws(protocol)
+    if len(task.draws) == 1 < (protocol.repeats or 1):
+        log.warning("--repeats changes nothing: all labels are used, of one split (%s)", task.rule)
+    return task
 
 
 def _check_targets(task: Task, source: str) -> None:
@@ -240,13 +249,6 @@ def target_names(y: np.ndarray) -> list[str]:
     return [f"target {i}" for i in range(y.shape[1])]
 
 
-def folds(y: np.ndarray, protocol: Protocol, deal: int) -> Iterator[Draw]:
-    """Stratified folds; of each one's training part some is set aside to choose by."""
-    dealt = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=protocol.seed + deal)
-    for train, test in dealt.split(y, y):
-        yield Draw(*set_aside(train, y, protocol.val_fraction, protocol.seed), test)
-
-
 def _node_task(encoder: FrozenEncoder, protocol: Protocol) -> Task:
     dataset = read_items(encoder, protocol.data)
     if dataset.labels is None or not len(known := labelled(dataset.labels)):
@@ -267,24 +269,6 @@ def _node_task(encoder: FrozenEncoder, protocol: Protocol) -> Task:
         rule += f" of the {len(known)} labelled of {len(y)} nodes"
     strengths = tuple(10.0**k for k in range(-2, 6))
     return Task("nodes", dataset, y, names, splits, rule, split, regularisations=strengths, unit_length=True)
-
-
-def random_splits(
-    num_nodes: int, *, num_splits: int = NUM_NODE_SPLITS, train: float = 0.1, val: float = 0.1, seed: int = 0
-) -> Iterator[Draw]:
-    """Random splits of the nodes, by default 10 % for training, 10 % for validation and 80 % for testing.
-
-    Args:
-        num_nodes: N.
-        num_splits: how many.
-        train: share of the training nodes.
-        val: share of the validation nodes.
-        seed: of the draws.
-    """
-    num_train, num_val = round(train * num_nodes), round(val * num_nodes)
-    for i in range(num_splits):
-        order = np.random.default_rng((seed, i)).permutation(num_nodes)
-        yield Draw(order[:num_train], order[num_train : num_train + num_val], order[num_train + num_val :])
 
 
 def _molecule_task(encoder: FrozenEncoder, protocol: Protocol, cache_dir: str | None) -> Task:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from augmentations.graph import Identity
 from augmentations.random import SampleRandom
 from contrastive.data import Batch
+from contrastive.link_losses import at_least_float32
 from contrastive.module import ContrastiveModule
 from contrastive.optimizers import ScheduleCallable
 from encoders.graph import GraphEncoder
@@ -31,7 +32,7 @@ def jensen_shannon(positive: Tensor, negative: Tensor, *, tau_plus: float = 0.0,
     at least 0 (Chuang et al. 2020, arXiv 2007.00224).
 
     Args:
-        positive: scores of the pairs that belong together, any shape.
+        positive: scores of the pairs that belong together, any shape; computed in float32 at least.
         negative: scores of the others, any shape, none empty.
         tau_plus: 0 ≤ τ⁺ < 1.
         beta: β ≥ 0.
@@ -43,9 +44,10 @@ def jensen_shannon(positive: Tensor, negative: Tensor, *, tau_plus: float = 0.0,
         raise ValueError(f"expected 0 ≤ tau_plus < 1 and beta ≥ 0, but they are {tau_plus} and {beta}")
     if positive.numel() == 0 or negative.numel() == 0:
         raise ValueError("there are no positives or no negatives; give a batch of at least two graphs")
+    positive, negative = at_least_float32(positive), at_least_float32(negative.flatten())
     attraction = F.softplus(-positive).mean()
-    weight = (beta * negative.flatten()).softmax(0)
-    repulsion = (weight * F.softplus(negative.flatten())).sum()
+    weight = (beta * negative).softmax(0)
+    repulsion = (weight * F.softplus(negative)).sum()
     if tau_plus:
         repulsion = ((repulsion - tau_plus * F.softplus(positive).mean()) / (1 - tau_plus)).clamp(min=0)
     return attraction + repulsion
