@@ -115,23 +115,20 @@ class CollapseMeter(Callback):
         every_n_steps: how often. 0 is never.
     """
 
-    _measured = 0  # the step of the last time
-
     def __init__(self, *, every_n_steps: int = 50) -> None:
         self.every_n_steps = every_n_steps
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A resumed run was measured at the step that it goes on from."""
+        self._measured = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure the batch that was just trained on."""
-        step = trainer.global_step  # the same for all batches of an accumulated one
-        if (
-            "z" not in outputs
-            or not self.every_n_steps
-            or step % self.every_n_steps
-            or step == self._measured
-        ):
-            return
+        step, every = trainer.global_step, self.every_n_steps
+        if "z" not in outputs or not every or step % every or step == self._measured:
+            return  # it is the same step for all batches of an accumulated one
         self._measured = step
         h, z = outputs["h"], outputs["z"]
         meters = {

@@ -45,7 +45,8 @@ def help_page(args: Sequence[str]) -> str | None:
     """
     for option, path in zip(args, [*args[1:], ""]):
         option, equals, value = option.partition("=")
-        if not option.startswith(("--model", "--data", "--trainer")) or not option.endswith(".help"):
+        key = option.removesuffix(".help")
+        if key == option or not key.startswith(("--model", "--data", "--trainer.")):
             continue
         path = value if equals else path
         if not path or path.startswith("-"):

@@ -99,6 +99,7 @@ def scheduled(
 ) -> dict[str, Any]:
     """What ``configure_optimizers`` returns: the optimizer with a schedule, by default `warmup_cosine`."""
     fuse(optimizer)
+    trainer.fit_loop.setup_data()  # which is what tells the batches of an epoch; max_epochs -1 had not asked
     total = int(trainer.estimated_stepping_batches)
     warmup = min(round(warmup_epochs * _steps_per_epoch(trainer, total)), total // 2)
     make = schedule or partial(warmup_cosine, warmup_steps=warmup, total_steps=total)

@@ -92,6 +92,12 @@ def links(request, tmp_path):
 
 
 @pytest.fixture
+def small_tiles(monkeypatch):
+    """Small batches of a loss meet many tiles, and tiles cut short."""
+    monkeypatch.setattr("contrastive.streaming.TILE", 8)
+
+
+@pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     """Features and canonical SMILES are kept in the test's own folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

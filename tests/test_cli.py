@@ -156,11 +156,13 @@ def test_what_watches_a_run_can_be_turned_off(pretrain, tmp_path):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_meters_of_a_step_are_logged_once(pretrain, tmp_path, accumulate):
     settings = ("--trainer.log_every_n_steps", 1, "--trainer.accumulate_grad_batches", accumulate)
-    done = pretrain("--trainer.max_steps", 4, "--collapse.every_n_steps", 2, *settings)
-    assert done.returncode == 0, done.stderr
-    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
-    for name in ("z_std", "h_rank", "h_rankme", "z_uniformity", "z_alignment"):
-        assert [row["step"] for row in rows if row[name]] == ["1", "3"]
+    settings += ("--trainer.max_steps", 4, "--collapse.every_n_steps", 2, "--checkpoints.every_n_steps", 2)
+    for resume in ((), ("--ckpt_path", tmp_path / "run" / "checkpoints" / "step-2.ckpt")):
+        done = pretrain(*settings, *resume)
+        assert done.returncode == 0, done.stderr
+        rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+        for name in ("z_std", "h_rank", "h_rankme", "z_uniformity", "z_alignment"):
+            assert [row["step"] for row in rows if row[name]] == ["1", "3"]
 
 
 def test_a_schedule_of_torch_s_takes_the_place_of_warm_up_and_cosine(pretrain, tmp_path):

@@ -7,7 +7,6 @@ import torch
 from loss_cases import assert_equal, cosines, dense, views
 from torch.nn import functional as F
 
-from contrastive import streaming
 from contrastive.losses import (
     CrossModalInfoNCE,
     cross_modal_info_nce,
@@ -18,10 +17,7 @@ from contrastive.losses import (
     supervised_info_nce,
 )
 
-
-@pytest.fixture(autouse=True)
-def small_tiles(monkeypatch):
-    monkeypatch.setattr(streaming, "TILE", 8)  # so that small batches meet many tiles, and tiles cut short
+pytestmark = pytest.mark.usefixtures("small_tiles")
 
 
 def test_nodes_with_negatives_within_the_view():

@@ -6,17 +6,14 @@ import pytest
 import torch
 from loss_cases import dense, views
 
-from contrastive import losses, streaming
+from contrastive import losses
 from contrastive.losses import (
     HardNegativeInfoNCE,
     hard_negative_info_nce,
     info_nce,
 )
 
-
-@pytest.fixture(autouse=True)
-def small_tiles(monkeypatch):
-    monkeypatch.setattr(streaming, "TILE", 8)  # so that small batches meet many tiles, and tiles cut short
+pytestmark = pytest.mark.usefixtures("small_tiles")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

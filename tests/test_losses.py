@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from loss_cases import assert_equal, dense, views
 from torch.nn import functional as F
 
-from contrastive import streaming
 from contrastive.losses import (
     CrossModalInfoNCE,
     DebiasedInfoNCE,
@@ -27,10 +26,7 @@ from contrastive.losses import (
     supervised_info_nce,
 )
 
-
-@pytest.fixture(autouse=True)
-def small_tiles(monkeypatch):
-    monkeypatch.setattr(streaming, "TILE", 8)  # so that small batches meet many tiles, and tiles cut short
+pytestmark = pytest.mark.usefixtures("small_tiles")
 
 
 CASES = list(itertools.product([0.01, 0.05, 0.1, 0.5, 5.0], [0.0, 0.1, 0.3]))

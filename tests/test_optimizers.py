@@ -84,8 +84,7 @@ class Linear(LightningModule):
 def test_warm_up_is_counted_in_epochs_however_long_the_run(length, first_rates):
     module, trainer = Linear(), Trainer(accelerator="cpu", barebones=True, **length)
     trainer.strategy.connect(module)
-    trainer.fit_loop.setup_data = lambda: None
-    trainer.fit_loop.max_batches = 5
+    trainer.fit_loop.setup_data = lambda: setattr(trainer.fit_loop, "max_batches", 5)  # inf until then
     module.trainer = trainer
     rate = module.configure_optimizers()["lr_scheduler"]["scheduler"].lr_lambdas[0]
     assert [rate(step) for step in range(3)] == pytest.approx(first_rates)

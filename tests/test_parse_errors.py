@@ -32,6 +32,8 @@ SAID = {
     "--seed_everything -1": "seed_everything is -1; give a number from 0 to 4294967295",
     "--seed_everything true": "seed_everything: expected a whole number, but was given True",
     "--ran_dir x": "there is no option ran_dir; the nearest: run_dir",
+    "--trainer.help": "there is no option trainer.help; the nearest: trainer.logger, trainer.min_steps, "
+    "trainer.max_steps",
     "--model.los.temperature 1": "there is no option model.los.temperature",
     "--trainer.default_root_dir x": "trainer.default_root_dir has no effect: the run's folder is run_dir",
 }

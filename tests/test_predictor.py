@@ -31,10 +31,7 @@ from encoders.graph import GraphEncoder, NodeEncoder
 SMILES = [f"{'C' * i}{tail}" for i in range(1, 13) for tail in ("O", "N", "Cl", "F", "OC", "C#N", "C=O", "S")]
 QUICK = Finetuning(num_epochs=2, min_steps=4, batch_size=16)
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def graph_encoder(network, data=None, **arguments):

@@ -11,7 +11,7 @@ from contrastive.cli import main
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.evaluate import evaluate_all
 from contrastive.evaluation.protocol import Finetuning, Protocol
-from contrastive.evaluation.runs import result_name, run_names
+from contrastive.evaluation.runs import result_file, result_name, run_names
 from contrastive.evaluation.tasks import read_task
 from contrastive.export import write_safetensors
 from contrastive.features import FrozenEncoder, load_encoder
@@ -87,6 +87,15 @@ def test_a_result_does_not_replace_one_of_another_question(digits_run, tmp_path,
     assert (folder / "probe-pets.json").read_bytes() == before
     (folder / "probe-pets.json").write_text("{}")  # no result
     assert main([*probe, str(tmp_path / "b" / "pets.npz")]) == 0
+
+
+def test_a_folder_of_results_keeps_those_of_each_run(tmp_path):
+    protocol = Protocol("digits")
+    file = result_file("label_efficiency", ["runs/a"], protocol, tmp_path)
+    file.write_text(json.dumps({"runs": ["runs/a"], "protocol": protocol.to_json()}))
+    assert result_file("label_efficiency", ["runs/b/../a"], protocol, tmp_path) == file
+    with pytest.raises(ContrastiveError, match="another question, with runs .*runs/a.* instead of .*runs/b"):
+        result_file("label_efficiency", ["runs/b"], protocol, tmp_path)
 
 
 def write_medmnist(file):

@@ -125,16 +125,17 @@ def result_file(name: str, runs: Sequence[str], protocol: Protocol, folder: Path
             of two tables in two folders.
     """
     file = (folder or results_folder(Path(runs[0]))) / f"{name}.json"
+    known = 0 if folder else 1  # in its own folder the first run may be written otherwise
     try:
         content = json.loads(file.read_text())
-        held = {"runs": content["runs"][1:], **content["protocol"]}
+        held = {"runs": content["runs"][known:], **content["protocol"]}
     except (OSError, ValueError, KeyError, TypeError):  # not there, or no result
         return file
-    for key, now in {**protocol.to_json(), "runs": list(runs[1:])}.items():
+    for key, now in {**protocol.to_json(), "runs": list(runs[known:])}.items():
         if key != "selection" and not _same(held.get(key), now):
             raise ContrastiveError(
                 f"{file} is the result of another question, with {key} {held.get(key)} instead of {now}; "
-                "give this one a file with --output, or remove that one"
+                "give this one another --output, or remove that one"
             )
     return file
 
