@@ -140,21 +140,11 @@ def _csr_weighted(indptr: Tensor, columns: Tensor, weight: Tensor | None, x: Ten
 
 def _extreme(adjacency: Adjacency, columns: Tensor, x: Tensor, reduce: str) -> Tensor:
     if x.device.type == "cpu" and not exporting():
-        out = _csr_product(adjacency.indptr, columns, None, x, f"a{reduce}")
-        if out.requires_grad and not torch.compiler.is_compiling():
-            out.register_hook(_refuse_second_derivative)
-        return out
+        return _csr_product(adjacency.indptr, columns, None, x, f"a{reduce}")
     messages = x[columns]
     index = adjacency.dst.view(-1, *[1] * (x.dim() - 1)).expand_as(messages)
     out = messages.new_zeros(adjacency.num_dst, *x.shape[1:])
     return out.scatter_reduce(0, index, messages, f"a{reduce}", include_self=False)
-
-
-def _refuse_second_derivative(grad: Tensor) -> None:
-    if torch.is_grad_enabled():  # by create_graph
-        raise NotImplementedError(
-            "max and min over neighbours have no second derivative on CPUs; take sum or mean"
-        )
 
 
 def _scatter_edges(messages: Tensor, adjacency: Adjacency) -> Tensor:
