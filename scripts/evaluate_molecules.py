@@ -25,7 +25,7 @@ import torch
 from jsonargparse import auto_cli
 
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.evaluate import evaluate_all
+from contrastive.evaluation.evaluate import defined, evaluate_all
 from contrastive.evaluation.protocol import Finetuning, Method, Protocol
 from contrastive.evaluation.runs import results_folder
 from contrastive.evaluation.statistics import UNIT, mean_interval
@@ -203,7 +203,7 @@ def summarise(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         for key in ("val", "test", "test_last"):
             if key in own[0]:
                 mean, interval = mean_interval([cell[key] for cell in own], within=UNIT)
-                row |= {key: mean, f"{key}_ci95": list(interval)}
+                row |= {key: mean, f"{key}_ci95": [defined(end) for end in interval]}
         if len(own) == 1:
             row["test_ci95"] = own[0]["test_ci95"]
         rows.append(row)
@@ -236,7 +236,7 @@ def differences(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
             for result in results.values()
         ]
         mean, interval = mean_interval(np.mean(gains, axis=0).tolist())
-        found[title] = {"mean": mean, "ci95": list(interval)}
+        found[title] = {"mean": mean, "ci95": [defined(end) for end in interval]}
     return found
 
 
@@ -259,16 +259,18 @@ def markdown(results: dict[str, dict[str, Any]], settings: dict[str, Any]) -> st
     lines.append("")
     for title, gain in differences(results).items():
         low, high = gain["ci95"]
+        interval = "" if low is None else f" [{low:+.1f}, {high:+.1f}]"  # one seed has none
         lines.append(
-            f"Pretraining gains {gain['mean']:+.1f} points [{low:+.1f}, {high:+.1f}], {title}, mean over the "
-            "sets, paired by seed."
+            f"Pretraining gains {gain['mean']:+.1f} points{interval}, {title}, mean over the sets, paired by "
+            "seed."
         )
     lines.append(f"\nFine-tuning: {', '.join(f'{key} {value}' for key, value in settings.items())}.\n")
     return "\n".join(lines)
 
 
-def _interval(interval: list[float]) -> str:
-    return f"[{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]"
+def _interval(interval: list[float | None]) -> str:
+    low, high = interval
+    return "" if low is None or high is None else f"[{100 * low:.0f}, {100 * high:.0f}]"
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import torch
 from evaluate_molecules import TARGETS, columns, fitted
 
 from contrastive.errors import ContrastiveError
+from contrastive.evaluation.evaluate import defined
 from contrastive.evaluation.protocol import Finetuning, Protocol
 from contrastive.evaluation.statistics import mean_interval
 from contrastive.evaluation.tasks import Task, read_task
@@ -120,7 +121,7 @@ def summarise(cells: Cells, args: argparse.Namespace) -> list[dict[str, Any]]:
             mean, interval = mean_interval(
                 (best["finetuned"][score] - best["scratch"][score]).mean(1).tolist()
             )
-            row |= {f"gain_{score}": mean, f"gain_{score}_ci95": list(interval)}
+            row |= {f"gain_{score}": mean, f"gain_{score}_ci95": [defined(end) for end in interval]}
         rows.append(row)
     return rows
 
@@ -130,7 +131,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
     def gain(row: dict[str, Any], score: str) -> str:
         low, high = row[f"gain_{score}_ci95"]
-        return f"{row[f'gain_{score}']:+.1f} [{low:+.1f}, {high:+.1f}]"
+        interval = "" if low is None else f" [{low:+.1f}, {high:+.1f}]"  # one run has none
+        return f"{row[f'gain_{score}']:+.1f}{interval}"
 
     lines = [
         "| steps | no pretraining | pretrained | gain, paired by seed | on validation |",

@@ -64,6 +64,7 @@ def test_the_table_is_written_and_continued(run, tmp_path):
     assert done.returncode == 0, done.stderr
     folder = run / "results" / "molecules"
     summary = json.loads((folder / "summary.json").read_text())
+    assert "NaN" not in (folder / "summary.json").read_text()  # as the interval of one fit, which JSON lacks
     assert list(summary["sets"]) == ["bbbp", "bace"]
     protocol = json.loads((folder / "bbbp.json").read_text())["protocol"]
     assert protocol["finetuning"]["precision"] == "bf16-mixed"
