@@ -17,10 +17,7 @@ from contrastive.nearest import Query, nearest
 from contrastive.neighbours import parse_names
 from encoders.graph import GraphEncoder, NodeEncoder
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 class Page(html.parser.HTMLParser):
