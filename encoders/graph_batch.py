@@ -202,6 +202,10 @@ class GraphBatch:
         index = torch.as_tensor(graphs, device=self.device)
         return everything[index.long() if index.numel() == 0 else index].view(-1)  # of one number too
 
+    def unbatch(self) -> list[GraphBatch]:
+        """One GraphBatch a graph."""
+        return list(self)
+
     @staticmethod
     def concatenate(batches: Sequence[GraphBatch]) -> GraphBatch:
         """The graphs of several batches as one batch; the ``collate_fn`` of data sets that yield GraphBatch.
@@ -290,9 +294,5 @@ def _cat(values: Sequence[Any]) -> Any:
     return SparseFeatures.cat(values) if isinstance(values[0], SparseFeatures) else torch.cat(list(values))
 
 
-def _collate(batch: Sequence[GraphBatch], *, collate_fn_map: Any = None) -> GraphBatch:
-    return GraphBatch.concatenate(batch)
-
-
 # torch's documented way to teach DataLoader a type: (GraphBatch, label, index) samples need no collate_fn.
-default_collate_fn_map[GraphBatch] = _collate
+default_collate_fn_map[GraphBatch] = lambda batch, *, collate_fn_map=None: GraphBatch.concatenate(batch)

@@ -75,7 +75,7 @@ def test_from_edges_sorts_by_dst_and_keeps_every_edge(case):
 @settings(max_examples=20, deadline=None)
 def test_unbatch_and_concatenate_round_trip(case):
     batch = case[0]
-    parts = list(batch)
+    parts = batch.unbatch()
     assert [p.num_graphs for p in parts] == [1] * batch.num_graphs
     assert sum(p.num_edges for p in parts) == batch.num_edges
     assert_same(GraphBatch.concatenate(parts), batch)

@@ -299,6 +299,9 @@ def test_features_of_edges_and_of_some_types_that_are_not_read_are_told_of(caplo
     data = pytest.importorskip("torch_geometric.data")
     read_graphs([data.Data(edge_index=PAIR[:, :1], num_nodes=2, edge_length=torch.ones(1))])
     assert "no edge features are read: Data has edge_length" in caplog.text
+    caplog.clear()
+    read_graphs([data.Data(edge_index=PAIR, x=torch.ones(3, 1), y=torch.ones(2))] * 2)
+    assert not caplog.text, "labels as many as edges are no features of them"
     graph = dgl.heterograph({("a", "r", "b"): ([0], [0])})
     graph.nodes["a"].data["x"] = torch.ones(1, 2)
     read_graphs([graph])

@@ -256,12 +256,16 @@ def test_corrupt_images_are_named_counted_and_replaced_when_asked(with_corrupt, 
     assert caplog.messages[2:] == ["skipped 2 images that do not decode in epoch 0, worker 0 of process 0"]
 
 
-def test_a_resumed_epoch_goes_on_where_it_was_past_corrupt_images(with_corrupt):
-    whole = dataset(with_corrupt, num_batches=6, skip_corrupt=True)
-    rest = dataset(with_corrupt, num_batches=6, skip_corrupt=True)
-    rest.start = 2
-    pairs = list(zip(list(whole)[2:], rest, strict=True))
-    assert all(torch.equal(a.index, b.index) and torch.equal(a.input, b.input) for a, b in pairs)
+@pytest.mark.parametrize("workers,crop", [(0, None), (2, Crop(size=6))])
+def test_a_resumed_epoch_goes_on_where_it_was_past_corrupt_images(with_corrupt, workers, crop):
+    def batches(start):
+        data = dataset(with_corrupt, num_batches=6, skip_corrupt=True, crop=crop)
+        data.start = start
+        return list(DataLoader(data, batch_size=None, num_workers=workers))
+
+    for whole, rest in zip(batches(0)[max(1, workers) :], batches(1), strict=True):
+        assert torch.equal(whole.index, rest.index)
+        assert all(torch.equal(a, b) for a, b in zip(whole.input, rest.input, strict=True))
 
 
 def test_shards_none_of_whose_images_decodes_end_the_run(tmp_path):

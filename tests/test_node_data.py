@@ -64,7 +64,8 @@ def test_published_graphs(source, nodes, edges, classes, split):
 
 def test_arrays_that_are_not_read_are_told_of(tmp_path, caplog):
     path, x = tmp_path / "mine.npz", np.ones((3, 2))
-    np.savez(path, edges=[[0, 1], [1, 2]], x=x, y=[0, 1, 0])
+    names = {"class_names": ["a", "b"], "attr_names": ["c", "d"], "metadata": "M"}  # of gnn-benchmark
+    np.savez(path, edges=[[0, 1], [1, 2]], x=x, y=[0, 1, 0], **names)
     read_nodes(str(path))
     assert not caplog.text
     np.savez(path, edges=[[0, 1], [1, 2]], features=x, train_mask=[True, False, True])

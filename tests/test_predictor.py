@@ -28,10 +28,10 @@ from contrastive.items import encode_items
 from contrastive.predictor import Head, Predictor, load_predictor
 from encoders.graph import GraphEncoder, NodeEncoder
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 SMILES = [f"{'C' * i}{tail}" for i in range(1, 13) for tail in ("O", "N", "Cl", "F", "OC", "C#N", "C=O", "S")]
 QUICK = Finetuning(num_epochs=2, min_steps=4, batch_size=16)
-
-pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def graph_encoder(network, data=None, **arguments):

@@ -24,10 +24,10 @@ from contrastive.evaluation.tasks import read_task
 from contrastive.features import FrozenEncoder, load_encoder
 from encoders.graph import GraphEncoder, NodeEncoder
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 QUICK = Finetuning(num_epochs=6, min_steps=60, batch_size=32, lr=1e-2)
 LONGER = Finetuning(num_epochs=10, min_steps=200, batch_size=32, lr=3e-3)  # until nothing hangs on luck
-
-pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,7 @@ def _from_pyg(graphs: Sequence[Any]) -> GraphBatch:
     if hasattr(graphs[0], "node_attrs"):
         names = set(graphs[0].node_attrs()) - {"y", "node_type", "batch"}
         _tell_of_others("node", "Data", names, ("x",))
-        names = set(graphs[0].edge_attrs()) - {"edge_index"}
+        names = set(graphs[0].edge_attrs()) - {"y", "edge_index"}
         _tell_of_others("edge", "Data", names, EDGE_KEYS[:3])
     return GraphBatch.from_pyg(graphs)
 
@@ -150,6 +150,7 @@ def _complaint(path: Path) -> str:
 
     # a process that was forked has none of the threads that OpenMP believes it has, and would wait for them
     torch.set_num_threads(1)
+    log.disabled = True  # what it tells of is told where the file is read
     dgl.utils.set_num_threads(1)
     try:
         graphs, _ = dgl.load_graphs(str(path))

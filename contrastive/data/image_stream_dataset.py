@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count, islice
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -138,7 +138,7 @@ class StreamDataset(IterableDataset):
         worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
         samples = self.samples(worker, num_workers)
         deque(islice(samples, self.start * self.batch_size), maxlen=0)  # read, but not decoded
-        ahead: deque[Any] = deque()
+        ahead: list[Any] = []
         corrupt: set[str] = set()
         steps = range(worker + self.start * num_workers, self.num_batches, num_workers)
         for step in steps:
@@ -150,7 +150,7 @@ class StreamDataset(IterableDataset):
                 )
             yield batch
 
-    def _batch(self, samples: Iterator[Any], ahead: deque[Any], corrupt: set[str]) -> Batch:
+    def _batch(self, samples: Iterator[Any], ahead: list[Any], corrupt: set[str]) -> Batch:
         """The next samples as a batch.
 
         What stands in for a corrupt image stays in the next batch too: a batch begins where it would without
@@ -158,31 +158,22 @@ class StreamDataset(IterableDataset):
 
         Args:
             samples: all that are not read yet.
-            ahead: samples that are read, and in no batch yet.
+            ahead: samples that are read, and in no batch as their own yet.
             corrupt: messages of images that do not decode; those met here are added.
         """
-        ahead.extend(islice(samples, max(0, self.batch_size - len(ahead))))
-        following = self._following(samples, ahead, corrupt)
-        own = [self._row(ahead[k], corrupt) for k in range(self.batch_size)]
-        rows = [next(following) if row is None else row for row in own]
-        for _ in rows:
-            ahead.popleft()
-        return self._stacked(rows)
-
-    def _following(self, samples: Iterator[Any], ahead: deque[Any], corrupt: set[str]) -> Iterator[_Row]:
-        """The images after this batch's that decode."""
-        failed = 0  # in a row
-        for place in count(self.batch_size):
-            if place == len(ahead):
+        rows: list[_Row] = []
+        read = 0
+        while len(rows) < self.batch_size:
+            if read == len(ahead):
                 ahead.append(next(samples))
-            row = self._row(ahead[place], corrupt)
+            row = self._row(ahead[read], corrupt)
+            read += 1
             if row is not None:
-                failed = 0
-                yield row
-                continue
-            failed += 1
-            if failed > 2 * len(corrupt):  # twice in a row comes an image where a pass ends and one begins
+                rows.append(row)
+            elif not rows and read > 2 * len(corrupt):  # more than end one pass and begin the next
                 raise ContrastiveError(f"none of {len(corrupt)} images decodes; the first: {min(corrupt)}")
+        del ahead[: self.batch_size]
+        return self._stacked(rows)
 
     def _row(self, stored: Any, corrupt: set[str]) -> _Row | None:
         """An image of ``image_size`` or its two crops, its label and place; None where it does not decode."""

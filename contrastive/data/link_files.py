@@ -24,14 +24,12 @@ from contrastive.errors import ContrastiveError
 
 log = logging.getLogger("contrastive")
 
-_Node = tuple[str, str]  # type and name
-
 
 @dataclass
 class _Reading:
     """What has been read so far."""
 
-    nodes: dict[_Node, int] = field(default_factory=dict)  # to its number
+    nodes: dict[tuple[str, str], int] = field(default_factory=dict)  # (type, name) to its number
     relations: dict[tuple[bool, str], int] = field(default_factory=dict)  # (context, name) to its number
     titles: dict[int, str] = field(default_factory=dict)
     undirected: dict[int, bool] = field(default_factory=dict)
@@ -140,47 +138,41 @@ def _read_file(
 def _read_rows(
     path: Path, reader: Any, reading: _Reading, context: bool, columns: Columns, undirected: bool
 ) -> None:
-    """Number what the rows name."""
+    """Number what the rows name: the hot loop, of millions, so all in one."""
     nodes, relations = reading.nodes, reading.relations
     heads, kinds, tails = reading.columns
-    for head, name, tail, row in _named(path, reader, columns):
-        u = nodes.setdefault(head, len(nodes))
-        v = nodes.setdefault(tail, len(nodes))
-        if undirected and u == v:
-            raise ContrastiveError(f"{path}, line {reader.line_num}: {head[1]} is linked to itself by {name}")
-        r = relations.get((context, name))
-        if r is None:
-            r = relations[context, name] = len(relations)
-            reading.undirected[r] = undirected
-            if columns.title is not None and columns.relation is not None:
-                reading.titles[r] = row[columns.title].strip()
-        heads.append(u)
-        kinds.append(r)
-        tails.append(v)
-
-
-def _named(path: Path, reader: Any, columns: Columns) -> Iterator[tuple[_Node, str, _Node, list[str]]]:
-    """Head, relation and tail of each row that is a link, and the row: the hot loop, of millions."""
-    layout, width, head_place, tail_place, relation_place, _, head_type_place, tail_type_place, _, lowest = (
-        columns
-    )
-    head_type, tail_type, needed = layout.head_type, layout.tail_type, columns.needed
+    layout, width, *places, value_place, lowest = columns
+    head_place, tail_place, relation_place, title_place, head_type_place, tail_type_place = places
+    head_type, tail_type, name, needed = layout.head_type, layout.tail_type, layout.name, columns.needed
     for row in reader:
-        if not row:
-            continue
         if len(row) != width and (len(row) < needed or any(row[width:])):
+            if not row:
+                continue
             raise ContrastiveError(f"{path}, line {reader.line_num}: {len(row)} columns, expected {width}")
-        if lowest is not None and _value(path, row[columns.value], reader.line_num) < lowest:  # type: ignore[index]
+        if lowest is not None and _value(path, row[value_place], reader.line_num) < lowest:
             continue
         if head_type_place is not None:
             head_type = row[head_type_place].strip()
         if tail_type_place is not None:
             tail_type = row[tail_type_place].strip()
+        if relation_place is not None:
+            name = row[relation_place].strip()
         head, tail = row[head_place].strip(), row[tail_place].strip()
-        name = layout.name if relation_place is None else row[relation_place].strip()
         if not (head and tail and name and head_type and tail_type):
             raise ContrastiveError(f"{path}, line {reader.line_num}: a blank where a name should be")
-        yield (head_type, head), name, (tail_type, tail), row
+        u = nodes.setdefault((head_type, head), len(nodes))
+        v = nodes.setdefault((tail_type, tail), len(nodes))
+        if undirected and u == v:
+            raise ContrastiveError(f"{path}, line {reader.line_num}: {head} is linked to itself by {name}")
+        r = relations.get((context, name))
+        if r is None:
+            r = relations[context, name] = len(relations)
+            reading.undirected[r] = undirected
+            if title_place is not None and relation_place is not None:
+                reading.titles[r] = row[title_place].strip()
+        heads.append(u)
+        kinds.append(r)
+        tails.append(v)
 
 
 def _value(path: Path, text: str, line: int) -> float:

@@ -75,16 +75,18 @@ class Links:
 
         NaN where it says nothing: of an undirected relation, and where no node is a head and a tail.
         """
-        directed = self.triples[~self.undirected[self.triples[:, 1]]]
-        head, relation, tail = directed.unbind(1)
-        heads, tails = ((relation * self.num_nodes + end).unique() for end in (head, tail))
-        in_both = (heads[contains(tails, heads)] // self.num_nodes).unique()
-        found = contains(self.keys(directed).sort()[0], self.keys(directed.flip(1)))
-        kept = relation[head != tail], relation[found & (head != tail)]
-        count, reverse = (rows.bincount(minlength=self.num_relations).float() for rows in kept)
-        share = torch.full((self.num_relations,), torch.nan)
-        share[in_both] = (reverse / count)[in_both]
-        return share
+        head, relation, tail = self.triples.unbind(1)
+        between = ~self.undirected[relation] & (head != tail)
+        head, relation, tail = self.triples[between].unbind(1)
+        n = self.num_nodes
+        heads = (relation * n + head).unique_consecutive()
+        comparable = relation[contains(heads, relation * n + tail)]
+        pairs = ((relation * n + head.minimum(tail)) * n + head.maximum(tail)).sort()[0]
+        twice = pairs[1:][pairs[1:] == pairs[:-1]] // n**2  # the relations of links that are there both ways
+        count, meet, both = (
+            rows.bincount(minlength=self.num_relations) for rows in (relation, comparable, twice)
+        )
+        return torch.where(meet > 0, 2 * both / count, torch.nan)
 
     def fits(self, triples: Tensor) -> Tensor:
         """Whether triples ``(…, 3)`` have ends of types that links of their relation have."""

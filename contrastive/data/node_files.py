@@ -212,7 +212,9 @@ def read_npz(path: Path) -> NodeDataset:
     elif x is None:
         counted = labels if adjacency is None else coo
         x = _identity(src, dst) if counted is None else sparse.identity(counted.shape[0])
-    others = sorted({name for name in arrays.names if name != "metadata"} - arrays.read)
+    others = sorted(
+        {name for name in arrays.names if name != "metadata" and not name.endswith("_names")} - arrays.read
+    )
     if others:
         log.warning(
             "%s: not read are %s; names that are: edges, x, y and those of gnn-benchmark",
