@@ -155,7 +155,7 @@ def test_csv_refuses_what_stands_for_no_label(label, tmp_path):
         ),
         (b"path,label\na.png\n", "line 2: expected 2 fields"),
         (b"path,label\na.png,cat,4\n", "line 2: expected 2 fields"),
-        (b'path,label\n"a.png,cat\n', "cannot be read"),
+        (b'path,label\n"a.png,cat\n', "line 2: unexpected end of data; a field that begins"),
         (b"path,split\na.png,test\n", "no image whose split is train"),
         (b"path,label,label\na.png,cat,dog\n", "the column label more than once"),
     ],

@@ -82,7 +82,12 @@ def test_a_context_without_types_beside_links_that_have_them_is_told_of(tmp_path
         ),
         ("head,tail,value,value\na,b,1,2\n", {}, "has the column value more than once"),
         ("head,tail,head_type\na,b,\n", {}, "line 2: a blank"),
-        ('head,tail\na,b\n"c,d\ne,f\n', {}, "links.csv, line 4: unexpected end of data"),
+        (
+            'head,tail\na,b\n"c,d\ne,f\n',
+            {},
+            "links.csv, line 4: unexpected end of data; a field that begins with",
+        ),
+        ('head,tail\n"Weird Al" Yankovic,b\n', {}, "links.csv, line 2: ',' expected after"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path, text, options, message):

@@ -136,7 +136,7 @@ def test_a_molecule_that_takes_too_long_is_left_out(read, monkeypatch):
         ("C(\nC1\n", "m.smi", {}, "no molecule that RDKit can read; the first of 2: not a SMILES"),
         ("", "m.smi", {}, "no molecule"),
         ("name,smiles\n2,4-dione,CCO\n", "m.csv", {}, "line 2: 3 fields, but the header has 2; put a field"),
-        ('smiles,name\nCCO,"a\nCCN,b\n', "m.csv", {}, "line 3: unexpected end of data"),
+        ('smiles,name\nCCO,"a\nCCN,b\n', "m.csv", {}, "line 3: unexpected end of data; a field that begins"),
         (
             "smiles,y\nCC,1\n",
             "m.csv",

@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import functional as TF
 from contrastive.data.image_dataset import ImageDataset, fit
 from contrastive.data.image_sources import SPLIT_NAMES, NoSplit, all_splits, held_out_split, shorter_side
 from contrastive.data.loading import MAX_CLASSES, Split
+from contrastive.data.tables import csv_fault
 from contrastive.errors import ContrastiveError
 
 log = logging.getLogger("contrastive")
@@ -70,10 +71,13 @@ class _Listed(NamedTuple):
 def _read(file: Path, targets: Sequence[str]) -> _Listed:
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            return _columns(file, csv.reader(stream, strict=True), targets)
+            reader = csv.reader(stream, strict=True)
+            return _columns(file, reader, targets)
     except UnicodeDecodeError as error:
         raise ContrastiveError(f"{file} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except (OSError, csv.Error) as error:
+    except csv.Error as error:
+        raise csv_fault(file, reader.line_num, error) from error
+    except OSError as error:
         raise ContrastiveError(f"{file} cannot be read: {error}") from error
 
 

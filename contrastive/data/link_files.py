@@ -20,6 +20,7 @@ import torch
 
 from contrastive.data.link_columns import Columns, contract, known_layout
 from contrastive.data.link_table import Links, select_relations, with_triples
+from contrastive.data.tables import csv_fault
 from contrastive.errors import ContrastiveError
 
 log = logging.getLogger("contrastive")
@@ -201,7 +202,7 @@ def _rows(path: Path) -> Iterator[Any]:
             reader = csv.reader(text, delimiter="," if kind[0] == ".csv" else "\t", strict=True)
             yield reader
     except csv.Error as error:
-        raise ContrastiveError(f"{path}, line {reader.line_num}: {error}") from error
+        raise csv_fault(path, reader.line_num, error) from error
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         what = getattr(error, "strerror", None) or error
         raise ContrastiveError(f"{path} cannot be read: {what}") from error

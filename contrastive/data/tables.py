@@ -119,9 +119,16 @@ def _read_table(
             lines.append(reader.line_num)
             numbers.append([_number(source, row, header, i, reader.line_num) for i in places])
     except csv.Error as error:
-        raise ContrastiveError(f"{source}, line {reader.line_num}: {error}") from error
+        raise csv_fault(source, reader.line_num, error) from error
     values = np.array(numbers, dtype=np.float32).reshape(-1, len(places)) if places else None
     return SmilesTable(source, smiles, lines, values, tuple(targets))
+
+
+def csv_fault(source: object, line: int, error: csv.Error) -> ContrastiveError:
+    """What a user can do about a table that the strict reader of ``csv`` refuses, at the line it got to."""
+    return ContrastiveError(
+        f'{source}, line {line}: {error}; a field that begins with " ends with one and doubles those inside'
+    )
 
 
 def _separator(text: str, usual: str, smiles_column: str | None) -> str:
