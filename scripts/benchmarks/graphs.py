@@ -58,10 +58,11 @@ def compare(
         print(f"  {label:44s} {median * 1e3:10.2f} ms   {reference / median:7.2f}×")
 
 
-def molecules(folder: Path | None, count: int) -> GraphBatch:
-    """Molecules from the first SMILES file of the folder, or random trees with the sizes of molecules."""
-    if folder is not None:
-        file = sorted(p for p in folder.iterdir() if p.name.endswith((".smi", ".gz", ".txt", ".csv")))[0]
+def molecules(source: Path | None, count: int) -> GraphBatch:
+    """Molecules of a SMILES file or the first one of a folder, or random trees as large as molecules."""
+    if source is not None:
+        files = [source] if source.is_file() else sorted(source.iterdir())
+        file = next(file for file in files if file.name.endswith((".smi", ".gz", ".txt", ".csv")))
         with gzip.open(file, "rt") if file.suffix == ".gz" else file.open() as lines:
             names = [line.split(",")[0].strip().strip('"') for line in lines]
         step = max(len(names) // (count + 1), 1)
@@ -242,7 +243,7 @@ def main() -> None:
     """Run the comparisons that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--smiles", type=Path, help="folder with a SMILES file")
+    parser.add_argument("--smiles", type=Path, help="a SMILES file, or a folder with one")
     parser.add_argument("--molecules", type=int, default=512)
     parser.add_argument("--only", nargs="*", default=["augmentation", "gin", "grace", "kernels"])
     args = parser.parse_args()
