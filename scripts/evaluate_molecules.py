@@ -97,9 +97,7 @@ def evaluate(
         torch.set_num_threads(num_threads)
     encoder = load_encoder(run)
     folder = results_folder(Path(run)) / "molecules"
-    names = sets or [name for name in TARGETS if (Path(data) / f"{name}.csv").exists()]
-    if not names:
-        raise ContrastiveError(f"{data} holds none of {', '.join(f'{name}.csv' for name in TARGETS)}")
+    names = sets or names_in(data)
     settings: dict[str, Any] = dict(batch_size=batch_size, lr=lr, encoder_lr=encoder_lr, dropout=dropout)
     settings |= dict(precision=precision)
     finetuning = Finetuning(**settings, last_epoch=True, min_steps=1)
@@ -118,6 +116,19 @@ def evaluate(
     text = markdown(results, settings)
     (folder / "summary.md").write_text(text)
     print(text)
+
+
+def names_in(data: str) -> list[str]:
+    """The sets that a folder holds; ContrastiveError where there are none."""
+    names = [name for name in TARGETS if (Path(data) / f"{name}.csv").exists()]
+    if not names:
+        raise ContrastiveError(f"{data} holds none of {', '.join(f'{name}.csv' for name in TARGETS)}")
+    return names
+
+
+def epochs_of(steps: int, size: int, batch_size: int) -> int:
+    """Whole epochs nearest to a number of steps; an epoch leaves a last, smaller batch out."""
+    return max(1, round(steps / max(1, size // batch_size)))
 
 
 def columns(file: Path) -> tuple[str, ...]:
@@ -148,7 +159,7 @@ def evaluate_set(
     if task.kind != "labels":
         raise ContrastiveError(f"{protocol.data}: {', '.join(task.names)} hold other numbers than 0 and 1")
     parts = dict(zip(("train", "val", "test"), map(len, task.draws[0])))
-    num_epochs = max(1, round(num_steps / max(1, parts["train"] // protocol.finetuning.batch_size)))
+    num_epochs = epochs_of(num_steps, parts["train"], protocol.finetuning.batch_size)
     finetuning = replace(protocol.finetuning, num_epochs=num_epochs, patience=num_epochs)
     protocol = replace(protocol, finetuning=finetuning)
     result = {"protocol": protocol.to_json(), "encoder": fingerprint_of(encoder), "parts": parts}

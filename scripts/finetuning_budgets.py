@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from evaluate_molecules import TARGETS, columns, fitted
+from evaluate_molecules import TARGETS, columns, epochs_of, fitted, names_in
 
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.evaluate import defined
@@ -73,11 +73,6 @@ def wanted(task: Task, seed: int, name: str, args: argparse.Namespace) -> Iterat
                     "epochs": epochs,
                     "encoder_lr": encoder_lr,
                 }
-
-
-def epochs_of(steps: int, size: int, batch_size: int) -> int:
-    """Whole epochs nearest to a number of steps; an epoch leaves a last, smaller batch out."""
-    return max(1, round(steps / max(1, size // batch_size)))
 
 
 def find(cells: Cells, **key: Any) -> Cells:
@@ -164,9 +159,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s")
     torch.set_num_threads(args.threads)
-    files = [file for name in TARGETS if (file := Path(args.data) / f"{name}.csv").exists()]
-    if not files:
-        raise ContrastiveError(f"{args.data} holds none of {', '.join(f'{name}.csv' for name in TARGETS)}")
+    files = [Path(args.data) / f"{name}.csv" for name in names_in(args.data)]
     encoders = [load_encoder(run) for run in args.runs]
     settings = described(encoders, args)
     cells: Cells = []

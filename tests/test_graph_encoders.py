@@ -15,13 +15,18 @@ def seed():
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize(("layer", "layer_args", "edge_features"), LAYERS)
-def test_a_graph_is_encoded_as_if_alone(kernels, layer, layer_args, edge_features):
+def typed_and_encoder(layer, layer_args, edge_features):
     batch = molecule_like()
-    batch = batch.with_features(edge_type=batch.edge_attr[:, 0])
     encoder = GraphEncoder(
         node_features=[5, 2], edge_features=edge_features, num_hidden=8, layer=layer, layer_args=layer_args
-    ).eval()
+    )
+    return batch.with_features(edge_type=batch.edge_attr[:, 0]), encoder
+
+
+@pytest.mark.parametrize(("layer", "layer_args", "edge_features"), LAYERS)
+def test_a_graph_is_encoded_as_if_alone(kernels, layer, layer_args, edge_features):
+    batch, encoder = typed_and_encoder(layer, layer_args, edge_features)
+    encoder.eval()
     together, nodes = encoder(batch), encoder.nodes(batch)
     assert together.shape == (3, encoder.num_features) and nodes.shape == (17, encoder.num_node_features)
     close(together, torch.cat([encoder(graph) for graph in batch]))
@@ -34,11 +39,7 @@ def test_a_graph_is_encoded_as_if_alone(kernels, layer, layer_args, edge_feature
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_16_bits_are_float32_but_for_rounding(kernels, layer, layer_args, edge_features, dtype):
-    batch = molecule_like()
-    batch = batch.with_features(edge_type=batch.edge_attr[:, 0])
-    encoder = GraphEncoder(
-        node_features=[5, 2], edge_features=edge_features, num_hidden=8, layer=layer, layer_args=layer_args
-    )
+    batch, encoder = typed_and_encoder(layer, layer_args, edge_features)
     with torch.autocast("cpu", dtype=dtype):
         h = encoder(batch)
     h.float().square().sum().backward()
@@ -56,11 +57,8 @@ class NoFloat32(TorchDispatchMode):
 
 @pytest.mark.parametrize(("layer", "layer_args", "edge_features"), LAYERS)
 def test_float64_is_rounded_to_float32_nowhere(kernels, layer, layer_args, edge_features):
-    batch = molecule_like()
-    batch = batch.with_features(edge_type=batch.edge_attr[:, 0])
-    encoder = GraphEncoder(
-        node_features=[5, 2], edge_features=edge_features, num_hidden=8, layer=layer, layer_args=layer_args
-    ).double()
+    batch, encoder = typed_and_encoder(layer, layer_args, edge_features)
+    encoder.double()
     with NoFloat32():
         encoder(batch).square().sum().backward()
 
