@@ -15,6 +15,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from contrastive.data.image_dataset import ImageDataset, Item, read_image
 from contrastive.data.image_litdata import litdata_sample, open_litdata
 from contrastive.data.image_shards import IMAGES, check_end, find_shards, import_webdataset
+from contrastive.data.image_sources import shorter_side
 from contrastive.data.image_stream_dataset import Sample, class_number
 from contrastive.data.loading import Split
 from contrastive.errors import ContrastiveError, reading
@@ -55,25 +56,18 @@ def open_stream(source: str, split: Split, image_size: int | None, channels: int
         names = [Path(place.shard) / place.name for place in places]
     known = torch.tensor(labels)
     items = [Item(images, i) for i in range(len(labels))]
+
+    def size(item: Item) -> Sequence[int]:
+        return read_image(item, None, channels).shape[1:]
+
     return ImageDataset(
         items,
         known if bool((known >= 0).any()) else None,
         [str(i) for i in range(int(known.max()) + 1)],
-        image_size=image_size or _shorter_side(items, channels),
+        image_size=image_size or shorter_side(items, size, "decodes"),
         channels=channels,
         paths=names,
     )
-
-
-def _shorter_side(items: Sequence[Item], channels: int) -> int:
-    """That of the first image that decodes; the corrupt ones are reported later."""
-    first: ContrastiveError | None = None
-    for item in items:
-        try:
-            return min(read_image(item, None, channels).shape[1:])
-        except ContrastiveError as error:
-            first = first or error
-    raise ContrastiveError(f"none of the {len(items)} images decodes; the first: {first}")
 
 
 class _Place(NamedTuple):

@@ -135,15 +135,17 @@ def _image_files(folder: Path) -> list[Path]:
     return sorted(p for p in found if not any(part[0] == "." for part in p.relative_to(folder).parts))
 
 
-def shorter_side(paths: Sequence[Path]) -> int:
-    """The shorter side of the first image whose header can be read; the corrupt ones are reported later."""
+def shorter_side(
+    items: Sequence[Any], size: Callable[[Any], Sequence[int]] = size_of, wanted: str = "can be opened"
+) -> int:
+    """The shorter side of the first image whose ``size`` can be read; the corrupt ones are reported later."""
     first: ContrastiveError | None = None
-    for path in paths:
+    for item in items:
         try:
-            return min(size_of(path))
+            return min(size(item))
         except ContrastiveError as error:
             first = first or error
-    raise ContrastiveError(f"none of the {len(paths)} images can be opened; the first: {first}")
+    raise ContrastiveError(f"none of the {len(items)} images {wanted}; the first: {first}")
 
 
 class _FirstOfPair:
