@@ -18,7 +18,7 @@ from encoders.graph_layers import GIN, GINE, GraphLayer, GraphSAGE
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
 from encoders.readout import Readout, ReadoutName, VirtualNode, make_readout
 from encoders.relational import RGCN
-from encoders.sharing import batch_norm, colour
+from encoders.sharing import batch_norm, colour, pick
 
 LayerName = Literal["gin", "gine", "gcn", "sage", "gat", "gatv2", "rgcn", "pna", "custom"]
 Activation = Literal["relu", "prelu", "elu"]
@@ -184,10 +184,12 @@ class GraphEncoder(nn.Module):
         h = cast("FeatureEncoder", self.embed)(batch.x[first.nodes])
         outputs = []
         for i, (layer, level) in enumerate(zip(self.layers, levels)):
-            target = h[level.previous]
+            target = pick(h, cast(Tensor, level.previous))
             out = self.activations[i](batch_norm(self.norms[i], layer(level.edges, (h, target)), level))
             h = out + target if self.residual and out.shape == target.shape else out
-            outputs.append(level.expand(h) if i == len(levels) - 1 or self.jumping_knowledge != "last" else h)
+            outputs.append(
+                pick(h, level.of_node) if i == len(levels) - 1 or self.jumping_knowledge != "last" else h
+            )
         return outputs
 
     def _jump(self, outputs: Sequence[Tensor]) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from encoders.adjacency import Adjacency
 from encoders.feature_encoder import FeatureEncoder, Linear
 from encoders.message_passing import aggregate, aggregate_edges, edge_softmax, gather_dst, gather_src
+from encoders.sparse_features import in_few_sizes
 
 Features = Tensor | tuple[Tensor, Tensor]
 Aggregator = Literal["sum", "mean", "max", "min", "std", "attention", "mlp"]
@@ -29,7 +30,12 @@ def split(x: Features) -> tuple[Tensor, Tensor]:
 
 def mlp(num_in: int, num_hidden: int, num_out: int) -> nn.Sequential:
     """W₂ relu(W₁ x + b₁) + b₂."""
-    return nn.Sequential(Linear(num_in, num_hidden), nn.ReLU(inplace=True), Linear(num_hidden, num_out))
+    return _MLP(Linear(num_in, num_hidden), nn.ReLU(inplace=True), Linear(num_hidden, num_out))
+
+
+class _MLP(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return in_few_sizes(super().forward, x)
 
 
 class Aggregate(nn.Module):

@@ -11,9 +11,11 @@ over all nodes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from encoders.adjacency import Adjacency
 from encoders.graph_batch import GraphBatch
@@ -41,10 +43,10 @@ class Level:
     edges: Adjacency | None = None
     previous: Tensor | None = None
 
-    def expand(self, h: Tensor) -> Tensor:
-        """From one row a colour to one row a node."""
-        nodes = torch.arange(len(self.of_node), device=h.device)
-        return gather_src(Adjacency(self.of_node, nodes, len(self.nodes), len(nodes)), h)
+
+def pick(h: Tensor, rows: Tensor) -> Tensor:
+    """``h[rows]``, whose gradient is a sum over a row's places, not an ``index_add``."""
+    return gather_src(Adjacency(rows, torch.arange(len(rows), device=h.device), len(h), len(rows)), h)
 
 
 def colour(batch: GraphBatch, num_rounds: int) -> list[Level]:
@@ -112,18 +114,52 @@ def batch_norm(norm: nn.Module, h: Tensor, level: Level) -> Tensor:
     """Batch norm over rows of colours, one row a colour: equal to ``norm`` over all the nodes."""
     if not isinstance(norm, nn.BatchNorm1d) or not norm.training or len(h) == len(level.of_node):
         return norm(h)
-    with torch.autocast(h.device.type, enabled=False):  # it would round the means
-        return _batch_norm(norm, h.to(norm.weight.dtype), level.counts, len(level.of_node))
-
-
-def _batch_norm(norm: nn.BatchNorm1d, h: Tensor, counts: Tensor, total: int) -> Tensor:
-    share = counts.to(h.dtype) / total
-    mean = share @ h
-    variance = share @ (h - mean).square()
+    if h.dtype == torch.float16:  # in which a share among a million underflows
+        h = h.to(norm.weight.dtype)
+    total = len(level.of_node)
+    share = level.counts.to(norm.weight.dtype) / total
+    out, mean, variance = _WeightedBatchNorm.apply(h, norm.weight, norm.bias, share, norm.eps)
     with torch.no_grad():
         norm.running_mean.lerp_(mean, norm.momentum)  # type: ignore[union-attr, arg-type]
         norm.running_var.lerp_(variance * total / (total - 1), norm.momentum)  # type: ignore[union-attr, arg-type]
         norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-    return torch.addcmul(
-        norm.bias - mean * (scale := norm.weight * torch.rsqrt(variance + norm.eps)), h, scale
-    )
+    return out
+
+
+class _WeightedBatchNorm(torch.autograd.Function):
+    """Batch norm of rows h_i that count p_i, Σ p_i = 1: ``norm``'s kernels with the means below.
+
+    With y = γ x̂ + β and x̂ = (h - Σ p_i h_i) / σ, the gradient of a row is
+
+        γ/σ (g_i - p_i (Σ g + x̂_i Σ g x̂)),
+
+    whose sums are the gradients of β and γ, and whose first term is that of fixed statistics.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, share: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.autocast(h.device.type, enabled=False):  # it would round the means
+            rows = h.to(share.dtype)
+            mean = share @ rows
+            variance = share @ (rows - mean).square_()
+        out = torch.native_batch_norm(h, weight, bias, mean, variance, False, 0.0, eps)[0]
+        ctx.save_for_backward(h, weight, share, mean, variance)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance)
+        return out, mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        h, weight, share, mean, variance = ctx.saved_tensors
+        grad_h, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, h, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        deviation = torch.rsqrt(variance + ctx.eps)
+        slope = weight * deviation.square() * grad_weight
+        offset = weight * deviation * grad_bias - slope * mean
+        line = torch.addcmul(offset.to(h.dtype), h, slope.to(h.dtype))
+        grad_h.addcmul_(share.to(h.dtype).unsqueeze(1), line, value=-1)
+        return grad_h, grad_weight, grad_bias, None, None

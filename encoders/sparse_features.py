@@ -152,7 +152,7 @@ def linear(x: Tensor | SparseFeatures, weight: Tensor, bias: Tensor | None = Non
         if not x.is_cpu or x.ndim != 2 or torch.compiler.is_compiling():
             return F.linear(x, weight, bias)
         if short := _short_dtype(x):
-            return _linear_of_few_sizes(x.to(short), weight, bias)
+            return _in_few_sizes(lambda rows: F.linear(rows, weight, bias), x.to(short))
         if weight.shape[1] >= weight.shape[0]:
             return F.linear(x, weight, bias)
         # x has fewer columns than the result: Wᵀ laid out anew makes the gradient of W the product xᵀ g; that
@@ -174,11 +174,19 @@ def _short_dtype(x: Tensor) -> torch.dtype | None:
     return dtype if dtype.itemsize == 2 else None
 
 
-def _linear_of_few_sizes(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`F.linear` with rows of zeros up to one of few numbers of rows.
+def in_few_sizes(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``function(x)`` of a function of each row alone, with `linear`'s rows of zeros added once for all."""
+    if not x.is_cpu or x.ndim != 2 or torch.compiler.is_compiling() or _short_dtype(x) is None:
+        return function(x)
+    return _in_few_sizes(function, x)
+
+
+def _in_few_sizes(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``function`` of ``x`` and rows of zeros up to one of few numbers of rows.
 
     For products of 16-bit numbers oneDNN compiles and keeps a kernel for every size that it meets, and each
     batch of graphs has another number of nodes: that took half the time of 700 rows, and gigabytes.
     """
     step = max(64, 1 << max(0, len(x).bit_length() - 5))  # a sixteenth more rows at most, or 63
-    return F.linear(F.pad(x, (0, 0, 0, -len(x) % step)), weight, bias)[: len(x)]
+    missing = -len(x) % step
+    return function(F.pad(x, (0, 0, 0, missing)))[: len(x)] if missing else function(x)

@@ -53,14 +53,15 @@ def test_norms_over_all_processes_count_every_node():
     torch.testing.assert_close(*found)
 
 
-def test_sharing_loses_no_more_to_bfloat16_than_going_without():
+@pytest.mark.parametrize("short", [torch.bfloat16, torch.float16], ids=str)
+def test_sharing_loses_no_more_to_16_bits_than_going_without(short):
     batch = GraphBatch.concatenate([molecule_like() for _ in range(4)])
     batch = batch.with_features(x=batch.x[:, 1:], edge_attr=None)
     found = {}
     for shared, half in ((False, False), (False, True), (True, True)):
         torch.manual_seed(0)
         encoder = GraphEncoder(node_features=[2], num_hidden=32, share_equal_nodes=shared)
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with torch.autocast("cpu", short, enabled=half):
             out = encoder(batch).float()
         out.square().mean().backward()
         gradients = [p.grad for p in encoder.parameters()]
