@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from encoders.adjacency import exporting
+from encoders.message_passing import pick
 from encoders.sparse_features import SparseFeatures, linear
 
 
@@ -49,20 +52,34 @@ class FeatureEncoder(nn.Module):
             return nn.functional.embedding(x + self.first, self.embedding.weight).sum(1)
         if x.is_cpu and not torch.compiler.is_compiling() and (found := beyond(x, self.categories)):
             raise ValueError(
-                "column {} has the category {}, expected less than {}; set node_features or "
+                "column {} has the category {}, expected one of {}, numbered from 0; set node_features or "
                 "edge_features".format(*found)
             )
+        if x.is_cpu and not torch.compiler.is_compiling() and math.prod(self.categories) < len(x):
+            return self._embed_combinations(x)
         return self.embedding(x + self.first)
+
+    def _embed_combinations(self, x: Tensor) -> Tensor:
+        """Embed every combination of categories once, where they are fewer than rows, such as of bonds."""
+        columns = [torch.arange(number) for number in cast("list[int]", self.categories)]
+        combinations = torch.cartesian_prod(*columns).view(-1, len(columns))
+        place = x.new_zeros(len(x))
+        for column, values in zip(columns, x.unbind(1)):
+            place = place * len(column) + values
+        return pick(self.embedding(combinations + self.first), place)
 
 
 def beyond(x: Tensor, categories: Sequence[int]) -> tuple[int, int, int] | None:
-    """The first column of ``x``, ``(N, C)`` int64, with a category beyond its own, where the next begin.
+    """The first column of ``x``, ``(N, C)`` int64, with a category beyond its own, where others' are.
 
     Returns:
-        The column, its largest category, and how many it has; None where all are within.
+        The column, its category that is furthest out, and how many it has; None where all are within.
     """
-    largest = x.amax(0).tolist() if len(x) else []
-    return next(((c, m, n) for c, (m, n) in enumerate(zip(largest, categories)) if m >= n), None)
+    if not len(x):
+        return None
+    ends = (end.tolist() for end in x.aminmax(dim=0))
+    found = ((c, low if low < 0 else high, n) for c, (low, high, n) in enumerate(zip(*ends, categories)))
+    return next((column for column in found if not 0 <= column[1] < column[2]), None)
 
 
 def require_columns(x: Tensor | SparseFeatures, expected: int | list[int]) -> None:

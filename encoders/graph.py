@@ -15,10 +15,11 @@ from encoders.feature_encoder import FeatureEncoder, require_columns
 from encoders.graph_batch import GraphBatch
 from encoders.graph_convolutions import GAT, GCN, PNA, GATv2, Propagation
 from encoders.graph_layers import GIN, GINE, GraphLayer, GraphSAGE
+from encoders.message_passing import pick
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
 from encoders.readout import Readout, ReadoutName, VirtualNode, make_readout
 from encoders.relational import RGCN
-from encoders.sharing import batch_norm, colour, pick
+from encoders.sharing import batch_norm, colour
 
 LayerName = Literal["gin", "gine", "gcn", "sage", "gat", "gatv2", "rgcn", "pna", "custom"]
 Activation = Literal["relu", "prelu", "elu"]

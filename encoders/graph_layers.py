@@ -93,12 +93,15 @@ class Aggregate(nn.Module):
         """Messages edge by edge, where the fused kernels cannot make them."""
         if self.edge is None and (adjacency.weight is None or {"sum", "mean"}.issuperset(self.aggregators)):
             return None
-        messages = gather_src(adjacency, source)
-        if self.edge is not None:
-            if adjacency.attr is None:
-                raise ValueError("the layer expects edge features and the batch's edge_attr is None")
-            messages = torch.relu(messages + self.edge(adjacency.attr))
-        return scale(messages, adjacency.weight)
+        if self.edge is None:
+            return scale(gather_src(adjacency, source), adjacency.weight)
+        if adjacency.attr is None:
+            raise ValueError("the layer expects edge features and the batch's edge_attr is None")
+        edge = self.edge(adjacency.attr)
+        wide = source.to(
+            torch.promote_types(source.dtype, edge.dtype)
+        )  # in mixed precision edges stay float32
+        return scale(torch.relu_(gather_src(adjacency, wide) + edge), adjacency.weight)
 
 
 def reduce_messages(adjacency: Adjacency, source: Tensor, messages: Tensor | None, name: str) -> Tensor:

@@ -78,6 +78,11 @@ def gather_dst(adjacency: Adjacency, x: Tensor) -> Tensor:
     return x[adjacency.dst] if exporting() else _GatherDst.apply(x, adjacency)
 
 
+def pick(x: Tensor, rows: Tensor) -> Tensor:
+    """``x[rows]``; the gradient is a CSR product, not an ``index_add``."""
+    return gather_src(Adjacency(rows, torch.arange(len(rows), device=x.device), len(x), len(rows)), x)
+
+
 def edge_softmax(adjacency: Adjacency, scores: Tensor) -> Tensor:
     """a_uv = exp(s_uv) / Σ_{u'→v} exp(s_u'v), for scores ``(E,)`` or ``(E, H)``."""
     highest = aggregate_edges(adjacency, scores.detach(), "max")

@@ -19,7 +19,6 @@ from torch.autograd.function import once_differentiable
 
 from encoders.adjacency import Adjacency
 from encoders.graph_batch import GraphBatch
-from encoders.message_passing import gather_src
 
 _GOLDEN = -7046029254386353131  # 2^64 / golden ratio: without it 0 would be mixed to 0
 _MULTIPLIERS = (-4658895280553007687, -7723592293110705685)
@@ -42,11 +41,6 @@ class Level:
     counts: Tensor
     edges: Adjacency | None = None
     previous: Tensor | None = None
-
-
-def pick(h: Tensor, rows: Tensor) -> Tensor:
-    """``h[rows]``, whose gradient is a sum over a row's places, not an ``index_add``."""
-    return gather_src(Adjacency(rows, torch.arange(len(rows), device=h.device), len(h), len(rows)), h)
 
 
 def colour(batch: GraphBatch, num_rounds: int) -> list[Level]:

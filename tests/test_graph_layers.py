@@ -310,9 +310,23 @@ def test_feature_encoder_is_a_sum_of_embeddings():
     ):
         encoder(x.float())
     with pytest.raises(
-        ValueError, match="column 0 has the category 4, expected less than 4; set node_features"
+        ValueError, match="column 0 has the category 4, expected one of 4, numbered from 0; set node_features"
     ):
         encoder(torch.tensor([[4, 0]]))  # which is where column 1 starts
+    with pytest.raises(ValueError, match="column 1 has the category -1, expected one of 3, numbered from 0"):
+        encoder(torch.tensor([[0, -1]]))  # which is where column 0 ends
+
+
+@pytest.mark.parametrize("categories", [[4, 3], [5]], ids=str)
+def test_more_rows_than_combinations_of_categories_are_embedded_the_same(categories):
+    encoder = FeatureEncoder(categories, 5).double()
+    x = torch.stack([torch.randint(number, (40,)) for number in categories], dim=1)
+    seed = torch.randn(40, 5, dtype=torch.float64)
+    one_hot = torch.cat([torch.eye(n, dtype=torch.float64)[c] for n, c in zip(categories, x.unbind(1))], 1)
+    out = encoder(x)
+    out.backward(seed)
+    close(out, one_hot @ encoder.embedding.weight)
+    close(encoder.embedding.weight.grad, one_hot.T @ seed)
 
 
 def test_an_average_of_feature_encoders_finds_every_category():

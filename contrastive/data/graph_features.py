@@ -55,10 +55,10 @@ def refuse_other_features(model: nn.Module, x: Any, source: str, advice: str | N
     setting = number if not of_categories else "atoms" if atoms else _categories(x)
     advice = advice or f"pass --model.encoder.init_args.node_features {setting}"
     if found:
-        column, largest, limit = found
+        column, category, limit = found
         raise ContrastiveError(
-            f"column {column} of the nodes of {source} has the category {largest}, but the encoder takes "
-            f"those below {limit}: {advice}"
+            f"column {column} of the nodes of {source} has the category {category}, but the encoder takes "
+            f"{limit}, numbered from 0: {advice if category > 0 else 'number them from 0'}"
         )
     kinds = ("number(s)", "categories")
     raise ContrastiveError(
