@@ -218,12 +218,14 @@ def test_a_label_that_is_not_known_is_none_in_an_npz_too(tmp_path):
 
 
 def test_a_table_whose_labels_are_all_blank_has_no_probe(tmp_path):
-    rows = [(f"{i}.png", "", ["train", "test"][i % 2]) for i in range(4)]
     for i in range(4):
         picture(tmp_path / f"{i}.png", i)
     encoder = FrozenEncoder(SmallCNN(in_channels=3), nn.Identity())
-    with pytest.raises(ContrastiveError, match="has no labels: a probe needs"):
-        read_task(encoder, Protocol(write_csv(tmp_path / "list.csv", rows)))
+    cases = {"": ["", "", "", ""], " in its test split": ["a", "", "b", ""]}
+    for where, labels in cases.items():
+        rows = [(f"{i}.png", labels[i], ["train", "test"][i % 2]) for i in range(4)]
+        with pytest.raises(ContrastiveError, match=f"has no labels{where}: a probe needs"):
+            read_task(encoder, Protocol(write_csv(tmp_path / "list.csv", rows)))
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])

@@ -29,7 +29,7 @@ _MAX_ASPECT = 64  # of a longer strip the middle alone is resized: a line of pix
 
 
 class Item(NamedTuple):
-    """An image that is no file: ``images[place]`` is a PIL image of another library's, or encoded bytes.
+    """An image of another library's: ``images[place]`` is a PIL image, encoded bytes, or a file.
 
     What messages call it is ``images.called(place)``, where there is one, or its number in ``images.source``.
     """
@@ -242,7 +242,7 @@ def read_image(item: Path | Item, image_size: int | None, channels: int) -> Tens
         raise ContrastiveError(f"{error}; {REPAIR}") from error
 
 
-def _picture(item: Item) -> Image.Image | bytes:
+def _picture(item: Item) -> Image.Image | bytes | Path:
     try:
         return item.images[item.place]
     except Exception as error:  # another library's decoder can fail in any way

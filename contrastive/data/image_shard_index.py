@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from contrastive.data.image_dataset import ImageDataset, Item, read_image
+from contrastive.data.image_dataset import ImageDataset, Item
 from contrastive.data.image_litdata import litdata_sample, open_litdata
 from contrastive.data.image_shards import IMAGES, check_end, find_shards, import_webdataset
 from contrastive.data.image_sources import shorter_side
@@ -57,14 +57,11 @@ def open_stream(source: str, split: Split, image_size: int | None, channels: int
     known = torch.tensor(labels)
     items = [Item(images, i) for i in range(len(labels))]
 
-    def size(item: Item) -> Sequence[int]:
-        return read_image(item, None, channels).shape[1:]
-
     return ImageDataset(
         items,
         known if bool((known >= 0).any()) else None,
         [str(i) for i in range(int(known.max()) + 1)],
-        image_size=image_size or shorter_side(items, size, "decodes"),
+        image_size=image_size or shorter_side(items),
         channels=channels,
         paths=names,
     )

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from contrastive.data.image_dataset import ImageDataset, Item, joined
+from contrastive.data.image_dataset import ImageDataset, Item, joined, read_image
 from contrastive.data.image_decode import image_size as size_of
 from contrastive.data.loading import Split, hold_out, labelled
 from contrastive.errors import ContrastiveError, reading
@@ -135,17 +135,15 @@ def _image_files(folder: Path) -> list[Path]:
     return sorted(p for p in found if not any(part[0] == "." for part in p.relative_to(folder).parts))
 
 
-def shorter_side(
-    items: Sequence[Any], size: Callable[[Any], Sequence[int]] = size_of, wanted: str = "can be opened"
-) -> int:
-    """The shorter side of the first image whose ``size`` can be read; the corrupt ones are reported later."""
+def shorter_side(items: Sequence[Path | Item]) -> int:
+    """The shorter side of the first image that can be opened; the corrupt ones are reported later."""
     first: ContrastiveError | None = None
     for item in items:
         try:
-            return min(size(item))
+            return min(size_of(item) if isinstance(item, Path) else read_image(item, None, 3).shape[1:])
         except ContrastiveError as error:
             first = first or error
-    raise ContrastiveError(f"none of the {len(items)} images {wanted}; the first: {first}")
+    raise ContrastiveError(f"none of the {len(items)} images can be opened; the first: {first}")
 
 
 class _FirstOfPair:

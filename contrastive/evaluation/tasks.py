@@ -213,8 +213,10 @@ def labelled_splits(
     for split in SPLITS:
         parts.append(read_items(encoder, source, split, targets=targets, **options).labelled())
         if parts[-1].labels is None or not len(parts[-1]):
+            where = " in its test split" if split == "test" else ""
             raise ContrastiveError(
-                f"{source} has no labels: a probe needs a folder a class, or a column or array of labels"
+                f"{source} has no labels{where}: a probe needs a folder a class, or a column or array of "
+                "labels"
             )
     train, test = parts
     if train.labels.ndim == 1 and len(train.labels.unique()) < 2:
