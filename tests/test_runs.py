@@ -72,13 +72,21 @@ def test_what_is_not_as_usual_is_in_the_name_of_a_result(digits_run, tmp_path):
 def test_a_result_does_not_replace_one_of_another_question(digits_run, tmp_path, capsys):
     run, folder = str(digits_run), digits_run / "results"
     for options in ([], ["--labels-per-class", "2"], ["--labels-per-class", "3"], ["--seed", "1"]):
-        assert main(["probe", run, "--untrained", "false", "--leaks", "false", *options]) == 0
+        assert main(["probe", run, "--leaks", "false", *options]) == 0
     names = ("probe", "probe-labels_per_class=2", "probe-labels_per_class=3", "probe-seed=1")
     held = [json.loads((folder / f"{name}.json").read_text())["protocol"] for name in names]
     assert [(p["labels_per_class"], p["seed"]) for p in held] == [(None, 0), (2, 0), (3, 0), (None, 1)]
+    before = (folder / "probe.json").read_bytes()
+    for rows in (["untrained", "false"], ["raw", "true"]):  # fewer, or more, than there
+        assert main(["probe", run, "--leaks", "false", f"--{rows[0]}", rows[1]]) == 0
+    others = [
+        json.loads((folder / f"probe-{name}.json").read_text()) for name in ("untrained=False", "raw=True")
+    ]
+    assert [len(other["rows"]) for other in others] == [1, 3]
+    assert (folder / "probe.json").read_bytes() == before
     for name in ("a", "b"):
         write_medmnist(tmp_path / name / "pets.npz")
-    probe = ["probe", run, "--untrained", "false", "--data"]
+    probe = ["probe", run, "--data"]
     assert main([*probe, str(tmp_path / "a" / "pets.npz")]) == 0
     assert main([*probe, str(tmp_path / "b" / ".." / "a" / "pets.npz")]) == 0  # the same question
     before = (folder / "probe-pets.json").read_bytes()

@@ -116,7 +116,8 @@ def probe(
     else:
         protocol = replace(protocol, method=method or task.default_method)
         wanted = [*encoders, *_beside(task, untrained, raw)]
-        name = result_name("probe", runs, first, protocol, task.default_method)
+        rows_asked = unusual(probe, {"untrained": untrained, "raw": raw})
+        name = result_name("probe", runs, first, protocol, task.default_method, rows_asked)
         file = file or result_file(name, runs, protocol)
     if file:
         require_writable(file)
