@@ -51,7 +51,7 @@ def test_a_table_of_molecules_from_the_command_line(molecule_table, tmp_path):
     assert main(["pretrain", *recipe, *small, "--run_dir", str(run)]) == 0
     options = ["--data", str(molecule_table), "--targets", "oxygen,sparse", "--split", "random", "--raw"]
     assert main(["probe", str(run), *options]) == 0
-    asked = "targets=oxygen,sparse-split=random.json"
+    asked = "targets=oxygen,sparse-split=random-raw=True.json"
     result = json.loads((run / "results" / f"probe-{asked}").read_text())
     assert [row["representation"] for row in result["rows"]] == ["pretrained", "untrained", "raw"]
     assert result["task"]["names"] == ["oxygen", "sparse"]
@@ -96,10 +96,13 @@ def test_images_that_do_not_decode_leave_their_labels_out_too(digits_run, tmp_pa
         folder = tmp_path / "data" / ("test" if i % 3 == 0 else "train") / str(int(label) % 2)
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[0].numpy()).save(folder / f"{i:03}.png")
+    skipped = []
     for split in ("train", "test"):
         victims = sorted((tmp_path / "data" / split / "0").iterdir())[::4]
+        skipped.append(f"{len(victims)} {split}")
         for victim in victims:
             victim.write_bytes(b"no image")
+    said = f"; {skipped[0]}ing and {skipped[1]} images do not decode: left out"
     rows, out = [], tmp_path / "r.json"
     command = ["probe", str(digits_run), "--data", str(tmp_path / "data"), "--output", str(out), "--raw"]
     for size in (4 * 2**30, 0):  # in memory, and as of a set that is larger
@@ -107,6 +110,7 @@ def test_images_that_do_not_decode_leave_their_labels_out_too(digits_run, tmp_pa
         assert main([*command, "--skip-corrupt"]) == 0
         result = json.loads(out.read_text())
         rows.append([*result["rows"], result["task"], result["leaks"]["num_test"]])
+        assert result["task"]["splits"].endswith(said) and said in capsys.readouterr().out.replace("\n", " ")
         assert main(command) == 1 and "is not a readable image" in capsys.readouterr().err
     assert rows[0] == rows[1]
     query = ["neighbours", str(digits_run), "--data", str(tmp_path / "data"), "--query", "0"]

@@ -61,7 +61,10 @@ class ImageDataset(Dataset):
 
     Attributes:
         paths: of the images' files, or within their shards; None where they have no names.
+        num_skipped: images that do not decode and were left out, before any subset was taken.
     """
+
+    num_skipped = 0
 
     def __init__(
         self,
@@ -117,7 +120,7 @@ class ImageDataset(Dataset):
         index = torch.as_tensor(indices, dtype=torch.int64)
         images = self.images[index] if isinstance(self.images, Tensor) else [self.images[i] for i in index]
         labels = None if self.labels is None else self.labels[index]
-        return ImageDataset(
+        part = ImageDataset(
             images,
             labels,
             self.classes,
@@ -126,6 +129,8 @@ class ImageDataset(Dataset):
             skip_corrupt=self.skip_corrupt,
             paths=None if self.paths is None else [self.paths[i] for i in index],
         )
+        part.num_skipped = self.num_skipped
+        return part
 
     def labelled(self) -> ImageDataset:
         """The images of which a label is known; all of them where the data set has no labels at all."""
@@ -147,7 +152,8 @@ class ImageDataset(Dataset):
         images = torch.empty(len(self), self.channels, self.image_size, self.image_size, dtype=torch.uint8)
         kept = self._decode(images.__setitem__, skip_corrupt)
         held = ImageDataset(images, self.labels, self.classes, **shape, paths=self.paths)
-        return held if len(kept) == len(self) else held.subset(kept)
+        held.num_skipped = len(self) - len(kept)
+        return held.subset(kept) if held.num_skipped else held
 
     def readable(self) -> ImageDataset:
         """The images that decode, for which each is decoded once and not kept; the log counts the others.
@@ -158,7 +164,7 @@ class ImageDataset(Dataset):
         if isinstance(self.images, Tensor):
             return self
         kept = self.subset(self._decode(lambda place, image: None, skip_corrupt=True))
-        kept.skip_corrupt = False
+        kept.skip_corrupt, kept.num_skipped = False, len(self) - len(kept)
         return kept
 
     def _decode(self, use: Callable[[int, Tensor], object], skip_corrupt: bool) -> np.ndarray:

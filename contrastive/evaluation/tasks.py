@@ -198,6 +198,8 @@ def _image_task(encoder: FrozenEncoder, protocol: Protocol, **options: Any) -> T
     fit, val = set_aside(np.arange(len(train)), y[: len(train)], protocol.val_fraction, protocol.seed)
     split = Draw(fit, val, np.arange(len(train), len(y)))
     rule = f"training and test split; {protocol.val_fraction:.0%} of training to choose by"
+    if train.num_skipped or test.num_skipped:
+        rule += f"; {train.num_skipped} training and {test.num_skipped} test images do not decode: left out"
     return Task("images", joined(train, test), y, train.classes, [split], rule)
 
 
