@@ -285,10 +285,11 @@ def test_what_is_not_a_corrupt_image_is_never_skipped(tmp_path):
         list(dataset(str(tmp_path / "bad.tar"), skip_corrupt=True))
 
 
-def test_corrupt_images_are_skipped_wherever_a_stream_is_read(with_corrupt, tmp_path, capsys):
+def test_corrupt_images_are_skipped_wherever_a_stream_is_read(with_corrupt, tmp_path, capsys, caplog):
     data = ImageStream(with_corrupt, image_size=8, epoch_size=20, skip_corrupt=True)
     expected = torch.tensor(png(1)[1]).permute(2, 0, 1)
     assert torch.equal(data.examples(2).__getitems__([0]).input[0], expected)
+    assert caplog.messages[-1] == "skipped 1 images that do not decode"
     assert torch.equal(data.read("train").__getitems__([0]).input[0], expected)
     assert (
         len(read_images(with_corrupt, "train", skip_corrupt=True)) == 28

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -52,15 +52,21 @@ class Sample(NamedTuple):
             raise ContrastiveError(f"{self.name} is not a readable image ({error}); {REPAIR}") from error
 
 
-def readable(samples: Iterable[Sample], channels: int, skip_corrupt: bool) -> Iterator[Tensor]:
-    """The images of samples; with ``skip_corrupt`` those that do not decode are logged, and left out."""
-    for sample in samples:
-        try:
-            yield sample.decoded(channels)
-        except ContrastiveError as error:
-            if not skip_corrupt:
-                raise
+def decoded(sample: Sample, channels: int, corrupt: set[str] | None) -> Tensor | None:
+    """A sample's image, uint8 ``(channels, H, W)``; None if it does not decode, with why in ``corrupt``.
+
+    Raises:
+        ContrastiveError: it does not decode, and ``corrupt`` is None.
+    """
+    try:
+        return sample.decoded(channels)
+    except ContrastiveError as error:
+        if corrupt is None:
+            raise
+        if str(error) not in corrupt:
             log.warning("skipped: %s", error)
+        corrupt.add(str(error))
+        return None
 
 
 def class_number(value: Any, name: str) -> int:
@@ -178,14 +184,8 @@ class StreamDataset(IterableDataset):
     def _row(self, stored: Any, corrupt: set[str]) -> _Row | None:
         """An image of ``image_size`` or its two crops, its label and place; None where it does not decode."""
         sample = self.read(stored)
-        try:
-            image = sample.decoded(self.channels)
-        except ContrastiveError as error:
-            if not self.skip_corrupt:
-                raise
-            if str(error) not in corrupt:
-                log.warning("skipped: %s", error)
-            corrupt.add(str(error))
+        image = decoded(sample, self.channels, corrupt if self.skip_corrupt else None)
+        if image is None:
             return None
         # cut or resized here, so that no more than one is held in its own size
         if self.crop is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from itertools import islice
 from typing import Any
 
@@ -16,9 +17,11 @@ from contrastive.data.image_dataset import ImageDataset, Item
 from contrastive.data.image_litdata import LitdataDataset, litdata_samples, open_litdata
 from contrastive.data.image_shard_index import LITDATA, open_stream
 from contrastive.data.image_shards import ShardDataset, find_shards, shard_sample, shard_samples
-from contrastive.data.image_stream_dataset import StreamDataset, readable
+from contrastive.data.image_stream_dataset import StreamDataset, decoded
 from contrastive.data.loading import Split, check_loading
 from contrastive.errors import ContrastiveError
+
+log = logging.getLogger("contrastive")
 
 
 class ImageStream(LightningDataModule):
@@ -146,8 +149,12 @@ class ImageStream(LightningDataModule):
             samples = litdata_samples(self._folder)
         else:
             samples = map(shard_sample, shard_samples(find_shards(self.source)))
-        images = islice(readable(samples, self.channels, self.skip_corrupt), num_images)
-        pictures = [to_pil_image(image) for image in images]
+        corrupt: set[str] | None = set() if self.skip_corrupt else None
+        images = (decoded(sample, self.channels, corrupt) for sample in samples)
+        found = islice((image for image in images if image is not None), num_images)
+        pictures = [to_pil_image(image) for image in found]
+        if corrupt:
+            log.warning("skipped %d images that do not decode", len(corrupt))
         if not pictures:
             raise ContrastiveError(f"none of the images of {self.source} decodes")
         items = [Item(pictures, i) for i in range(len(pictures))]
