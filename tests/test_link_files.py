@@ -80,7 +80,8 @@ def test_a_context_without_types_beside_links_that_have_them_is_told_of(tmp_path
             {"columns": {"heads": "head"}},
             "columns names heads, expected some of head",
         ),
-        ("head,tail,value,value\na,b,1,2\n", {}, "has the column value more than once"),
+        ("head,tail,value,value\na,b,1,2\n", {"min_value": 1}, "has the column value more than once"),
+        ("head,relation,tail,title,title\na,r,b,c,d\n", {}, "has the column title more than once"),
         ("head,tail,head_type\na,b,\n", {}, "line 2: a blank"),
         (
             'head,tail\na,b\n"c,d\ne,f\n',
@@ -95,6 +96,13 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, text, options, message):
     file.write_text(text)
     with pytest.raises(ContrastiveError, match=message):
         read_links(file, **options)
+
+
+def test_columns_that_are_not_used_may_be_there_twice_or_be_cut_off(tmp_path):
+    file = tmp_path / "links.csv"
+    file.write_text("head,tail,value,value,title,title\na,b,1,2,c,d\nb,c\n")
+    links, _ = read_links(file)
+    assert links.triples.tolist() == [[0, 0, 1], [1, 0, 2]] and links.titles == ["link"]
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):

@@ -56,7 +56,7 @@ DECAGON = (
 
 
 class Columns(NamedTuple):
-    """Where in a row is what; None where there is no such column."""
+    """Where in a row is what; None where there is no such column, or none that is used."""
 
     layout: Layout
     width: int  # of the header
@@ -78,8 +78,10 @@ class Columns(NamedTuple):
 
         head_type, tail_type, value = (find(names.get(key, key)) for key in _OPTIONAL[1:])
         ends = header.index(layout.head), header.index(layout.tail)
-        named = find(layout.relation), find(layout.title)
-        return cls(layout, len(header), *ends, *named, head_type, tail_type, value, min_value)
+        relation = find(layout.relation)
+        title = None if relation is None else find(layout.title)
+        value = None if min_value is None else value
+        return cls(layout, len(header), *ends, relation, title, head_type, tail_type, value, min_value)
 
     @property
     def needed(self) -> int:
@@ -95,8 +97,12 @@ def known_layout(header: list[str]) -> Layout | None:
     return None
 
 
-def contract(path: Path, header: list[str], columns: dict[str, str], types: Sequence[str] | None) -> Layout:
+def contract(
+    path: Path, header: list[str], columns: dict[str, str], types: Sequence[str] | None, valued: bool
+) -> Layout:
     """The layout of head, relation, tail, by those or other names.
+
+    Without ``valued`` no value is used, without relations no title: of such columns there may be several.
 
     Raises:
         ContrastiveError: a column is missing or there twice, an unknown key of ``columns``, or not two types.
@@ -105,7 +111,8 @@ def contract(path: Path, header: list[str], columns: dict[str, str], types: Sequ
     if columns.keys() - names.keys():
         unknown = ", ".join(sorted(columns.keys() - names.keys()))
         raise ContrastiveError(f"columns names {unknown}, expected some of {', '.join(names)}")
-    twice = [name for name in names.values() if header.count(name) > 1]
+    used = {"value": valued, "title": names["relation"] in header}
+    twice = [name for key, name in names.items() if used.get(key, True) and header.count(name) > 1]
     if twice:
         raise ContrastiveError(f"{path} has the column {twice[0]} more than once; rename the others")
     missing = [names[key] for key in ("head", "tail", *columns) if names[key] not in header]

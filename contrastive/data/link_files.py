@@ -125,7 +125,7 @@ def _read_file(
         header = [name.strip() for name in next(reader, [])]
         layout = None if names else known_layout(header)
         if layout is None:
-            layout = contract(path, header, names, types)
+            layout = contract(path, header, names, types, min_value is not None)
         columns = Columns.of(layout, header, names, min_value)
         if min_value is not None and columns.value is None:
             raise ContrastiveError(
@@ -169,7 +169,7 @@ def _read_rows(
         if r is None:
             r = relations[context, name] = len(relations)
             reading.undirected[r] = undirected
-            if title_place is not None and relation_place is not None:
+            if title_place is not None:
                 reading.titles[r] = row[title_place].strip()
         heads.append(u)
         kinds.append(r)
