@@ -64,7 +64,10 @@ def _value_at(settings: Any, key: str) -> Any:
 
 
 def read_none_as_null() -> None:
-    """Have jsonargparse read None as null, as which it hands on that of ``--model.encoder.weights null``."""
+    """Have jsonargparse read None as null, as which it hands on that of ``--model.encoder.weights null``.
+
+    By then it has dropped the quotes, so that no text can be None; a file of that name is ``./None``.
+    """
     set_loader("yaml", lambda text: _nulls(_load_yaml(text)), exceptions=(yaml.YAMLError,))
 
 

@@ -136,6 +136,14 @@ def test_null_is_null_however_deep_it_stands(args, where, capsys):
     assert value is None
 
 
+@pytest.mark.parametrize("text, kept", [("None", None), ("'None'", None), ("./None", "./None")])
+def test_no_text_is_none_and_a_file_of_that_name_is_said_by_its_folder(text, kept, capsys):
+    config = ["--config", "configs/molecule/graphcl_zinc.yaml", "--print_config"]
+    with pytest.raises(SystemExit):
+        cli.main(["pretrain", *config, "--data.cache_dir", text])
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]["cache_dir"] == kept
+
+
 @pytest.mark.parametrize("option", ["--model.views.help {}", "--model.init_args.views.help={}"])
 def test_a_function_has_a_page_of_help_too(option, capsys):
     with pytest.raises(SystemExit) as ended:
