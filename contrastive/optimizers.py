@@ -13,6 +13,8 @@ from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from contrastive.errors import ContrastiveError
+
 ScheduleCallable = Callable[[Optimizer], LRScheduler]
 
 
@@ -97,18 +99,37 @@ def fuse(optimizer: Optimizer) -> None:
 def scheduled(
     optimizer: Optimizer, trainer: Trainer, warmup_epochs: float, schedule: ScheduleCallable | None = None
 ) -> dict[str, Any]:
-    """What ``configure_optimizers`` returns: the optimizer with a schedule, by default `warmup_cosine`."""
+    """What ``configure_optimizers`` returns: the optimizer with a schedule, by default `warmup_cosine`.
+
+    Raises:
+        ContrastiveError: by default, where the end of the run is not known, or that of an epoch.
+    """
     fuse(optimizer)
-    trainer.fit_loop.setup_data()  # which is what tells the batches of an epoch; max_epochs -1 had not asked
-    total = int(trainer.estimated_stepping_batches)
-    warmup = min(round(warmup_epochs * _steps_per_epoch(trainer, total)), total // 2)
-    make = schedule or partial(warmup_cosine, warmup_steps=warmup, total_steps=total)
+    make = schedule or _over_the_run(trainer, warmup_epochs)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": make(optimizer), "interval": "step"}}
+
+
+def _over_the_run(trainer: Trainer, warmup_epochs: float) -> ScheduleCallable:
+    trainer.fit_loop.setup_data()  # which is what tells the batches of an epoch; max_epochs -1 had not asked
+    total = trainer.estimated_stepping_batches
+    if not 0 <= total < math.inf:  # -1 of epochs without a known end
+        raise ContrastiveError(
+            "the learning rate falls to 0 at the end of the run, which is not known: give "
+            "--trainer.max_steps, or a --model.schedule"
+        )
+    warmup = round(warmup_epochs * _steps_per_epoch(trainer, int(total))) if warmup_epochs else 0
+    return partial(warmup_cosine, warmup_steps=min(warmup, int(total) // 2), total_steps=int(total))
 
 
 def _steps_per_epoch(trainer: Trainer, total: int) -> float:
     """Optimizer steps an epoch, not fewer where ``max_steps`` ends the run; without an end, its share."""
     batches = trainer.num_training_batches
-    if math.isinf(batches):
-        return total / max(1, trainer.max_epochs or 1)
-    return math.ceil(batches / trainer.accumulate_grad_batches)
+    if not math.isinf(batches):
+        return math.ceil(batches / trainer.accumulate_grad_batches)
+    epochs = trainer.max_epochs or -1
+    if epochs < 0:
+        raise ContrastiveError(
+            "the data does not say how many batches an epoch has, by which warmup_epochs are counted: give "
+            "--trainer.limit_train_batches, --model.warmup_epochs 0 or a --model.schedule"
+        )
+    return total / epochs

@@ -1,5 +1,6 @@
 import copy
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from pytorch_lightning.strategies import ModelParallelStrategy, SingleDeviceStra
 from torch import nn
 
 from contrastive.checkpoints import number_parameters
+from contrastive.errors import ContrastiveError
 from contrastive.optimizers import LARS, decay_groups, fuse, scheduled, warmup_cosine
 
 
@@ -63,12 +65,13 @@ def test_schedule_rises_then_falls_along_a_cosine(step, factor):
 
 
 class Linear(LightningModule):
-    def __init__(self):
+    def __init__(self, schedule=None, warmup_epochs=2):
         super().__init__()
-        self.layer = nn.Linear(2, 1)
+        self.layer, self.schedule, self.warmup_epochs = nn.Linear(2, 1), schedule, warmup_epochs
 
     def configure_optimizers(self):
-        return scheduled(torch.optim.SGD(self.parameters(), lr=1.0), self.trainer, warmup_epochs=2)
+        optimizer = torch.optim.SGD(self.parameters(), lr=1.0)
+        return scheduled(optimizer, self.trainer, self.warmup_epochs, self.schedule)
 
 
 @pytest.mark.parametrize(
@@ -82,12 +85,48 @@ class Linear(LightningModule):
     ],
 )
 def test_warm_up_is_counted_in_epochs_however_long_the_run(length, first_rates):
-    module, trainer = Linear(), Trainer(accelerator="cpu", barebones=True, **length)
-    trainer.strategy.connect(module)
-    trainer.fit_loop.setup_data = lambda: setattr(trainer.fit_loop, "max_batches", 5)  # inf until then
-    module.trainer = trainer
-    rate = module.configure_optimizers()["lr_scheduler"]["scheduler"].lr_lambdas[0]
+    rate = configured(5, length).lr_lambdas[0]
     assert [rate(step) for step in range(3)] == pytest.approx(first_rates)
+
+
+def configured(batches, length, **options):
+    """The schedule of a run of so many batches an epoch."""
+    module, trainer = Linear(**options), Trainer(accelerator="cpu", barebones=True, **length)
+    trainer.strategy.connect(module)
+    trainer.fit_loop.setup_data = lambda: setattr(trainer.fit_loop, "max_batches", batches)  # inf until then
+    module.trainer = trainer
+    return module.configure_optimizers()["lr_scheduler"]["scheduler"]
+
+
+@pytest.mark.parametrize(
+    "batches, length, message",
+    [
+        (5, {"max_epochs": -1}, "the end of the run, which is not known: give --trainer.max_steps"),
+        (
+            math.inf,
+            {"max_epochs": 10},
+            "the end of the run, which is not known",
+        ),  # whose rate was 0 throughout
+        (
+            math.inf,
+            {"max_epochs": -1, "max_steps": 40},
+            "how many batches an epoch has, by which warmup_epochs",
+        ),
+    ],
+)
+def test_a_schedule_over_what_has_no_known_end_is_refused_and_one_of_the_users_is_not(
+    batches, length, message
+):
+    with pytest.raises(ContrastiveError, match=message):
+        configured(batches, length)
+    constant = partial(torch.optim.lr_scheduler.ConstantLR, factor=0.5)
+    assert configured(batches, length, schedule=constant).get_last_lr() == [0.5]
+
+
+def test_a_stream_of_unknown_length_is_warmed_up_by_its_share_of_the_steps_or_not_at_all():
+    rate = configured(math.inf, {"max_epochs": 10, "max_steps": 50}).lr_lambdas[0]
+    assert [rate(step) for step in range(3)] == pytest.approx([0.1, 0.2, 0.3])
+    assert configured(math.inf, {"max_steps": 50}, warmup_epochs=0).get_last_lr() == [1.0]
 
 
 @pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.AdamW])
