@@ -339,6 +339,15 @@ def test_an_average_of_feature_encoders_finds_every_category():
     assert encoder.to("meta").first.is_meta  # moved with the weights all the same
 
 
+def test_feature_encoders_without_values_are_filled_from_a_checkpoint():
+    encoder, x = FeatureEncoder([7, 11, 5], 5), torch.tensor([[6, 10, 4]])
+    with torch.device("meta"):
+        empty = FeatureEncoder([7, 11, 5], 5)
+    empty.to_empty(device="cpu").load_state_dict(encoder.state_dict())
+    assert torch.equal(empty(x), encoder(x))
+    close(encoder.type(torch.float64)(x).float(), empty(x))
+
+
 def test_errors_say_what_to_do():
     batch = make()
     with pytest.raises(ValueError, match="edge_type is None; give every edge a type"):
