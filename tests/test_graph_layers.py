@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from graph_cases import close, dense, make, molecule_like
+from graph_cases import LAYERS, close, dense, make, molecule_like
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from encoders.dmpnn import DMPNN, reverse_edges
 from encoders.feature_encoder import FeatureEncoder
+from encoders.graph import GraphEncoder
 from encoders.graph_batch import GraphBatch
 from encoders.graph_convolutions import GAT, GCN, PNA, GATv2, Propagation
 from encoders.graph_layers import GINE, Aggregate, GraphLayer, GraphSAGE
@@ -346,6 +347,20 @@ def test_feature_encoders_without_values_are_filled_from_a_checkpoint():
     empty.to_empty(device="cpu").load_state_dict(encoder.state_dict())
     assert torch.equal(empty(x), encoder(x))
     close(encoder.type(torch.float64)(x).float(), empty(x))
+
+
+@pytest.mark.parametrize(
+    ("layer", "layer_args", "edge_features"), [case for case in LAYERS if case[0] != "pna"]
+)
+def test_edge_weights_in_float64_weigh_float32_messages(layer, layer_args, edge_features):
+    batch = make(edge_type=lambda n, g: torch.randint(0, 3, (n,), generator=g))
+    batch = batch.with_features(edge_attr=torch.stack([batch.src % 3, batch.dst % 4], 1))
+    weight = torch.rand(batch.num_edges)
+    encoder = GraphEncoder(
+        node_features=6, edge_features=edge_features, layer=layer, layer_args=layer_args, num_hidden=8
+    )
+    out = [encoder(batch.with_features(edge_weight=w)) for w in (weight.double(), weight)]
+    close(*out)
 
 
 def test_errors_say_what_to_do():
