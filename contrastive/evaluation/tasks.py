@@ -250,10 +250,14 @@ def _graph_task(encoder: FrozenEncoder, protocol: Protocol) -> Task:
         return Task("graphs", dataset, y, names, [Draw(*dataset.split)], "the published split")
     if y.ndim == 2:
         return _drawn_task("graphs", dataset, y, dataset.classes or target_names(y), protocol)
-    if np.bincount(y).min() < NUM_FOLDS:
+    known = labelled(dataset.labels)
+    if not len(known) or np.bincount(y[known]).min() < NUM_FOLDS:
         raise ContrastiveError(f"a class has fewer graphs than the {NUM_FOLDS} folds")
-    splits = [split for deal in range(protocol.repeats or 1) for split in folds(y, protocol, deal)]
     rule = f"stratified {NUM_FOLDS}-fold cross-validation, folds dealt {protocol.repeats or 1} time(s)"
+    if len(known) < len(y):
+        rule += f", of the {len(known)} labelled of {len(y)} graphs"
+        dataset, y = dataset.subset(known), y[known]
+    splits = [split for deal in range(protocol.repeats or 1) for split in folds(y, protocol, deal)]
     return Task("graphs", dataset, y, dataset.classes, splits, rule, "stratified", default_method="svm")
 
 
