@@ -178,6 +178,25 @@ def test_rgcn_mean_is_its_formula(kernels, num_bases):
     close(layer(batch.adjacency, batch.x), expected)
 
 
+@pytest.mark.parametrize("num_bases", [None, 1])
+def test_rgcn_learns_weights_of_edges_that_inference_has_seen(num_bases):
+    edges, types = [(0, 1), (0, 1), (0, 1), (2, 1), (1, 0)], [0, 1, 2, 0, 1]
+    weight = nn.Parameter(torch.rand(5))
+    batch = GraphBatch.from_edges(edges, torch.randn(3, 6), edge_type=types).with_features(edge_weight=weight)
+    layer = RGCN(6, 4, num_relations=3, num_bases=num_bases)
+    with torch.inference_mode():
+        layer(batch.adjacency, batch.x)
+    for _ in range(2):
+        weight.grad = None
+        anew = batch.with_features(edge_weight=weight.detach().clone().requires_grad_())
+        out, expected = (layer(b.adjacency, b.x) for b in (batch, anew))
+        (out.square().sum() + expected.square().sum()).backward()
+        close(out, expected)
+        close(weight.grad, anew.edge_weight.grad)
+        with torch.no_grad():
+            weight += 0.5
+
+
 def test_readouts_are_dgl(kernels):
     module = pytest.importorskip("dgl.nn")
     batch = make()
