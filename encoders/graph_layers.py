@@ -138,11 +138,10 @@ class _AttentionSum(nn.Module):
 
 
 def scale(values: Tensor, weight: Tensor | None) -> Tensor:
-    """Multiply ``(E, …)`` values by the edges' weights, where there are any."""
+    """Multiply ``(E, …)`` values by the edges' weights, where there are any; the dtype stays."""
     if weight is None:
         return values
-    weight = weight.to(torch.promote_types(values.dtype, torch.float32))  # float64 ones make no result so
-    return values * weight.view(-1, *[1] * (values.dim() - 1))
+    return values * weight.to(values.dtype).view(-1, *[1] * (values.dim() - 1))
 
 
 class _MLPSum(nn.Module):

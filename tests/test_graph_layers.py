@@ -371,7 +371,7 @@ def test_feature_encoders_without_values_are_filled_from_a_checkpoint():
 @pytest.mark.parametrize(
     ("layer", "layer_args", "edge_features"), [case for case in LAYERS if case[0] != "pna"]
 )
-def test_edge_weights_in_float64_weigh_float32_messages(layer, layer_args, edge_features):
+def test_edge_weights_take_the_precision_of_messages(layer, layer_args, edge_features):
     batch = make(edge_type=lambda n, g: torch.randint(0, 3, (n,), generator=g))
     batch = batch.with_features(edge_attr=torch.stack([batch.src % 3, batch.dst % 4], 1))
     weight = torch.rand(batch.num_edges)
@@ -380,6 +380,16 @@ def test_edge_weights_in_float64_weigh_float32_messages(layer, layer_args, edge_
     )
     out = [encoder(batch.with_features(edge_weight=w)) for w in (weight.double(), weight)]
     close(*out)
+    short = batch.with_features(x=batch.x.bfloat16(), edge_weight=weight)
+    assert encoder.bfloat16()(short).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("make_encoder", [DMPNN, NeuralFingerprint])
+def test_encoders_of_molecules_take_mixed_precision(make_encoder):
+    encoder = make_encoder(node_features=[5, 2], edge_features=[3, 4], num_hidden=8)
+    expected = encoder(molecule_like())
+    with torch.autocast("cpu", torch.bfloat16):
+        close(encoder(molecule_like()).float(), expected, 0.05)
 
 
 def test_errors_say_what_to_do():
