@@ -279,7 +279,9 @@ class AttributeMask(nn.Module):
         return self.mask(batch, within(some, batch.graph_of_node, masked))
 
     def mask(self, batch: GraphBatch, masked: Tensor) -> GraphBatch:
-        """Mask the nodes where ``masked``, ``(N,)`` bool, is true."""
+        """Mask nodes where ``masked``, ``(N,)`` bool, is true; ValueError for a value that is no category."""
+        if not batch.x.is_floating_point() and (self.value < 0 or self.value % 1):
+            raise ValueError(f"value is {self.value}, expected the number of a category, which x holds")
         x = batch.x.masked_fill(masked.unsqueeze(1), self.value)
         if not self.mask_edges or batch.edge_attr is None:
             return batch.with_features(x=x)

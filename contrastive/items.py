@@ -151,6 +151,9 @@ def feature_batches(
     """Yield frozen features, float32 ``(n, num_features)`` on the CPU, of the items in their order.
 
     The nodes of a graph come at once, for each depends on the others; other items ``batch_size`` at a time.
+
+    Raises:
+        ContrastiveError: the encoder gives another number of rows than there are items.
     """
     device = accelerator()
     encoder.to(device)
@@ -162,6 +165,12 @@ def feature_batches(
         inputs = dataset.graph if part is None else dataset.__getitems__(part.tolist()).input
         with torch.inference_mode():
             h = encoder(inputs.to(device)).float().cpu()
+        expected = num_items(dataset) if part is None else len(part)
+        if len(h) != expected:
+            raise ContrastiveError(
+                f"the encoder gives {len(h)} row(s) of features for {expected} items, expected one each: of "
+                "graphs a row a graph, where nodes are the items a row a node, as encoders.graph.NodeEncoder"
+            )
         yield h
 
 

@@ -43,6 +43,20 @@ class BySource(NamedTuple):
     dst: Tensor
 
 
+class Relation(NamedTuple):
+    """The edges of one type.
+
+    Attributes:
+        nodes: ``(num_dst,)`` int64, the destinations that they reach, ascending.
+        edges: ``(E,)`` int64, their numbers.
+        adjacency: from the sources to these destinations, numbered 0, 1, …; without features.
+    """
+
+    nodes: Tensor
+    edges: Tensor
+    adjacency: Adjacency
+
+
 class Adjacency:
     """Edges u → v sorted by v, with what the kernels need of them built once, when first asked for.
 
@@ -140,17 +154,18 @@ class Adjacency:
         return dgl.create_block(("csc", columns), num_src_nodes=self.num_src, num_dst_nodes=self.num_dst)
 
     @cached_property
-    def relations(self) -> dict[int, tuple[Tensor, Adjacency]]:
-        """For each edge type, the destinations that it reaches and its edges to these, numbered 0, 1, …"""
+    def relations(self) -> dict[int, Relation]:
+        """The edges of each type, over the destinations that they reach."""
         if self.type is None:
             raise ValueError("the edges have no type")
-        types, order = self.type.sort(stable=True)
-        found, counts = types.unique_consecutive(return_counts=True)
         parts = {}
-        for relation, edges in zip(found.tolist(), order.split(counts.tolist())):
-            nodes, dst = self.dst[edges].unique_consecutive(return_inverse=True)
-            weight = None if self.weight is None else self.weight[edges]
-            parts[relation] = nodes, Adjacency(self.src[edges], dst, self.num_src, len(nodes), weight=weight)
+        with torch.inference_mode(False):  # kept for training, which saves no tensor that inference made
+            types, order = self.type.sort(stable=True)
+            found, counts = types.unique_consecutive(return_counts=True)
+            for relation, edges in zip(found.tolist(), order.split(counts.tolist())):
+                nodes, dst = self.dst[edges].unique_consecutive(return_inverse=True)
+                part = Adjacency(self.src[edges], dst, self.num_src, len(nodes))
+                parts[relation] = Relation(nodes, edges, part)
         return parts
 
     @cached_property

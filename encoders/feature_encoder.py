@@ -34,12 +34,17 @@ class FeatureEncoder(nn.Module):
         self.embedding = nn.EmbeddingBag(sum(self.categories), num_out, mode="sum")
         nn.init.normal_(self.embedding.weight, std=1 / len(self.categories) ** 0.5)
         # no buffer: a moving average of weights and buffers would round it down
-        self.first = torch.tensor([0, *self.categories[:-1]]).cumsum(0)
+        self.first = self._first()
+
+    def _first(self) -> Tensor:
+        """``(C,)`` int64, the row of the table where each column's categories begin."""
+        sizes = [0, *cast("list[int]", self.categories)[:-1]]
+        return torch.tensor(sizes, device=self.embedding.weight.device).cumsum(0)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FeatureEncoder:
         super()._apply(fn, recurse)
-        if self.categories is not None:
-            self.first = fn(self.first)  # to the device of the rest
+        if self.categories is not None:  # made anew: ``fn`` may change the type, or leave no values
+            self.first = self._first()
         return self
 
     def forward(self, x: Tensor | SparseFeatures) -> Tensor:
@@ -63,7 +68,7 @@ class FeatureEncoder(nn.Module):
         """Embed every combination of categories once, where they are fewer than rows, such as of bonds."""
         columns = [torch.arange(number) for number in cast("list[int]", self.categories)]
         combinations = torch.cartesian_prod(*columns).view(-1, len(columns))
-        place = x.new_zeros(len(x))
+        place = torch.zeros(len(x), dtype=torch.int64)  # x may be of bytes
         for column, values in zip(columns, x.unbind(1)):
             place = place * len(column) + values
         return pick(self.embedding(combinations + self.first), place)

@@ -19,7 +19,7 @@ from encoders.message_passing import pick
 from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
 from encoders.readout import Readout, ReadoutName, VirtualNode, make_readout
 from encoders.relational import RGCN
-from encoders.sharing import batch_norm, colour
+from encoders.sharing import batch_norm, colour, treats_rows_alike
 
 LayerName = Literal["gin", "gine", "gcn", "sage", "gat", "gatv2", "rgcn", "pna", "custom"]
 Activation = Literal["relu", "prelu", "elu"]
@@ -70,7 +70,8 @@ class GraphEncoder(nn.Module):
         share_equal_nodes: compute nodes with equal surroundings once, see :mod:`encoders.sharing`; the same
             result, on molecules with all atom features 1.4 to 1.5 times as fast. For categorical features,
             and not for ``gcn``, ``rgcn`` and ``virtual_node``, where more counts. Training with dropout
-            shares nothing, for each node draws its own, nor does it with synchronised batch norms.
+            shares nothing, for each node draws its own, nor does it with synchronised batch norms, or norms
+            of your own.
 
     Attributes:
         node_features: what ``x`` is, as the argument.
@@ -118,6 +119,7 @@ class GraphEncoder(nn.Module):
         self.num_node_features = num_hidden * (num_layers if jumping_knowledge == "concat" else 1)
         self.readout, self.num_features = make_readout(readout, self.num_node_features)
         self.share_equal_nodes = share_equal_nodes
+        self.reads_edges = arguments.get("edge_features") is not None
         if share_equal_nodes:
             _require_sharing(layer, readout, inputs, arguments.get("edge_features"))
         self.virtual = nn.ModuleList()
@@ -177,11 +179,12 @@ class GraphEncoder(nn.Module):
         """Whether equal nodes are computed once: not where each draws its own, or all processes' count."""
         if not self.share_equal_nodes or exporting():  # a program cannot foresee how many are equal
             return False
-        local = all(isinstance(norm, nn.BatchNorm1d | nn.Identity) for norm in self.norms)
-        return not self.training or (self.dropout.p == 0 and local)
+        draws = self.dropout.training and self.dropout.p > 0  # in eval mode too, for Monte Carlo dropout
+        return not draws and all(treats_rows_alike(norm) for norm in self.norms)
 
     def _encode_shared(self, batch: GraphBatch) -> list[Tensor]:
-        first, *levels = colour(batch, len(self.layers))
+        seen = batch if self.reads_edges else batch.with_features(edge_attr=None)
+        first, *levels = colour(seen, len(self.layers))
         h = cast("FeatureEncoder", self.embed)(batch.x[first.nodes])
         outputs = []
         for i, (layer, level) in enumerate(zip(self.layers, levels)):

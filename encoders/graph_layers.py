@@ -138,8 +138,10 @@ class _AttentionSum(nn.Module):
 
 
 def scale(values: Tensor, weight: Tensor | None) -> Tensor:
-    """Multiply ``(E, …)`` values by the edges' weights, where there are any."""
-    return values if weight is None else values * weight.view(-1, *[1] * (values.dim() - 1))
+    """Multiply ``(E, …)`` values by the edges' weights, where there are any; the dtype stays."""
+    if weight is None:
+        return values
+    return values * weight.to(values.dtype).view(-1, *[1] * (values.dim() - 1))
 
 
 class _MLPSum(nn.Module):

@@ -96,10 +96,12 @@ def from_pyg(graphs: Any) -> GraphBatch:
     """Build a batch from PyG: a ``Data``, a ``Batch`` or a sequence of them (a data set too).
 
     Raises:
-        ValueError: no graph was given, some graphs have a feature that others lack or have otherwise, or a
-            graph has another number of its rows than of nodes or edges.
+        ValueError: no graph was given, one of several types, some graphs have a feature that others lack or
+            have otherwise, or a graph has another number of its rows than of nodes or edges.
     """
-    graphs = [graphs] if hasattr(graphs, "edge_index") else list(graphs)
+    graphs = [graphs] if hasattr(graphs, "edge_index") or hasattr(graphs, "metadata") else list(graphs)
+    if any(hasattr(graph, "metadata") for graph in graphs):
+        raise ValueError("from_pyg: given HeteroData; give its to_homogeneous(), which has types as numbers")
     if not graphs:
         raise ValueError("from_pyg: given no graph, expected at least one")
     sizes = [int(size) for g in graphs for size in (g.ptr.diff() if hasattr(g, "ptr") else [g.num_nodes])]

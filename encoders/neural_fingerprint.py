@@ -78,5 +78,6 @@ class NeuralFingerprint(nn.Module):
         out = torch.zeros_like(h)
         for d in range(self.max_degree + 1):
             nodes = (degree == d).nonzero().squeeze(1)
-            out = out.index_put((nodes,), self.hidden[layer * (self.max_degree + 1) + d](h[nodes]))
+            mapped = self.hidden[layer * (self.max_degree + 1) + d](h[nodes])
+            out = out.index_put((nodes,), mapped.to(out.dtype))  # shorter under autocast
         return out

@@ -68,7 +68,8 @@ class RGCN(nn.Module):
                 f"{self.num_relations}"
             )
         if self.coefficients is None:
-            return self.self_linear(target) + self._by_relation(adjacency, source, self.weight)
+            messages = self._by_relation(adjacency, source, self.weight, adjacency.weight)
+            return self.self_linear(target) + messages
         return self.self_linear(target) + self._by_basis(adjacency, source)
 
     def _by_basis(self, adjacency: Adjacency, source: Tensor) -> Tensor:
@@ -77,7 +78,8 @@ class RGCN(nn.Module):
         matrices = {
             r: torch.einsum("b,bio->io", self.coefficients[r], self.weight) for r in part.rest.relations
         }
-        out = self._by_relation(part.rest, source, matrices)
+        alone = None if adjacency.weight is None else adjacency.weight[part.others]
+        out = self._by_relation(part.rest, source, matrices, alone)
         if not part.types.num_edges:
             return out
         weight = None if adjacency.weight is None else adjacency.weight[part.order]
@@ -90,11 +92,15 @@ class RGCN(nn.Module):
         return out
 
     def _by_relation(
-        self, adjacency: Adjacency, source: Tensor, matrices: dict[int, Tensor] | Tensor
+        self,
+        adjacency: Adjacency,
+        source: Tensor,
+        matrices: dict[int, Tensor] | Tensor,
+        weight: Tensor | None,
     ) -> Tensor:
         out = source.new_zeros(adjacency.num_dst, self.weight.shape[2])
-        for relation, (nodes, edges) in adjacency.relations.items():
-            messages = aggregate(edges, source, self.reduce, edges.weight)
+        for relation, (nodes, edges, part) in adjacency.relations.items():
+            messages = aggregate(part, source, self.reduce, None if weight is None else weight[edges])
             product = messages @ matrices[relation]  # shorter under autocast
             out = out.index_add(0, nodes, product.to(out.dtype))
         return out
@@ -109,7 +115,8 @@ class Parallel:
         types: edges from types to edges of ``merged``, one for each edge of the first kind.
         order: those edges' numbers, in the order of ``types``.
         mean: 1 over `Adjacency.edges_of_same_type`, in that order, float64.
-        rest: the other edges.
+        rest: the other edges, without weights.
+        others: their numbers.
     """
 
     merged: Adjacency
@@ -117,6 +124,7 @@ class Parallel:
     order: Tensor
     mean: Tensor
     rest: Adjacency
+    others: Tensor
 
 
 _PARTED: WeakKeyDictionary[Adjacency, dict[int, Parallel]] = WeakKeyDictionary()
@@ -126,7 +134,8 @@ def parallel(adjacency: Adjacency, num_bases: int) -> Parallel:
     """The edges parted by whether their type is worth laying together, kept as long as they are."""
     kept = _PARTED.setdefault(adjacency, {})
     if num_bases not in kept:
-        kept[num_bases] = _part_parallel(adjacency, num_bases)
+        with torch.inference_mode(False):  # for training too, which saves no tensor that inference made
+            kept[num_bases] = _part_parallel(adjacency, num_bases)
     return kept[num_bases]
 
 
@@ -145,12 +154,7 @@ def _part_parallel(adjacency: Adjacency, num_bases: int) -> Parallel:
     sizes = adjacency.num_src, adjacency.num_dst
     merged = Adjacency(found % sizes[0], found // sizes[0], *sizes)
     others = (~together).nonzero()[:, 0]
-    rest = Adjacency(
-        adjacency.src[others],
-        adjacency.dst[others],
-        *sizes,
-        weight=None if adjacency.weight is None else adjacency.weight[others],
-        type=adjacency.type[others],
-    )
+    rest = Adjacency(adjacency.src[others], adjacency.dst[others], *sizes, type=adjacency.type[others])
     mean = adjacency.edges_of_same_type[order].double().reciprocal()
-    return Parallel(merged, Adjacency(adjacency.type[order], place, num_types, len(found)), order, mean, rest)
+    types = Adjacency(adjacency.type[order], place, num_types, len(found))
+    return Parallel(merged, types, order, mean, rest, others)

@@ -4,6 +4,7 @@ import pickle
 import pytest
 import torch
 from augmented_graphs import assert_fraction, assert_same, make, molecules
+from graph_cases import molecule_like
 
 from augmentations.adaptive import AdaptiveEdgeDrop, AdaptiveFeatureMask
 from augmentations.diffusion import HeatDiffusion, PPRDiffusion
@@ -254,6 +255,9 @@ def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match=r"p is 1.2, expected a probability in \[0, 1\]"):
         EdgeDrop(p=1.2)
     categories = GraphBatch.from_edges([], x=torch.zeros(3, 2, dtype=torch.int64))
+    for value in (0.5, -1.0):
+        with pytest.raises(ValueError, match="expected the number of a category"):
+            AttributeMask(p=1.0, value=value)(molecule_like())
     with pytest.raises(ValueError, match="AttributeMask masks categories"):
         FeatureMask()(categories)
     with pytest.raises(ValueError, match="from_smiles"):

@@ -222,6 +222,17 @@ def test_sparse_features_are_written_out_for_other_libraries():
     assert torch.equal(batch.to_dgl().ndata["x"], x) and torch.equal(batch.to_pyg().x, x)
 
 
+def test_pygs_graphs_of_several_types_are_told_how_to_come():
+    graph = pytest.importorskip("torch_geometric.data").HeteroData()
+    graph["a"].x, graph["b"].x = torch.ones(1, 2), torch.zeros(2, 2)
+    graph["a", "to", "b"].edge_index = torch.tensor([[0], [1]])
+    for graphs in (graph, [graph]):
+        with pytest.raises(ValueError, match=r"given HeteroData; give its to_homogeneous\(\)"):
+            GraphBatch.from_pyg(graphs)
+    batch = GraphBatch.from_pyg(graph.to_homogeneous())
+    assert batch.node_type.tolist() == [0, 1, 1] and (batch.src.tolist(), batch.dst.tolist()) == ([0], [2])
+
+
 def test_concatenate_names_the_missing_feature():
     a = GraphBatch.from_edges([(0, 1)])
     b = GraphBatch.from_edges([(0, 1)], edge_weight=[2.0])

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from graph_cases import close, dense, make, molecule_like
+from graph_cases import LAYERS, close, dense, make, molecule_like
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from encoders.dmpnn import DMPNN, reverse_edges
 from encoders.feature_encoder import FeatureEncoder
+from encoders.graph import GraphEncoder
 from encoders.graph_batch import GraphBatch
 from encoders.graph_convolutions import GAT, GCN, PNA, GATv2, Propagation
 from encoders.graph_layers import GINE, Aggregate, GraphLayer, GraphSAGE
@@ -177,6 +178,25 @@ def test_rgcn_mean_is_its_formula(kernels, num_bases):
     close(layer(batch.adjacency, batch.x), expected)
 
 
+@pytest.mark.parametrize("num_bases", [None, 1])
+def test_rgcn_learns_weights_of_edges_that_inference_has_seen(num_bases):
+    edges, types = [(0, 1), (0, 1), (0, 1), (2, 1), (1, 0)], [0, 1, 2, 0, 1]
+    weight = nn.Parameter(torch.rand(5))
+    batch = GraphBatch.from_edges(edges, torch.randn(3, 6), edge_type=types).with_features(edge_weight=weight)
+    layer = RGCN(6, 4, num_relations=3, num_bases=num_bases)
+    with torch.inference_mode():
+        layer(batch.adjacency, batch.x)
+    for _ in range(2):
+        weight.grad = None
+        anew = batch.with_features(edge_weight=weight.detach().clone().requires_grad_())
+        out, expected = (layer(b.adjacency, b.x) for b in (batch, anew))
+        (out.square().sum() + expected.square().sum()).backward()
+        close(out, expected)
+        close(weight.grad, anew.edge_weight.grad)
+        with torch.no_grad():
+            weight += 0.5
+
+
 def test_readouts_are_dgl(kernels):
     module = pytest.importorskip("dgl.nn")
     batch = make()
@@ -337,6 +357,39 @@ def test_an_average_of_feature_encoders_finds_every_category():
     x = torch.tensor([[0, 0, 0], [6, 10, 4]])
     close(average(x), encoder(x))
     assert encoder.to("meta").first.is_meta  # moved with the weights all the same
+
+
+def test_feature_encoders_without_values_are_filled_from_a_checkpoint():
+    encoder, x = FeatureEncoder([7, 11, 5], 5), torch.tensor([[6, 10, 4]])
+    with torch.device("meta"):
+        empty = FeatureEncoder([7, 11, 5], 5)
+    empty.to_empty(device="cpu").load_state_dict(encoder.state_dict())
+    assert torch.equal(empty(x), encoder(x))
+    close(encoder.type(torch.float64)(x).float(), empty(x))
+
+
+@pytest.mark.parametrize(
+    ("layer", "layer_args", "edge_features"), [case for case in LAYERS if case[0] != "pna"]
+)
+def test_edge_weights_take_the_precision_of_messages(layer, layer_args, edge_features):
+    batch = make(edge_type=lambda n, g: torch.randint(0, 3, (n,), generator=g))
+    batch = batch.with_features(edge_attr=torch.stack([batch.src % 3, batch.dst % 4], 1))
+    weight = torch.rand(batch.num_edges)
+    encoder = GraphEncoder(
+        node_features=6, edge_features=edge_features, layer=layer, layer_args=layer_args, num_hidden=8
+    )
+    out = [encoder(batch.with_features(edge_weight=w)) for w in (weight.double(), weight)]
+    close(*out)
+    short = batch.with_features(x=batch.x.bfloat16(), edge_weight=weight)
+    assert encoder.bfloat16()(short).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("make_encoder", [DMPNN, NeuralFingerprint])
+def test_encoders_of_molecules_take_mixed_precision(make_encoder):
+    encoder = make_encoder(node_features=[5, 2], edge_features=[3, 4], num_hidden=8)
+    expected = encoder(molecule_like())
+    with torch.autocast("cpu", torch.bfloat16):
+        close(encoder(molecule_like()).float(), expected, 0.05)
 
 
 def test_errors_say_what_to_do():

@@ -52,12 +52,13 @@ def assert_is_the_list(dataset, labels):
     assert (dataset.labels if labels is None else dataset.labels.tolist()) == labels
 
 
-@pytest.mark.parametrize("kind", ["dgl", "dgl with labels", "pyg", "pyg without labels"])
+@pytest.mark.parametrize("kind", ["dgl", "dgl with labels", "pyg", "pyg with labels", "pyg without labels"])
 def test_a_list_is_read_as_it_is(kind):
     labels = [1, 0, 1, 1]
     lists = {
         "dgl": (dgl_graphs, None),
         "dgl with labels": (lambda: list(zip(dgl_graphs(), torch.tensor(labels))), labels),
+        "pyg with labels": (lambda: list(zip(pyg_graphs((0, 0, 0, 1)), torch.tensor(labels))), labels),
         "pyg": (pyg_graphs, labels),
         "pyg without labels": (lambda: pyg_graphs(None), None),
     }

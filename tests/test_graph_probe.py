@@ -2,17 +2,25 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler, normalize
 from sklearn.svm import SVC
+from torch import nn
 
+from contrastive.data.graphs import GraphDataset
+from contrastive.data.node_files import NodeDataset
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import predict_linear, predict_svm
 from contrastive.evaluation.draws import folds, random_splits
 from contrastive.evaluation.protocol import Protocol
+from contrastive.evaluation.tasks import Task, read_task
+from contrastive.features import FrozenEncoder
+from encoders.graph import GraphEncoder
+from encoders.graph_batch import GraphBatch
 
 
 def write_tu(folder, num_graphs=40):
@@ -49,6 +57,33 @@ def test_graphs_from_the_command_line(command, tmp_path):
     rows = {row["representation"]: row for row in result["rows"]}
     assert rows.keys() == {"pretrained", "untrained", "raw"} and "10-fold" in result["task"]["splits"]
     assert rows["pretrained"]["accuracy_mean"] > 0.9 and len(rows["raw"]["draws"]) == 10
+
+
+def test_graphs_of_no_known_class_are_in_no_fold(tmp_path):
+    source = write_tu(tmp_path / "SHAPES")
+    labels = source / "SHAPES_graph_labels.txt"
+    labels.write_text("NaN\n" + labels.read_text().split("\n", 1)[1])
+    encoder = FrozenEncoder(GraphEncoder(node_features=65, num_hidden=4), nn.Identity())
+    task = read_task(encoder, Protocol(data=str(source), repeats=2))
+    assert task.y.tolist() == [1, 0] * 19 + [1] and len(task.dataset) == 39
+    assert "of the 39 labelled of 40 graphs" in task.rule
+    assert sorted(np.concatenate([draw.test for draw in task.draws[:10]]).tolist()) == list(range(39))
+    labels.write_text("NaN\n" * 40)
+    with pytest.raises(ContrastiveError, match="fewer graphs than the 10 folds"):
+        read_task(encoder, Protocol(data=str(source)))
+
+
+def test_categories_without_an_encoder_are_counted_and_not_added_up():
+    x = torch.tensor([[2, 0], [0, 1], [2, 1], [1, 0]])
+    graphs = GraphBatch.from_edges([(0, 1)], x, ptr=[0, 3, 3, 4])
+    y = np.array([0, 1, 0])
+    raw = Task("graphs", GraphDataset(graphs), y, ["a", "b"], [], "").raw()
+    assert raw.tolist() == [[1, 0, 2, 1, 2], [0, 0, 0, 0, 0], [0, 1, 0, 1, 0]]
+    raw = Task("nodes", NodeDataset(GraphBatch.from_edges([], x)), y, ["a", "b"], [], "").raw()
+    assert raw.tolist() == [[0, 0, 1, 1, 0], [1, 0, 0, 0, 1], [0, 0, 1, 0, 1], [0, 1, 0, 1, 0]]
+    graphs = graphs.with_features(x=x.float())
+    raw = Task("graphs", GraphDataset(graphs), y, ["a", "b"], [], "").raw()
+    assert raw.tolist() == [[4, 2], [0, 0], [1, 0]]
 
 
 def test_nodes_from_the_command_line(command, tmp_path):

@@ -223,7 +223,8 @@ def test_relations_hold_every_edge_once():
     types = torch.tensor([2, 0, 2, 5, 0, 0, 2, 5, 5, 2, 0, 2, 2, 0])
     adjacency = make(type=types)
     found = []
-    for relation, (nodes, part) in adjacency.relations.items():
+    for relation, (nodes, edges, part) in adjacency.relations.items():
+        assert types[edges].eq(relation).all() and torch.equal(adjacency.src[edges], part.src)
         found += [(relation, u, int(nodes[v])) for u, v in zip(part.src.tolist(), part.dst.tolist())]
     expected = zip(types.tolist(), adjacency.src.tolist(), adjacency.dst.tolist())
     assert sorted(found) == sorted(expected)

@@ -2,6 +2,7 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from contrastive.data.neighbourhoods import sample_neighbourhood
 from contrastive.data.node_files import read_nodes, undirected_graph
 from contrastive.data.nodes import NodeData, NodePasses, Passes
 from contrastive.errors import ContrastiveError
-from encoders.graph import NodeEncoder
+from contrastive.features import FrozenEncoder
+from contrastive.items import encode_items
+from encoders.graph import GraphEncoder, NodeEncoder
 from encoders.sparse_features import SparseFeatures
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -218,3 +221,15 @@ def test_more_targets_than_nodes_are_refused(tmp_path):
         NodeData(str(path), batch_size=5).setup()
     with pytest.raises(ValueError, match="batch_size"):
         NodeData(str(path), fanouts=[3])
+
+
+def test_encoders_of_graphs_are_refused_for_nodes(tmp_path):
+    path = tmp_path / "small.npz"
+    np.savez(path, edges=np.array([[0, 1]]), x=np.ones((2, 1), np.float32))
+    encoder, data = GraphEncoder(node_features=1, num_hidden=4), NodeData(str(path))
+    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(encoder=encoder), world_size=1)
+    with pytest.raises(ContrastiveError, match=r"GraphEncoder gives a row a graph, .* take encoders\.graph"):
+        data.setup()
+    frozen = FrozenEncoder(encoder, torch.nn.Identity())
+    with pytest.raises(ContrastiveError, match=r"gives 1 row\(s\) of features for 2 items"):
+        encode_items(frozen, read_nodes(str(path)))

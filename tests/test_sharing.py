@@ -3,6 +3,7 @@
 import pytest
 import torch
 from graph_cases import LAYERS, molecule_like
+from torch import nn
 
 from contrastive.batch_norm import SyncedOnCPU
 from encoders.graph import GraphEncoder
@@ -106,3 +107,102 @@ def test_norms_where_no_nodes_are_equal_are_torchs(num_nodes):
             found.append([encoder(batch), *encoder.buffers()])
     for plain, shared in zip(*found) if found else ():
         torch.testing.assert_close(shared, plain)
+
+
+class Centred(nn.Module):
+    """A norm of a user's that reads the other nodes, in eval mode too."""
+
+    def forward(self, h):
+        return h - h.mean(0)
+
+
+def norms(make):
+    def replace(encoder):
+        for i in range(len(encoder.norms)):
+            encoder.norms[i] = make(8)
+
+    return replace
+
+
+def without_statistics(encoder):
+    norms(lambda width: nn.BatchNorm1d(width, track_running_stats=False))(encoder)
+    encoder.eval()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        norms(lambda width: nn.BatchNorm1d(width, affine=False)),
+        norms(
+            lambda width: nn.BatchNorm1d(width, momentum=None)
+        ),  # as torch.optim.swa_utils.update_bn sets it
+        norms(lambda width: nn.BatchNorm1d(width, track_running_stats=False)),
+        without_statistics,
+        lambda encoder: (norms(lambda width: Centred())(encoder), encoder.eval()),
+        lambda encoder: (norms(nn.LayerNorm)(encoder), encoder.eval()),
+        lambda encoder: [norm.eval() for norm in encoder.norms],
+        lambda encoder: [norm.requires_grad_(False) for norm in encoder.norms],
+        lambda encoder: (encoder.eval(), setattr(encoder.dropout, "p", 0.5), encoder.dropout.train()),
+    ],
+    ids=[
+        "plain",
+        "cumulative",
+        "untracked",
+        "untracked-eval",
+        "centred",
+        "layer-norm",
+        "fixed",
+        "frozen",
+        "monte-carlo",
+    ],
+)
+def test_sharing_changes_nothing_with_norms_and_modes_of_a_user(change):
+    batch = GraphBatch.concatenate([molecule_like(), molecule_like()[[2, 0]]])
+    batch = batch.with_features(x=batch.x[:, 1:])
+    results = []
+    for shared in (False, True):
+        torch.manual_seed(0)
+        encoder = GraphEncoder(node_features=[2], num_hidden=8, share_equal_nodes=shared)
+        change(encoder)
+        encoder.double()
+        torch.manual_seed(1)
+        out = [encoder(batch) for _ in range(2)][1]
+        out.square().sum().backward()
+        gradients = [torch.zeros(()) if p.grad is None else p.grad for p in encoder.parameters()]
+        results.append([out, *gradients, *encoder.buffers()])
+    for plain, shared in zip(*results):
+        torch.testing.assert_close(shared, plain, atol=1e-8, rtol=1e-6)
+
+
+def test_a_network_of_16_bits_shares_as_many_nodes_as_there_are():
+    batch = GraphBatch.from_edges([], x=torch.eye(70000, 1).long())  # more than float16 has
+    torch.manual_seed(0)
+    encoder = GraphEncoder(node_features=[2], num_hidden=8, num_layers=1, share_equal_nodes=True)
+    expected = encoder.nodes(batch)
+    found = encoder.half().nodes(batch)
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float(), expected, atol=0.01, rtol=0.01)
+
+
+def test_edge_features_that_no_layer_reads_do_not_matter():
+    batch = molecule_like()
+    batch = batch.with_features(x=batch.x[:, 1:], edge_attr=batch.edge_attr.float())
+    found = []
+    for shared in (False, True):
+        torch.manual_seed(0)
+        found.append(GraphEncoder(node_features=[2], num_hidden=8, share_equal_nodes=shared).double()(batch))
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32], ids=str)
+def test_categories_of_few_bits_are_read_as_others(dtype):
+    batch = GraphBatch.concatenate([molecule_like()] * 30)  # more bonds than combinations, which are over 255
+    encoder = GraphEncoder(
+        node_features=[5, 2], edge_features=[30, 40], layer="gine", num_hidden=8, share_equal_nodes=True
+    )
+    batch = batch.with_features(edge_attr=batch.edge_attr * 9)
+    short = batch.with_features(x=batch.x.to(dtype), edge_attr=batch.edge_attr.to(torch.uint8))
+    for module in (encoder.eval(), encoder.train()):
+        torch.testing.assert_close(module(short), module(batch))
+    encoder.share_equal_nodes = False
+    torch.testing.assert_close(encoder(short), encoder(batch))

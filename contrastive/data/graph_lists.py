@@ -33,8 +33,8 @@ def graphs_and_labels(items: Sequence[Any]) -> tuple[GraphBatch, Tensor | None]:
     """One batch of graphs from Python, and the rows of their labels.
 
     Args:
-        items: DGLGraphs, pairs of a DGLGraph and its label as DGL's data sets yield them, or ``Data`` of PyG,
-            whose ``y`` is the label where there is one.
+        items: DGLGraphs, or ``Data`` of PyG, whose ``y`` is the label where there is one, or pairs of a graph
+            and its label, as DGL's data sets yield them.
 
     Returns:
         The graphs, and ``(G, T)`` labels, or None.
@@ -57,9 +57,8 @@ def graphs_and_labels(items: Sequence[Any]) -> tuple[GraphBatch, Tensor | None]:
         raise ContrastiveError(f"the graphs do not fit together: {error}") from error
     if len(batch) != len(graphs):
         raise ContrastiveError(f"{len(batch)} graphs are batched in {len(graphs)}; give them one by one")
-    return single_precision(batch), _rows(
-        [graph.y if pyg else label for (graph, label), pyg in zip(pairs, is_pyg)]
-    )
+    labels = [graph.y if label is None and is_pyg[0] else label for graph, label in pairs]
+    return single_precision(batch), _rows(labels)
 
 
 def single_precision(batch: GraphBatch) -> GraphBatch:

@@ -16,6 +16,7 @@ from contrastive.data.graph_features import refuse_other_features
 from contrastive.data.neighbourhoods import sample_neighbourhood
 from contrastive.data.node_files import NodeDataset, read_nodes
 from contrastive.errors import ContrastiveError
+from encoders.graph import GraphEncoder, NodeEncoder
 from encoders.graph_batch import GraphBatch
 
 
@@ -136,13 +137,20 @@ class NodeData(LightningDataModule):
         """Read the graph.
 
         Raises:
-            ContrastiveError: a batch of more nodes than there are, or an encoder of other features.
+            ContrastiveError: a batch of more nodes than there are, or an encoder of graphs or other features.
         """
         if self.nodes is not None:
             return
         self.nodes = read_nodes(self.source, normalize_features=self.normalize_features)
         if self.trainer:
-            refuse_other_features(self.trainer.lightning_module, self.nodes.graph.x, self.source)
+            model = self.trainer.lightning_module
+            refuse_other_features(model, self.nodes.graph.x, self.source)
+            encoder = getattr(model, "encoder", None)
+            if isinstance(encoder, GraphEncoder) and not isinstance(encoder, NodeEncoder):
+                raise ContrastiveError(
+                    f"{type(encoder).__name__} gives a row a graph, and the items of {self.source} are the "
+                    "nodes of one: take encoders.graph.NodeEncoder"
+                )
         world_size = self.trainer.world_size if self.trainer else 1
         if (self.batch_size or 0) * world_size > self.nodes.graph.num_nodes:
             raise ContrastiveError(

@@ -79,9 +79,11 @@ class Task:
         return kind_of(self.y)
 
     def raw(self) -> Any:
-        """The items without an encoder: pixels, summed node features, words, or Morgan fingerprints."""
+        """The items without an encoder: pixels, summed features or counted categories, or fingerprints."""
         if isinstance(self.dataset, NodeDataset):
             x = self.dataset.graph.x
+            if not x.is_floating_point():
+                return _counts(x, torch.arange(len(x)), len(x))
             return (x if isinstance(x, Tensor) else x.dense()).numpy()
         if isinstance(self.dataset, MoleculeDataset):
             from contrastive.evaluation.molecules import morgan_fingerprints
@@ -89,6 +91,8 @@ class Task:
             return morgan_fingerprints(self.dataset.smiles)
         if isinstance(self.dataset, GraphDataset):
             graphs = self.dataset.graphs
+            if not graphs.x.is_floating_point():
+                return _counts(graphs.x, graphs.graph_of_node, len(graphs))
             sums = graphs.x.new_zeros(len(graphs), graphs.x.shape[1])
             return sums.index_add_(0, graphs.graph_of_node, graphs.x).numpy()
         chunks = np.array_split(np.arange(len(self.y)), -(-len(self.y) // 4096))
@@ -111,6 +115,15 @@ class Task:
         batch = self.dataset.__getitems__(index.tolist())
         inputs = batch.input.to(device)
         return model(inputs if transform is None else transform(inputs, batch.index.to(device)))
+
+
+def _counts(x: Tensor, owner: Tensor, size: int) -> np.ndarray:
+    """``(size, ΣK)`` float32: how often each category of each column of ``x`` is among an owner's nodes."""
+    counts = []
+    for column in x.unbind(1):
+        number = int(column.max()) + 1
+        counts.append((owner * number + column).bincount(minlength=size * number).view(size, number))
+    return torch.cat(counts, dim=1).float().numpy()
 
 
 def read_task(
@@ -241,10 +254,14 @@ def _graph_task(encoder: FrozenEncoder, protocol: Protocol) -> Task:
         return Task("graphs", dataset, y, names, [Draw(*dataset.split)], "the published split")
     if y.ndim == 2:
         return _drawn_task("graphs", dataset, y, dataset.classes or target_names(y), protocol)
-    if np.bincount(y).min() < NUM_FOLDS:
+    known = labelled(dataset.labels)
+    if not len(known) or np.bincount(y[known]).min() < NUM_FOLDS:
         raise ContrastiveError(f"a class has fewer graphs than the {NUM_FOLDS} folds")
-    splits = [split for deal in range(protocol.repeats or 1) for split in folds(y, protocol, deal)]
     rule = f"stratified {NUM_FOLDS}-fold cross-validation, folds dealt {protocol.repeats or 1} time(s)"
+    if len(known) < len(y):
+        rule += f", of the {len(known)} labelled of {len(y)} graphs"
+        dataset, y = dataset.subset(known), y[known]
+    splits = [split for deal in range(protocol.repeats or 1) for split in folds(y, protocol, deal)]
     return Task("graphs", dataset, y, dataset.classes, splits, rule, "stratified", default_method="svm")
 
 
