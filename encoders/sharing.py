@@ -106,42 +106,28 @@ def _joined(batch: GraphBatch, before: Level, level: Level) -> Level:
 
 
 def treats_rows_alike(norm: nn.Module) -> bool:
-    """Whether `batch_norm` over colours is ``norm`` over nodes; a norm that mixes rows otherwise is not."""
-    if type(norm) in (nn.BatchNorm1d, nn.LayerNorm, nn.Identity):
+    """Whether `batch_norm` over colours is ``norm`` over nodes: not where rows count in another way."""
+    if not isinstance(norm, _BatchNorm):
+        return type(norm) in (nn.LayerNorm, nn.Identity)
+    if norm.running_mean is not None and not norm.training:
         return True
-    return isinstance(norm, _BatchNorm) and not _reads_batch(norm)
-
-
-def _reads_batch(norm: _BatchNorm) -> bool:
-    """Whether mean and variance are those of the batch: in eval mode too where none are tracked."""
-    return norm.training or norm.running_mean is None
+    usual = norm.affine and norm.track_running_stats and norm.momentum is not None  # as `GraphEncoder`'s are
+    return type(norm) is nn.BatchNorm1d and usual and norm.weight.dtype in (torch.float32, torch.float64)
 
 
 def batch_norm(norm: nn.Module, h: Tensor, level: Level) -> Tensor:
     """Batch norm over rows of colours, one row a colour: equal to ``norm`` over all the nodes."""
-    if not isinstance(norm, nn.BatchNorm1d) or not _reads_batch(norm) or len(h) == len(level.of_node):
+    if not isinstance(norm, nn.BatchNorm1d) or not norm.training or len(h) == len(level.of_node):
         return norm(h)
-    wide = torch.promote_types(h.dtype if norm.weight is None else norm.weight.dtype, torch.float32)
-    rows = h.to(wide) if h.dtype == torch.float16 else h  # in which a share among a million underflows
-    weight = h.new_ones(h.shape[1], dtype=wide) if norm.weight is None else norm.weight.to(wide)
-    bias = torch.zeros_like(weight) if norm.bias is None else norm.bias.to(wide)
+    rows = h.to(norm.weight.dtype) if h.dtype == torch.float16 else h  # a share among a million underflows
     total = len(level.of_node)
-    out, mean, variance = _WeightedBatchNorm.apply(
-        rows, weight, bias, level.counts.to(wide) / total, norm.eps
-    )
-    if norm.training and norm.track_running_stats:
-        _track(norm, mean, variance * total / (total - 1))
+    share = level.counts.to(norm.weight.dtype) / total
+    out, mean, variance = _WeightedBatchNorm.apply(rows, norm.weight, norm.bias, share, norm.eps)
+    with torch.no_grad():
+        norm.running_mean.lerp_(mean, norm.momentum)  # type: ignore[union-attr, arg-type]
+        norm.running_var.lerp_(variance * total / (total - 1), norm.momentum)  # type: ignore[union-attr, arg-type]
+        norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
     return out.to(h.dtype)
-
-
-@torch.no_grad()
-def _track(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor) -> None:
-    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
-        return
-    norm.num_batches_tracked.add_(1)
-    momentum = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
-    norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
 
 
 class _WeightedBatchNorm(torch.autograd.Function):
