@@ -2,17 +2,25 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler, normalize
 from sklearn.svm import SVC
+from torch import nn
 
+from augmentations.diffusion import PPRDiffusion
+from contrastive.data.node_files import NodeDataset
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import predict_linear, predict_svm
-from contrastive.evaluation.draws import folds, random_splits
+from contrastive.evaluation.draws import Draw, folds, random_splits
 from contrastive.evaluation.protocol import Protocol
+from contrastive.evaluation.tasks import Task, read_task
+from contrastive.features import FrozenEncoder
+from encoders.graph import GraphEncoder, NodeEncoder
+from encoders.graph_batch import GraphBatch
 
 
 def write_tu(folder, num_graphs=40):
@@ -49,6 +57,28 @@ def test_graphs_from_the_command_line(command, tmp_path):
     rows = {row["representation"]: row for row in result["rows"]}
     assert rows.keys() == {"pretrained", "untrained", "raw"} and "10-fold" in result["task"]["splits"]
     assert rows["pretrained"]["accuracy_mean"] > 0.9 and len(rows["raw"]["draws"]) == 10
+
+
+def test_graphs_without_a_class_are_in_no_fold(tmp_path):
+    """A TUDataset has NaN for the class of a graph that nobody knows."""
+    file = write_tu(tmp_path / "SHAPES") / "SHAPES_graph_labels.txt"
+    file.write_text("nan\n" * 2 + "\n".join(file.read_text().splitlines()[2:]))
+    data = {"class_path": "contrastive.data.graphs.GraphData"}
+    encoder = FrozenEncoder(GraphEncoder(node_features=65), nn.Identity(), {"data": data})
+    task = read_task(encoder, Protocol(str(tmp_path / "SHAPES")))
+    assert len(task.y) == len(task.dataset) == 38 and set(task.y) == {0, 1}
+    assert task.rule.endswith("of the 38 labelled of 40 graphs")
+
+
+def test_nodes_are_trained_on_behind_the_preprocessing():
+    """As frozen features are computed; what is predicted would else be of other inputs than what is saved."""
+    graph = GraphBatch.from_edges([(0, 1), (1, 2)], torch.eye(3), undirected=True)
+    nodes, y = NodeDataset(graph, torch.tensor([0, 1, 0])), np.array([0, 1, 0])
+    task = Task("nodes", nodes, y, ["a", "b"], [Draw(*np.eye(3, dtype=np.int64))], "mine")
+    encoder = FrozenEncoder(NodeEncoder(node_features=3, num_hidden=4), PPRDiffusion())
+    h = task.forward(encoder.encoder, np.array([2, 0]), lambda x, _: encoder.preprocess(x))
+    torch.testing.assert_close(h, encoder(graph)[[2, 0]])
+    assert not torch.equal(h, encoder.encoder(graph)[[2, 0]])
 
 
 def test_nodes_from_the_command_line(command, tmp_path):

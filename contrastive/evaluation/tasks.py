@@ -105,12 +105,14 @@ class Task:
             index: the items.
             transform: applied to the raw inputs and the items' indices first, as an augmentation is.
         """
-        device = next(model.parameters()).device
+        device, place = next(model.parameters()).device, torch.from_numpy(index)
         if isinstance(self.dataset, NodeDataset):
-            return model(self.dataset.graph.to(device))[torch.from_numpy(index).to(device)]
-        batch = self.dataset.__getitems__(index.tolist())
-        inputs = batch.input.to(device)
-        return model(inputs if transform is None else transform(inputs, batch.index.to(device)))
+            inputs = self.dataset.graph
+        else:
+            inputs, _, place = self.dataset.__getitems__(index.tolist())
+        inputs, place = inputs.to(device), place.to(device)
+        outputs = model(inputs if transform is None else transform(inputs, place))
+        return outputs[place] if isinstance(self.dataset, NodeDataset) else outputs
 
 
 def read_task(
@@ -229,7 +231,7 @@ def labelled_splits(
 
 def _graph_task(encoder: FrozenEncoder, protocol: Protocol) -> Task:
     dataset = read_items(encoder, protocol.data)
-    if dataset.labels is None:
+    if dataset.labels is None or not len(known := labelled(dataset.labels)):
         raise ContrastiveError(f"{protocol.data} has no labels; a probe needs a class for each graph")
     y = dataset.labels.numpy()
     if dataset.split is not None:
@@ -237,10 +239,13 @@ def _graph_task(encoder: FrozenEncoder, protocol: Protocol) -> Task:
         return Task("graphs", dataset, y, names, [Draw(*dataset.split)], "the published split")
     if y.ndim == 2:
         return _drawn_task("graphs", dataset, y, dataset.classes or target_names(y), protocol)
-    if np.bincount(y).min() < NUM_FOLDS:
+    if np.bincount(y[known]).min() < NUM_FOLDS:
         raise ContrastiveError(f"a class has fewer graphs than the {NUM_FOLDS} folds")
-    splits = [split for deal in range(protocol.repeats or 1) for split in folds(y, protocol, deal)]
     rule = f"stratified {NUM_FOLDS}-fold cross-validation, folds dealt {protocol.repeats or 1} time(s)"
+    if len(known) < len(y):
+        rule += f", of the {len(known)} labelled of {len(y)} graphs"
+        dataset, y = dataset.subset(known), y[known]
+    splits = [split for deal in range(protocol.repeats or 1) for split in folds(y, protocol, deal)]
     return Task("graphs", dataset, y, dataset.classes, splits, rule, "stratified", default_method="svm")
 
 
