@@ -16,6 +16,7 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from contrastive.building import build_data, build_module
+from contrastive.callbacks import is_last_epoch
 from contrastive.data import Batch
 from contrastive.data.link_evidence import NUM_FEATURES, Evidence
 from contrastive.data.link_queries import LinkQueries
@@ -115,7 +116,7 @@ class LinkPrediction(LightningModule):
         """The loss ``()`` of a batch of queries."""
         queries: LinkQueries = batch.input
         loss = self.loss(self.score(queries), queries.positive, queries.negative)
-        self.log("loss", loss, prog_bar=True, batch_size=len(batch.index))
+        self.log("loss", loss, prog_bar=True, batch_size=len(batch.index), sync_dist=True)
         return loss
 
     def score(self, queries: LinkQueries) -> Tensor:
@@ -136,7 +137,7 @@ class LinkPrediction(LightningModule):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         values = {"epoch_seconds": seconds, "peak_gib": peak}
         epoch = self.current_epoch + 1
-        if epoch % self.validate_every_n_epochs == 0 or epoch == self.trainer.max_epochs:
+        if epoch % self.validate_every_n_epochs == 0 or is_last_epoch(self.trainer):
             values |= {f"val_{name}": value for name, value in self.validate_links().items()}
             shown = ", ".join(f"{name} {value:.3f}" for name, value in values.items() if "mean" not in name)
             self.print(f"epoch {epoch}: {shown}", flush=True)
