@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 
 from contrastive.data.loading import split_indices
 from contrastive.data.rdkit_cache import import_rdkit
@@ -55,8 +56,6 @@ def split_molecules(
 
 
 def _drawn(num: int, labels: np.ndarray | None, val: float, test: float, seed: int) -> Parts:
-    import torch
-
     y = None if labels is None else torch.from_numpy(labels)
     rest, held_out = split_indices(num, y, test, seed)
     train, val_part = split_indices(len(rest), None if y is None else y[rest], val / (1 - test), seed)

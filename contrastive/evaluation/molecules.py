@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from contrastive.data.rdkit_cache import import_rdkit
 
 
 def morgan_fingerprints(smiles: Sequence[str], *, radius: int = 2, num_bits: int = 2048) -> Any:
     """Bits of the atoms' surroundings, as a sparse float matrix ``(N, num_bits)`` (ECFP4 at radius 2)."""
-    from scipy.sparse import csr_matrix
-
     chem = import_rdkit()
     from rdkit.Chem import rdFingerprintGenerator
 

@@ -31,6 +31,7 @@ from contrastive.evaluation.draws import (
 )
 from contrastive.evaluation.linear import REGULARISATIONS
 from contrastive.evaluation.metrics import Kind, kind_of
+from contrastive.evaluation.molecules import morgan_fingerprints
 from contrastive.evaluation.protocol import Method, Protocol, SplitRule
 from contrastive.features import FrozenEncoder
 from contrastive.items import read_items, unit_of
@@ -84,8 +85,6 @@ class Task:
             x = self.dataset.graph.x
             return (x if isinstance(x, Tensor) else x.dense()).numpy()
         if isinstance(self.dataset, MoleculeDataset):
-            from contrastive.evaluation.molecules import morgan_fingerprints
-
             return morgan_fingerprints(self.dataset.smiles)
         if isinstance(self.dataset, GraphDataset):
             graphs = self.dataset.graphs
