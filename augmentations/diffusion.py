@@ -90,14 +90,14 @@ class HeatDiffusion(_Diffusion):
     """Heat kernel: θ_k = e^{−t} tᵏ/k!, until the rest is below 10⁻⁴. For undirected graphs.
 
     Args:
-        t: time.
+        t: time, up to 700, beyond which e^{−t} is no number.
         top_k: the edges kept into each node; None keeps all above the threshold.
         threshold: entries of S that are not above it are left out.
     """
 
     def __init__(self, *, t: float = 5.0, top_k: int | None = None, threshold: float = 1e-3) -> None:
-        if t <= 0:
-            raise ValueError(f"t is {t}, expected a positive time")
+        if not 0 < t <= 700:
+            raise ValueError(f"t is {t}, expected a positive time, up to 700")
         coefficients = [math.exp(-t)]
         while sum(coefficients) < 1 - 1e-4:
             coefficients.append(coefficients[-1] * t / len(coefficients))

@@ -49,7 +49,8 @@ class RandomWalkSubgraph(nn.Module):
         """Walk in all graphs side by side."""
         random = draws(batch, random)
         graphs, start = random_nodes(batch, random)
-        wanted = (batch.nodes_per_graph[graphs] * self.ratio).ceil().long().clamp(min=1)
+        # less what a product is rounded up by, so that 0.6 of 25 nodes are 15
+        wanted = (batch.nodes_per_graph[graphs].double() * self.ratio - 1e-9).ceil().long().clamp(min=1)
         # Of each graph's own size, so that its walk does not depend on the batch.
         budget = 4 * wanted if self.num_steps is None else torch.full_like(wanted, self.num_steps)
         steps = max(1, int(budget.max())) if len(graphs) else 1

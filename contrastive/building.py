@@ -6,7 +6,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,39 @@ def build_module(spec: dict[str, Any], *, own: bool = False) -> nn.Module:
     Raises:
         ContrastiveError: not a module, not one that a file may name, or it cannot be built.
     """
+    named = () if own else (value for value in _strings(spec) if _DOTTED.fullmatch(value))
+    return _built(nn.Module, spec, named, own)
+
+
+def build_data(config: dict[str, Any], *, own: bool = False) -> Any:
+    """Build the data module of a run, a ``LightningDataModule`` that has read nothing yet.
+
+    Its seed is the run's, as it was in pretraining: a ``config.yaml`` has it once, as ``seed_everything``.
+
+    Args:
+        config: of the run.
+        own: see `build_module`.
+
+    Raises:
+        ContrastiveError: the configuration has no data, or as of `build_module`.
+    """
+    from pytorch_lightning import LightningDataModule  # a second, which encoders do not need
+
+    spec = config.get("data")
+    named = () if own else _class_paths(spec if isinstance(spec, dict) else {"class_path": spec})
+    return _built(LightningDataModule, spec, named, own, config.get("seed_everything"))
+
+
+def _built(kind: type, spec: Any, named: Iterable[str], own: bool, seed: int | None = None) -> Any:
+    """Build an object of a kind; ``named`` is what is looked at before anything is imported."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--module", type=nn.Module)
+    parser.add_argument("--module", type=kind)
+    parser.add_argument("--seed", type=int | None)
+    if seed is not None:
+        parser.link_arguments("seed", "module.init_args.seed")  # where the class has one
     try:
-        if not own:
-            _check(value for value in _strings(spec) if _DOTTED.fullmatch(value))
-        parsed = parser.parse_object({"module": spec})
+        _check(named)
+        parsed = parser.parse_object({"module": spec, "seed": seed})
         if not own:
             _check(_class_paths(parsed))  # a name without dots has become a path by now
         return parser.instantiate_classes(parsed).module
@@ -52,7 +79,7 @@ def build_module(spec: dict[str, Any], *, own: bool = False) -> nn.Module:
         raise ContrastiveError(f"cannot build {name}: {said}") from error
 
 
-def _check(paths: Iterator[str]) -> None:
+def _check(paths: Iterable[str]) -> None:
     trusted = {name.strip() for name in os.environ.get(TRUST, "").split(",")}
     for path in paths:
         package = path.partition(".")[0]

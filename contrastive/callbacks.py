@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
@@ -29,7 +30,7 @@ class OnlineKNN(Callback):
     Args:
         every_n_epochs: how often; the last epoch is always evaluated. 0 is never.
         k: neighbours.
-        max_bank: at most so many pretraining samples, the same at every epoch.
+        max_bank: at most so many pretraining samples, evenly spaced, the same at every epoch.
 
     Attributes:
         latest: the step of the last evaluation, its metric and the value, or None.
@@ -48,7 +49,7 @@ class OnlineKNN(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate after every ``every_n_epochs`` epochs and after the last."""
         epoch = trainer.current_epoch + 1
-        if self.every_n_epochs and (epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs):
+        if self.every_n_epochs and (epoch % self.every_n_epochs == 0 or is_last_epoch(trainer)):
             self._evaluate(trainer, pl_module)
 
     @torch.no_grad()
@@ -59,7 +60,8 @@ class OnlineKNN(Callback):
         if not trainer.is_global_zero and not is_sharded(pl_module):
             return
         known = labelled(data.train.labels)
-        bank = data.train.subset(known[:: max(1, len(known) // self.max_bank)])
+        number = min(self.max_bank, len(known))
+        bank = data.train.subset(known[np.arange(number) * len(known) // max(1, number)])
         val = data.val.subset(labelled(data.val.labels))
         h, held_out = (_encoded(pl_module, part) for part in (bank, val))
         name, value = neighbour_metric(h, bank.labels, held_out, val.labels, k=self.k)
@@ -70,6 +72,11 @@ class OnlineKNN(Callback):
         step = max(0, trainer.global_step - 1)  # steps count from 0: that of the last batch
         for logger in trainer.loggers:
             logger.log_metrics({name: value, "epoch": trainer.current_epoch}, step)
+
+
+def is_last_epoch(trainer: Trainer) -> bool:
+    """Whether training ends with the epoch that is at its end, by ``max_epochs`` or by anything else."""
+    return trainer.current_epoch + 1 == trainer.max_epochs or trainer.fit_loop.done or trainer.should_stop
 
 
 def _encoded(module: Any, dataset: Any, batch_size: int = 512) -> Tensor:

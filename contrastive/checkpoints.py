@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.strategies import Strategy
 from torch.optim import Optimizer
 
-from contrastive.callbacks import OnlineKNN
+from contrastive.callbacks import OnlineKNN, is_last_epoch
 from contrastive.checkpoint_files import record_of, records, write_record
 from contrastive.errors import ContrastiveError
 from contrastive.saved import LAST
@@ -77,7 +77,7 @@ class Checkpoints(Checkpoint):
         """Save, after the other callbacks have evaluated the epoch."""
         epoch = trainer.current_epoch + 1
         stop = self._stop_asked(trainer)
-        over = epoch == trainer.max_epochs or trainer.fit_loop.done or trainer.should_stop
+        over = is_last_epoch(trainer)
         if epoch % self.every_n_epochs == 0 or over or stop:
             self.save(trainer)
         if stop and not over:

@@ -113,6 +113,10 @@ def _write_parquet(encoder: FrozenEncoder, dataset: Any, batch_size: int, part: 
     items = item_names(dataset)
     texts = {} if items is None else {"item": items}
     labels = {} if dataset.labels is None else _label_columns(dataset)
+    if taken := labels.keys() & {"h", "item"}:
+        raise ContrastiveError(
+            f"a target is called {taken.pop()}, as another column is; rename it, or write .npz"
+        )
     writer, start = None, 0
     try:
         for h in _batches(encoder, dataset, batch_size):

@@ -14,6 +14,7 @@ from augmentations.colour import Normalize
 from contrastive.building import build_module
 from contrastive.errors import ContrastiveError, reading
 from contrastive.saved import fetched, read_saved
+from encoders.weights import load_strictly
 
 
 class FrozenEncoder(nn.Module):
@@ -102,14 +103,14 @@ def start_from(encoder: nn.Module, path: str | Path) -> None:
         fill(encoder, read_saved(path)[1], str(path))
 
 
-def _encoder_spec(config: dict[str, Any] | None, path: Path) -> dict[str, Any]:
+def _encoder_spec(config: Any, path: Path) -> dict[str, Any]:
     try:
-        if str(config["model"].get("class_path")).endswith(".LinkPrediction"):  # type: ignore[index]
+        if str(config["model"].get("class_path")).endswith(".LinkPrediction"):
             raise ContrastiveError(
                 f"{path} predicts links, with features of its own nodes alone: contrastive links {path} "
                 f"and contrastive neighbours {path} read it"
             )
-        spec = model_args(config)["encoder"]  # type: ignore[arg-type]
+        spec = model_args(config)["encoder"]
         return {**spec, "class_path": spec["class_path"], "init_args": dict(spec.get("init_args") or {})}
     except (KeyError, TypeError, AttributeError, ValueError):  # a stranger's file says anything
         raise ContrastiveError(
@@ -198,24 +199,10 @@ def fill(encoder: nn.Module, weights: dict[str, Tensor], source: str) -> None:
     Raises:
         ContrastiveError: some are not; the message names ``source`` and lists them.
     """
-    own = encoder.state_dict()
-    problems = {
-        "missing": sorted(own.keys() - weights.keys()),
-        "unexpected": sorted(weights.keys() - own.keys()),
-        "of another shape": [
-            f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}"
-            for key in sorted(own.keys() & weights.keys())
-            if own[key].shape != weights[key].shape
-        ],
-    }
-    if any(problems.values()):
-        lines = [
-            f"{len(keys)} {what}: {', '.join(keys[:6])}{', …' if len(keys) > 6 else ''}"
-            for what, keys in problems.items()
-            if keys
-        ]
-        raise ContrastiveError(f"{source} does not fit {type(encoder).__name__}; keys " + "; ".join(lines))
-    encoder.load_state_dict(weights)
+    try:
+        load_strictly(encoder, weights, source, type(encoder).__name__)
+    except ValueError as error:
+        raise ContrastiveError(str(error)) from error
 
 
 def accelerator() -> str:

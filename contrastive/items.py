@@ -100,8 +100,9 @@ def read_items(
         cache_dir = cache_dir or data.get("cache_dir")
         if source == data.get("source"):
             smiles_column = smiles_column or data.get("smiles_column")
-        options = {"smiles_column": smiles_column, "targets": targets, "cache_dir": cache_dir}
-        dataset: GraphDataset = read_molecules(source, **options)  # type: ignore[arg-type]
+        dataset: GraphDataset = read_molecules(
+            source, smiles_column=smiles_column, targets=targets, cache_dir=cache_dir
+        )
     else:
         dataset = read_graphs(source, **{key: data[key] for key in GRAPH_OPTIONS if key in data})
     refuse_other_features(encoder, dataset.graphs.x, source, "give graphs as those it was trained on")

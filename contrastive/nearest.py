@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from sklearn.neighbors import NearestNeighbors
 
 from contrastive.errors import ContrastiveError
 from contrastive.features import FrozenEncoder, accelerator
@@ -73,8 +74,6 @@ def _encoded(encoder: FrozenEncoder | None, query: Query) -> np.ndarray:
 
 
 def _search_sklearn(bank: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.neighbors import NearestNeighbors
-
     distances, places = (
         NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute").fit(bank).kneighbors(queries)
     )

@@ -57,8 +57,9 @@ class LARS(Optimizer):
                     norm = update.norm()
                     trust = group["trust_coefficient"] * p.norm() / norm
                     update.mul_(torch.where((norm > 0) & (p.norm() > 0), trust, 1.0))
-                velocity = self.state[p].setdefault("velocity", torch.zeros_like(p))
-                velocity.mul_(group["momentum"]).add_(update)
+                if "velocity" not in self.state[p]:
+                    self.state[p]["velocity"] = torch.zeros_like(p)
+                velocity = self.state[p]["velocity"].mul_(group["momentum"]).add_(update)
                 p.sub_(velocity, alpha=group["lr"])
         return loss
 

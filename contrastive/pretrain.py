@@ -28,11 +28,13 @@ from contrastive.faults import fit
 from contrastive.help_pages import help_page
 from contrastive.loggers import MetricsCSV, Wandb, wandb_logger
 from contrastive.parse_errors import in_a_line
+from contrastive.report import write_whole
 from contrastive.resume import changed_settings, find_checkpoint, lock
 from contrastive.run_folder import make_folder, remove_folders, settle_folder
 from contrastive.saved import CONFIG, LAST
 
 _SAY_WHAT = ("--config", "-c", "--model", "--help", "-h", "--print_config")  # one of them is needed
+_ROOM = "make room, or give another --run_dir"
 _NOT_OF_THE_RUN = ("config", "run_dir", "ckpt_path", "allow_changes")
 
 
@@ -209,7 +211,8 @@ class PretrainCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         step = self._resumed_step(config, trainer.world_size) if self.checkpoint else None
         if is_first_process():
-            (self.run_dir / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+            text = yaml.safe_dump(config, sort_keys=False)
+            write_whole(self.run_dir / CONFIG, lambda part: part.write_text(text), advice=_ROOM)
         if theirs is None:
             trainer.loggers = [MetricsCSV(self.run_dir, step)]
             if self.config.wandb != "off":

@@ -18,7 +18,7 @@ from contrastive.card_usage import result_of
 from contrastive.errors import ContrastiveError
 from contrastive.features import FrozenEncoder, in_channels, model_args, takes_graphs
 from encoders.graph_batch import GraphBatch
-from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
+from encoders.molecules import categories
 
 TOLERANCE = 1e-4
 _DIMS = {"images": "batch", "src": "edges", "dst": "edges", "ptr": "offsets", "x": "nodes"} | {
@@ -84,12 +84,11 @@ def _example_graphs(encoder: FrozenEncoder) -> GraphBatch:
             f"{type(encoder.encoder).__name__} does not record its node_features, for which a program is "
             "written; give an example of its inputs to contrastive.programs.trace"
         ) from None
-    nodes = list(ATOM_FEATURES.values()) if nodes == "atoms" else nodes
     edges = arguments.get("edge_features")
-    edges = list(BOND_FEATURES.values()) if edges == "bonds" else edges
     src, dst, ptr = torch.tensor([2, 1, 3, 4, 5]), torch.tensor([1, 2, 4, 5, 6]), torch.tensor([0, 1, 3, 7])
-    attributes = None if edges is None else _example_features(edges, 5)
-    return GraphBatch(src=src, dst=dst, x=_example_features(nodes, 7), ptr=ptr, edge_attr=attributes)
+    attributes = None if edges is None else _example_features(categories(edges), 5)
+    x = _example_features(categories(nodes), 7)
+    return GraphBatch(src=src, dst=dst, x=x, ptr=ptr, edge_attr=attributes)
 
 
 def _example_features(features: int | list[int], count: int) -> Tensor:

@@ -181,7 +181,7 @@ def plot_embedding(panels: dict[str, np.ndarray], y: np.ndarray, classes: Sequen
     """
     from sklearn.decomposition import PCA
 
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 5), squeeze=False)
     for axis, (title, h) in zip(axes[0], panels.items()):
         xy = PCA(2, random_state=0).fit_transform(h)
@@ -210,7 +210,7 @@ def plot_label_efficiency(
         ylabel: what the metric is.
         chance: what guessing gives, in [0, 1]; None draws no line there.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, axis = plt.subplots(figsize=(6.5, 4.5))
     for i, (name, points) in enumerate(lines.items()):
         x, (mean, low, high) = np.array(points)[:, 0], 100 * np.array(points)[:, 1:].T
@@ -232,10 +232,11 @@ def plot_label_efficiency(
     plt.close(figure)
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib's, without a screen; it takes long to import."""
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot as plt
 
-    return pyplot
+    return plt

@@ -86,14 +86,12 @@ def _changed_batch(before: dict[str, Any], now: dict[str, Any], processes: int, 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
     """``{"a": {"b": [1]}}`` as ``{"a.b.0": 1}``."""
-    if isinstance(config, dict):
-        items = config.items()
-    elif isinstance(config, list):
-        items = enumerate(config)  # type: ignore[assignment]
-    else:
+    if isinstance(config, list):
+        config = dict(enumerate(config))
+    if not isinstance(config, dict):
         return {prefix: config}
     flat: dict[str, Any] = {}
-    for key, value in items:
+    for key, value in config.items():
         flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
 

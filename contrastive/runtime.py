@@ -19,16 +19,13 @@ def set_up_process() -> None:
         keep_freed_memory()
 
 
-def keep_freed_memory(largest: int = 2**25, at_most: int = 2**30) -> bool:
-    """Have GNU's malloc serve blocks below ``largest`` bytes again instead of giving them to the system.
+def keep_freed_memory() -> bool:
+    """Have GNU's malloc serve blocks below 32 MiB again instead of giving them to the system.
 
     A step allocates the same tensors as the one before. Left alone, malloc returns those at the end of its
     heap, and the system hands them out anew page by page, zeroed, which takes up to a third of a small
-    network's step. 32 MiB is the most that all versions take.
-
-    Args:
-        largest: bytes of a block that is mapped by itself, and given back once it is free.
-        at_most: bytes that stay free at the end of the heap.
+    network's step. Blocks of 32 MiB, the most that all versions take, and more are given back once they are
+    free; 1 GiB stays free at the end of the heap at most.
 
     Returns:
         Whether malloc took the settings; other systems' has none.
@@ -37,4 +34,4 @@ def keep_freed_memory(largest: int = 2**25, at_most: int = 2**30) -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another libc; Windows has no library None
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, largest) and mallopt(_M_TRIM_THRESHOLD, at_most))
+    return bool(mallopt(_M_MMAP_THRESHOLD, 2**25) and mallopt(_M_TRIM_THRESHOLD, 2**30))

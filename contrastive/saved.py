@@ -34,7 +34,11 @@ def fetched(path: str | Path) -> Path:
 
 def read_saved(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
     """The configuration, where one is known, and the encoder's weights."""
-    return _read_export(path) if (path / EXPORT_CONFIG).exists() else _read_checkpoint(checkpoint_of(path))
+    if (path / EXPORT_CONFIG).exists():
+        return _read_export(path)
+    config, state = read_state(checkpoint_of(path))
+    prefix = "encoder."
+    return config, {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
 
 
 def checkpoint_of(path: Path) -> Path:
@@ -58,7 +62,12 @@ def run_folder(path: Path) -> Path:
     return path.parent.parent if path.parent.name == LAST.parent.name else path.parent
 
 
-def _read_checkpoint(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+def read_state(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+    """The configuration in a checkpoint, where there is one, and all weights of the module.
+
+    Raises:
+        ContrastiveError: it is no checkpoint, is damaged, or holds code, which is not run.
+    """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         state = {key: value for key, value in checkpoint["state_dict"].items() if isinstance(value, Tensor)}
@@ -70,9 +79,7 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tenso
         raise ContrastiveError(
             f"{path} is not a checkpoint of a pretraining run ({type(error).__name__}: {error})"
         ) from error
-    prefix = "encoder."
-    weights = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-    return checkpoint.get("config"), weights
+    return checkpoint.get("config"), state
 
 
 def _read_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

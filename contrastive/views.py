@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
 from PIL import Image, ImageDraw
-from pytorch_lightning import LightningDataModule
 from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -16,7 +14,7 @@ from torch.nn.functional import interpolate
 from augmentations.batch import to_float
 from augmentations.colour import Normalize
 from augmentations.random import SampleRandom
-from contrastive.building import build_module
+from contrastive.building import build_data, build_module
 from contrastive.data.image_channels import refuse_other_channels
 from contrastive.data.image_crops import CroppedViews
 from contrastive.errors import ContrastiveError
@@ -68,25 +66,21 @@ class ViewsCLI(PretrainCLI):
         config = load_config(self)
         self.seed = config["seed_everything"]
         self.views = [build_module(spec, own=True) for spec in model_args(config)["views"]]
-        self.images, self.crops = _examples(self.config, self.config.num, self.seed)
+        self.images, self.crops = _examples(config, self.config.num)
         source = config["data"]["init_args"]["source"]
         refuse_other_channels([("views", view) for view in self.views], self.images.shape[1], source)
 
 
-def _examples(config: Namespace, num_images: int, seed: int) -> tuple[Tensor, CroppedViews | None]:
+def _examples(config: dict[str, Any], num_images: int) -> tuple[Tensor, CroppedViews | None]:
     """A few training images of the configured data, uint8 ``(N, C, H, W)``; their crops where it cuts any."""
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--data", type=LightningDataModule)
-    data: Any = parser.instantiate_classes(Namespace(data=config.data)).data
+    data = build_data(config, own=True)
     if not hasattr(data, "examples"):
         raise ContrastiveError(
-            f"contrastive views draws images, and {config.data.class_path} gives none; "
+            f"contrastive views draws images, and {config['data']['class_path']} gives none; "
             "pass a configuration of configs/image/"
         )
     examples = data.examples(num_images)
-    crops = None if data.crop is None else CroppedViews(examples, data.crop, seed)
+    crops = None if data.crop is None else CroppedViews(examples, data.crop, config["seed_everything"])
     return examples.__getitems__(list(range(len(examples)))).input, crops
 
 

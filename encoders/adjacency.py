@@ -20,7 +20,6 @@ def load_dgl() -> Any | None:
     """The module ``dgl``, or None where it is absent, broken, or switched off by ``CONTRASTIVE_DGL=0``."""
     if os.environ.get("CONTRASTIVE_DGL") == "0":
         return None
-    os.environ.setdefault("DGLBACKEND", "pytorch")  # unset, DGL prints and writes ~/.dgl/config.json
     try:
         import dgl
         import dgl.ops

@@ -11,7 +11,7 @@ from encoders.adjacency import Adjacency
 from encoders.feature_encoder import FeatureEncoder, Linear
 from encoders.graph_batch import GraphBatch
 from encoders.message_passing import aggregate_edges, gather_src
-from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
+from encoders.molecules import categories
 from encoders.readout import Readout
 
 
@@ -50,13 +50,12 @@ class DMPNN(nn.Module):
         readout: Literal["sum", "mean"] = "mean",
     ) -> None:
         super().__init__()
-        atoms = list(ATOM_FEATURES.values()) if node_features == "atoms" else node_features
-        bonds = list(BOND_FEATURES.values()) if edge_features == "bonds" else edge_features
+        atoms, bonds = categories(node_features), categories(edge_features)
         # W_i [x ‖ e] = W_ix x + W_ie e: the atoms' half is computed once an atom, not once a bond.
-        self.atom_input = FeatureEncoder(atoms, num_hidden)  # type: ignore[arg-type]
-        self.bond_input = FeatureEncoder(bonds, num_hidden)  # type: ignore[arg-type]
+        self.atom_input = FeatureEncoder(atoms, num_hidden)
+        self.bond_input = FeatureEncoder(bonds, num_hidden)
         self.message = Linear(num_hidden, num_hidden, bias=False)
-        self.atom_output = FeatureEncoder(atoms, num_hidden)  # type: ignore[arg-type]
+        self.atom_output = FeatureEncoder(atoms, num_hidden)
         self.output = Linear(num_hidden, num_hidden)
         self.num_layers, self.dropout = num_layers, nn.Dropout(dropout)
         self.readout, self.num_features = Readout(readout), num_hidden

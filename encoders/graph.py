@@ -16,7 +16,7 @@ from encoders.graph_batch import GraphBatch
 from encoders.graph_convolutions import GAT, GCN, PNA, GATv2, Propagation
 from encoders.graph_layers import GIN, GINE, GraphLayer, GraphSAGE
 from encoders.message_passing import pick
-from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
+from encoders.molecules import categories
 from encoders.readout import Readout, ReadoutName, VirtualNode, make_readout
 from encoders.relational import RGCN
 from encoders.sharing import batch_norm, colour, treats_rows_alike
@@ -103,9 +103,8 @@ class GraphEncoder(nn.Module):
         super().__init__()
         if num_layers < 1 or num_hidden < 1:
             raise ValueError(f"num_layers is {num_layers} and num_hidden {num_hidden}; both are 1 at least")
-        inputs = list(ATOM_FEATURES.values()) if node_features == "atoms" else node_features
-        self.node_features = inputs
-        self.embed, width = _embedding(inputs, num_hidden, input_layer)  # type: ignore[arg-type]
+        self.node_features = categories(node_features)
+        self.embed, width = _embedding(self.node_features, num_hidden, input_layer)
         arguments = _layer_arguments(layer, layer_args, edge_features)
         widths = [width] + [num_hidden] * num_layers
         make: Callable[..., nn.Module] = _LAYERS[layer]
@@ -121,7 +120,7 @@ class GraphEncoder(nn.Module):
         self.share_equal_nodes = share_equal_nodes
         self.reads_edges = arguments.get("edge_features") is not None
         if share_equal_nodes:
-            _require_sharing(layer, readout, inputs, arguments.get("edge_features"))
+            _require_sharing(layer, readout, self.node_features, arguments.get("edge_features"))
         self.virtual = nn.ModuleList()
         if readout == "virtual_node":
             self._add_virtual_nodes(width, num_hidden)
@@ -160,7 +159,7 @@ class GraphEncoder(nn.Module):
         if self._shares():
             return self._encode_shared(batch), None
         if self.embed is None:
-            require_columns(batch.x, self.node_features)  # type: ignore[arg-type]
+            require_columns(batch.x, self.node_features)
         h = batch.x if self.embed is None else self.embed(batch.x)
         virtual = cast("list[VirtualNode]", self.virtual)  # a ModuleList forgets what it holds
         g = self.virtual_start.expand(batch.num_graphs, -1) if virtual else None
@@ -239,9 +238,7 @@ def _layer_arguments(layer: str, layer_args: dict[str, Any] | None, edge_feature
     """What a layer is built with beside its widths; ValueError where it does not go with the layer."""
     arguments = dict(layer_args or {})
     if edge_features is not None:
-        arguments["edge_features"] = (
-            list(BOND_FEATURES.values()) if edge_features == "bonds" else edge_features
-        )
+        arguments["edge_features"] = categories(edge_features)
     edge_features = arguments.get("edge_features")
     if layer not in _LAYERS:
         raise ValueError(f"layer {layer!r}: expected {', '.join(_LAYERS)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +31,6 @@ def from_dgl(graphs: Any, *, x: str | None = None, edge_attr: str | None = None)
     Raises:
         ValueError: no graph was given, or a name that the graphs do not have.
     """
-    os.environ.setdefault("DGLBACKEND", "pytorch")  # unset, DGL prints and writes ~/.dgl/config.json
     import dgl
 
     graphs = list(graphs) if isinstance(graphs, Sequence) else [graphs]
@@ -75,7 +73,6 @@ def _pick(frame: Any, name: str | None, candidates: Sequence[str], where: str) -
 
 def to_dgl(batch: GraphBatch) -> Any:
     """A batched DGLGraph; ``ndata`` and ``edata`` hold the features under their names here."""
-    os.environ.setdefault("DGLBACKEND", "pytorch")
     import dgl
 
     graph = dgl.graph((batch.src, batch.dst), num_nodes=batch.num_nodes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,6 +34,12 @@ BOND_FEATURES: dict[str, int] = {
     "conjugated": 3,
     "in_ring": 3,
 }
+
+
+def categories(features: int | list[int] | Literal["atoms", "bonds"]) -> int | list[int]:
+    """Categories of each column, of ``atoms`` and ``bonds`` those of `from_smiles`; a width stays one."""
+    known = {"atoms": ATOM_FEATURES, "bonds": BOND_FEATURES}
+    return list(known[features].values()) if isinstance(features, str) else features
 
 
 def from_smiles(smiles: str | Sequence[str]) -> GraphBatch:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from encoders.feature_encoder import FeatureEncoder, Linear
 from encoders.graph_batch import GraphBatch
 from encoders.message_passing import aggregate, aggregate_edges
-from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
+from encoders.molecules import categories
 from encoders.readout import Readout
 
 
@@ -43,11 +43,9 @@ class NeuralFingerprint(nn.Module):
         max_degree: int = 5,
     ) -> None:
         super().__init__()
-        atoms = list(ATOM_FEATURES.values()) if node_features == "atoms" else node_features
-        bonds = list(BOND_FEATURES.values()) if edge_features == "bonds" else edge_features
         self.num_features, self.num_layers, self.max_degree = num_features, num_layers, max_degree
-        self.embed = FeatureEncoder(atoms, num_hidden)  # type: ignore[arg-type]
-        self.edge = None if bonds is None else FeatureEncoder(bonds, num_hidden)  # type: ignore[arg-type]
+        self.embed = FeatureEncoder(categories(node_features), num_hidden)
+        self.edge = None if edge_features is None else FeatureEncoder(categories(edge_features), num_hidden)
         count = num_layers * (max_degree + 1)
         self.hidden = nn.ModuleList(Linear(num_hidden, num_hidden) for _ in range(count))
         self.write = nn.ModuleList(Linear(num_hidden, num_features) for _ in range(num_layers + 1))

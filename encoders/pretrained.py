@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 import torchvision.models
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
+
+from encoders.weights import load_strictly
 
 
 class TorchvisionEncoder(nn.Module):
@@ -42,7 +45,7 @@ class TorchvisionEncoder(nn.Module):
         _set_in_channels(self.model, in_channels)
         if weights is not None:
             state = _fitted(_read(name, weights), self.model, classifier, in_channels)
-            _load(self.model, state, f"{weights} does not fit {name}")
+            load_strictly(self.model, state, weights, name)
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode ``(N, in_channels, H, W)`` as ``(N, num_features)``."""
@@ -116,11 +119,11 @@ def _build(name: str, image_size: int | None) -> nn.Module:
     if name not in names:
         close = [other for other in names if other.startswith(name[:4])] or names
         raise ValueError(f"torchvision.models has no {name!r}; choose one of {', '.join(close)}")
-    options = {}
+    options: dict[str, Any] = {}
     if name.startswith("vit_") and image_size is not None:
         options["image_size"] = image_size
     if name in ("googlenet", "inception_v3"):  # they hang classifiers in the middle, for training alone
-        options |= {"aux_logits": False, "init_weights": True}  # type: ignore[dict-item]
+        options |= {"aux_logits": False, "init_weights": True}
     try:
         return torchvision.models.get_model(name, weights=None, **options)
     except AssertionError as error:  # a ViT's patches do not divide the image
@@ -179,8 +182,6 @@ def _read(name: str, weights: str) -> dict[str, Tensor]:
 def _read_file(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail in any way
@@ -203,22 +204,3 @@ def _fitted(
     if isinstance(model, VisionTransformer) and "encoder.pos_embedding" in state:
         state = dict(interpolate_embeddings(model.image_size, model.patch_size, state))  # type: ignore[arg-type]
     return state
-
-
-def _load(model: nn.Module, state: dict[str, Tensor], message: str) -> None:
-    """Load strictly: every key and every shape must be the network's own."""
-    own = model.state_dict()
-    shaped = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
-    problems = {
-        "missing": sorted(own.keys() - state.keys()),
-        "unexpected": sorted(state.keys() - own.keys()),
-        "of another shape": sorted(shaped),
-    }
-    found = [
-        f"{len(keys)} {what}: {', '.join(keys[:6])}{', …' if len(keys) > 6 else ''}"
-        for what, keys in problems.items()
-        if keys
-    ]
-    if found:
-        raise ValueError(f"{message}; keys {'; '.join(found)}")
-    model.load_state_dict(state)

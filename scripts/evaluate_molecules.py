@@ -32,7 +32,7 @@ from contrastive.evaluation.statistics import UNIT, mean_interval
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.feature_cache import fingerprint_of
 from contrastive.features import FrozenEncoder, load_encoder
-from contrastive.report import track, write_json
+from contrastive.report import track, write_json, write_whole
 
 # None: every column but the ones named here.
 TARGETS: dict[str, tuple[str, ...] | None] = {
@@ -98,8 +98,9 @@ def evaluate(
     encoder = load_encoder(run)
     folder = results_folder(Path(run)) / "molecules"
     names = sets or names_in(data)
-    settings: dict[str, Any] = dict(batch_size=batch_size, lr=lr, encoder_lr=encoder_lr, dropout=dropout)
-    settings |= dict(precision=precision)
+    settings: dict[str, Any] = dict(
+        batch_size=batch_size, lr=lr, encoder_lr=encoder_lr, dropout=dropout, precision=precision
+    )
     finetuning = Finetuning(**settings, last_epoch=True, min_steps=1)
     settings |= dict(num_steps=num_steps, num_seeds=num_seeds)
     results = {}
@@ -114,7 +115,7 @@ def evaluate(
     summary["difference"] = differences(results)
     write_json(folder / "summary.json", summary)
     text = markdown(results, settings)
-    (folder / "summary.md").write_text(text)
+    write_whole(folder / "summary.md", lambda part: part.write_text(text))
     print(text)
 
 

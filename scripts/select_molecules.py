@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from evaluate_molecules import TARGETS, columns
+from evaluate_molecules import TARGETS, columns, names_in
 from jsonargparse import auto_cli
 from sklearn.model_selection import GroupKFold
 from torch import Tensor
@@ -83,10 +83,9 @@ def labelled_sets(
         ContrastiveError: the folder holds none of the sets.
     """
     sets = {}
-    for name, targets in TARGETS.items():
-        if not (file := Path(data) / f"{name}.csv").exists():
-            continue
-        dataset = read_molecules(file, targets=targets or columns(file), cache_dir=cache_dir)
+    for name in names_in(data):
+        file = Path(data) / f"{name}.csv"
+        dataset = read_molecules(file, targets=TARGETS[name] or columns(file), cache_dir=cache_dir)
         parts = scaffold_split(dataset.smiles)
         seen = dataset.subset(np.sort(np.concatenate([parts.train, parts.val])))
         _, groups = np.unique([scaffold(smiles) for smiles in seen.smiles], return_inverse=True)
@@ -95,8 +94,6 @@ def labelled_sets(
             fold[held_out] = i
         assert seen.labels is not None
         sets[name] = seen, seen.labels.numpy(), fold
-    if not sets:
-        raise ContrastiveError(f"{data} holds none of {', '.join(f'{name}.csv' for name in TARGETS)}")
     return sets
 
 

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import save_file
 
 import contrastive
-from contrastive.building import TRUST, build_module
+from contrastive.building import TRUST, build_data, build_module
 from contrastive.errors import ContrastiveError
 from encoders.image import ResNet
 
@@ -51,6 +51,19 @@ def test_a_file_may_not_name_other_packages(export, path, place):
 def test_nor_deeper_in_or_by_a_short_name(spec):
     with pytest.raises(ContrastiveError, match="cannot build"):
         build_module(spec)
+
+
+@pytest.mark.parametrize("data", [{"class_path": "antigravity.Fly"}, "antigravity.Fly"])
+def test_nor_as_the_data_that_it_was_trained_on(data):
+    with pytest.raises(ContrastiveError, match=f"cannot build antigravity.Fly: .*set {TRUST}="):
+        build_data({"data": data})
+    assert "antigravity" not in sys.modules
+
+
+def test_data_have_the_seed_of_the_run_and_may_be_a_file_called_as_a_package_is():
+    spec = {"class_path": "contrastive.data.links.LinkData", "init_args": {"source": "random.csv"}}
+    assert build_data({"data": spec, "seed_everything": 3}).seed == 3
+    assert build_data({"data": spec}).seed == 0
 
 
 def test_packages_that_are_trusted_and_ones_own_are_built(monkeypatch, tmp_path):

@@ -41,6 +41,12 @@ def test_diffusion_is_the_closed_form(kind, monkeypatch):
     assert torch.equal(out.x, batch.x) and out.edge_attr is None
 
 
+@pytest.mark.parametrize("t", [0.0, 800.0])
+def test_a_time_whose_coefficients_vanish_is_refused(t):
+    with pytest.raises(ValueError, match="expected a positive time, up to 700"):
+        HeatDiffusion(t=t)
+
+
 def test_top_k_keeps_the_largest_into_each_node():
     batch = make((15, 20), p=0.3)
     out = PPRDiffusion(top_k=4, threshold=1e-5)(batch)

@@ -95,6 +95,18 @@ def test_molecules(tmp_path):
     assert table["item"] == SMILES and table["logp"] == [0, 0.5, 1, 1.5, 2]
 
 
+def test_a_target_does_not_take_the_place_of_the_features(tmp_path, capsys):
+    pytest.importorskip("rdkit", reason="needs the extra: pip install contrastive-pretraining[molecules]")
+    pytest.importorskip("pyarrow", reason="needs the extra parquet")
+    run = export(
+        tmp_path / "run", GraphEncoder, "contrastive.data.molecules.MoleculeData", node_features="atoms"
+    )
+    (tmp_path / "m.csv").write_text("smiles,h\nCCO,1\nCC,2\n")
+    options = ["--data", str(tmp_path / "m.csv"), "--targets", "h", "--output", str(tmp_path / "m.parquet")]
+    assert main(["embed", str(run), *options]) == 1
+    assert "a target is called h, as another column is; rename it" in capsys.readouterr().err
+
+
 def test_nodes(tmp_path):
     run = export(
         tmp_path / "run", NodeEncoder, "contrastive.data.nodes.NodeData", node_features=4, layer="gcn"

@@ -11,15 +11,16 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler, normalize
 from sklearn.svm import SVC
 from torch import nn
 
+from augmentations.diffusion import PPRDiffusion
 from contrastive.data.graphs import GraphDataset
 from contrastive.data.node_files import NodeDataset
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import predict_linear, predict_svm
-from contrastive.evaluation.draws import folds, random_splits
+from contrastive.evaluation.draws import Draw, folds, random_splits
 from contrastive.evaluation.protocol import Protocol
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.features import FrozenEncoder
-from encoders.graph import GraphEncoder
+from encoders.graph import GraphEncoder, NodeEncoder
 from encoders.graph_batch import GraphBatch
 
 
@@ -69,7 +70,7 @@ def test_graphs_of_no_known_class_are_in_no_fold(tmp_path):
     assert "of the 39 labelled of 40 graphs" in task.rule
     assert sorted(np.concatenate([draw.test for draw in task.draws[:10]]).tolist()) == list(range(39))
     labels.write_text("NaN\n" * 40)
-    with pytest.raises(ContrastiveError, match="fewer graphs than the 10 folds"):
+    with pytest.raises(ContrastiveError, match="has no labels"):
         read_task(encoder, Protocol(data=str(source)))
 
 
@@ -84,6 +85,18 @@ def test_categories_without_an_encoder_are_counted_and_not_added_up():
     graphs = graphs.with_features(x=x.float())
     raw = Task("graphs", GraphDataset(graphs), y, ["a", "b"], [], "").raw()
     assert raw.tolist() == [[4, 2], [0, 0], [1, 0]]
+
+
+def test_nodes_are_trained_on_behind_the_preprocessing():
+    """As frozen features are computed; what is predicted would else be of other inputs than what is saved."""
+    graph = GraphBatch.from_edges([(0, 1), (1, 2)], torch.eye(3), undirected=True)
+    nodes, y = NodeDataset(graph, torch.tensor([0, 1, 0])), np.array([0, 1, 0])
+    task = Task("nodes", nodes, y, ["a", "b"], [Draw(*np.eye(3, dtype=np.int64))], "mine")
+    torch.manual_seed(0)
+    encoder = FrozenEncoder(NodeEncoder(node_features=3, num_hidden=16), PPRDiffusion())
+    h = task.forward(encoder.encoder, np.array([2, 0]), lambda x, _: encoder.preprocess(x))
+    torch.testing.assert_close(h, encoder(graph)[[2, 0]])
+    assert not torch.equal(h, encoder.encoder(graph)[[2, 0]])
 
 
 def test_nodes_from_the_command_line(command, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from contrastive.cli import main
+from contrastive.data.images import ImageData
 from contrastive.evaluation import leaks
 from contrastive.evaluation.leaks import canonical, keys_of, pretraining_items
 from contrastive.evaluation.protocol import Protocol
@@ -15,6 +16,7 @@ from contrastive.features import FrozenEncoder, load_encoder
 from encoders.graph_batch import GraphBatch
 
 pytestmark = pytest.mark.usefixtures("own_cache")
+DIGITS = "configs/image/simclr_digits.yaml"
 
 
 def test_a_leak_is_counted(digits_run, tmp_path, capsys):
@@ -63,15 +65,26 @@ def test_what_several_runs_were_pretrained_on_is_read_once(digits_run, monkeypat
     encoder, read = load_encoder(digits_run), []
     monkeypatch.setattr(leaks, "pretraining_items", lambda e: read.append(e) or pretraining_items(e))
 
-    def with_data(**options):
+    def with_data(seed, **options):
         data = {**encoder.config["data"], "init_args": {**encoder.data, **options}}
-        return FrozenEncoder(encoder.encoder, encoder.preprocess, {**encoder.config, "data": data})
+        config = {**encoder.config, "seed_everything": seed, "data": data}
+        return FrozenEncoder(encoder.encoder, encoder.preprocess, config)
 
-    runs = {"a": encoder, "b": with_data(batch_size=7, seed=1), "c": with_data(train_subset=100)}
-    runs["d"] = with_data(train_subset=100, seed=1)
+    runs = {"a": encoder, "b": with_data(1, batch_size=7), "c": with_data(0, train_subset=100)}
+    runs["d"] = with_data(1, train_subset=100)
     task = read_task(encoder, Protocol("digits"))
     found = leaks.report_leaks(runs, task, "digits")["runs"]
     assert read == [runs["a"], runs["c"], runs["d"]] and found["a"] == found["b"] != found["c"]
+
+
+def test_the_part_that_a_run_drew_is_drawn_again_by_its_seed(tmp_path):
+    for seed in (0, 1):
+        options = ["--data.train_subset", "200", "--trainer.max_steps", "1", "--knn.every_n_epochs", "0"]
+        folder, seeded = str(tmp_path / str(seed)), ["--seed_everything", str(seed), "--wandb", "off"]
+        assert main(["pretrain", "--config", DIGITS, "--run_dir", folder, *options, *seeded]) == 0
+    zero, one = (keys_of(pretraining_items(load_encoder(tmp_path / str(seed)))) for seed in (0, 1))
+    drawn = ImageData("digits", train_subset=200, seed=1).read("train")
+    assert set(one) == set(keys_of(drawn)) != set(zero)
 
 
 def test_molecules_are_the_same_by_canonical_smiles():

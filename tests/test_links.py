@@ -88,6 +88,26 @@ def test_a_run_is_evaluated_by_the_command(command, links_csv, tmp_path):
     )
 
 
+def test_an_opened_run_has_the_split_of_its_seed(command, links_csv, tmp_path):
+    """Else most of what it is tested on would be what it was trained on."""
+    done = command(*arguments(links_csv, tmp_path / "run", "--trainer.max_epochs=1", "--seed_everything=3"))
+    assert done.returncode == 0, done.stderr
+    trained = LinkData(str(links_csv), undirected=True, seed=3)
+    trained.setup()
+    _, opened = open_links(tmp_path / "run")
+    assert opened.seed == 3 and torch.equal(opened.split.test.positive, trained.split.test.positive)
+
+
+def test_a_damaged_checkpoint_is_named(command, links_csv, tmp_path):
+    done = command(*arguments(links_csv, tmp_path / "run", "--trainer.max_epochs=1"))
+    assert done.returncode == 0, done.stderr
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    done = command("links", tmp_path / "run")
+    assert done.returncode == 1 and "last.ckpt is not a checkpoint" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_users_and_items_of_one_relation(command, tmp_path):
     rows = [f"{u},{i},{1 + (u * i) % 5}" for u in range(20) for i in range(30) if (u + i) % 3]
     (tmp_path / "ratings.csv").write_text("\n".join(["userId,movieId,rating", *rows]))

@@ -5,7 +5,9 @@ from pytorch_lightning import LightningModule, Trainer
 from augmentations.graph import AttributeMask, EdgeDrop, NodeDrop, OneOf
 from augmentations.image import simclr
 from augmentations.subgraph import RandomWalkSubgraph
+from contrastive import callbacks
 from contrastive.callbacks import NonFiniteGuard
+from contrastive.cli import main
 from contrastive.data import Batch
 from contrastive.errors import ContrastiveError
 from contrastive.module import ContrastiveModule
@@ -138,3 +140,21 @@ def test_a_method_that_takes_its_steps_by_itself_is_not_told_of_accumulated_nega
     own = ContrastiveModule(encoder, views)
     own.automatic_optimization = False
     _refuse_settings(own, trainer)  # Lightning says it
+
+
+def test_the_last_epoch_is_evaluated_whatever_ends_it_and_the_bank_is_no_larger(tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        callbacks, "_encoded", lambda _, data: sizes.append(len(data)) or torch.randn(len(data), 4)
+    )
+    options = ["--trainer.max_steps", "12", "--knn.every_n_epochs", "50", "--knn.max_bank", "700"]
+    options += [
+        "--run_dir",
+        str(tmp_path / "run"),
+        "--wandb",
+        "off",
+        "--trainer.enable_progress_bar",
+        "false",
+    ]
+    assert main(["pretrain", "--config", "configs/image/simclr_digits.yaml", *options]) == 0
+    assert sizes[::2] == [700, 700]  # before the first step and at the end, amid an epoch

@@ -58,7 +58,8 @@ def object_npz(path, **arrays):
 def test_published_graphs(source, nodes, edges, classes, split):
     dataset = read_nodes(str(SHARED / source))
     assert (dataset.graph.num_nodes, dataset.graph.num_edges) == (nodes, edges)
-    assert len(dataset.labels.unique()) == classes
+    assert len(dataset.labels[dataset.labels >= 0].unique()) == classes
+    assert (dataset.labels < 0).sum() == (15 if "citeseer" in source else 0)  # in no file
     assert split == (dataset.split and tuple(len(part) for part in dataset.split))
     if isinstance(dataset.graph.x, SparseFeatures):
         sums = dataset.graph.x.dense().sum(1)
@@ -142,6 +143,28 @@ def test_planetoid_files_with_code_are_refused(tmp_path):
         (tmp_path / f"ind.evil.{part}").write_bytes(pickle.dumps(Code()))
     with pytest.raises(ContrastiveError, match=r"ind\.evil\.y was not opened"):
         read_nodes(str(tmp_path / "evil"))
+
+
+def test_planetoid_nodes_that_no_file_tells_of_have_no_class(tmp_path):
+    """The test index passes over node 4, as CiteSeer's does over fifteen."""
+    x, y = sparse.csr_matrix(np.eye(3, dtype=np.float32)), np.eye(3)
+    parts = {"y": y[:1], "allx": x, "ally": y, "tx": x[1:], "ty": y[1:], "graph": {0: [3], 1: [5]}}
+    for name, part in parts.items():
+        (tmp_path / f"ind.toy.{name}").write_bytes(pickle.dumps(part))
+    (tmp_path / "ind.toy.test.index").write_text("5\n3\n")
+    dataset = read_nodes(str(tmp_path / "toy"))
+    assert dataset.labels.tolist() == [0, 1, 2, 2, -1, 1]
+    x = dataset.graph.x if isinstance(dataset.graph.x, torch.Tensor) else dataset.graph.x.dense()
+    assert not x[4].any() and dataset.split[2].tolist() == [3, 5]
+
+
+def test_of_dgl_data_sets_alone_are_called(tmp_path):
+    pytest.importorskip("dgl")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("member", "x")
+    with pytest.raises(ContrastiveError, match="dgl.data has no extract_archive"):
+        read_nodes(f"dgl:extract_archive:{tmp_path / 'a.zip'}:{tmp_path / 'out'}")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("source", ["nowhere/cora", "missing.npz", "dgl:NoSuchDataset"])

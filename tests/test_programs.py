@@ -10,6 +10,7 @@ from contrastive.building import build_module
 from contrastive.errors import ContrastiveError
 from contrastive.features import FrozenEncoder, default_preprocess
 from encoders.graph_batch import GraphBatch
+from encoders.molecules import ATOM_FEATURES, BOND_FEATURES
 from encoders.sparse_features import SparseFeatures
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -52,7 +53,7 @@ def graphs(arguments, num_nodes, num_edges, num_graphs):
             return torch.randn(count, width)
         return torch.stack([torch.randint(0, categories, (count,)) for categories in width], dim=1)
 
-    named = {"atoms": list(programs.ATOM_FEATURES.values()), "bonds": list(programs.BOND_FEATURES.values())}
+    named = {"atoms": list(ATOM_FEATURES.values()), "bonds": list(BOND_FEATURES.values())}
     nodes, edges = (arguments.get(key) for key in ("node_features", "edge_features"))
     nodes, edges = (named[width] if isinstance(width, str) else width for width in (nodes, edges))
     bounds = torch.randint(0, num_nodes + 1, (num_graphs - 1,)).sort().values

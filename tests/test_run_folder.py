@@ -1,5 +1,7 @@
 """A run that ends before its first step leaves no folder, and one that had begun, or was there, is kept."""
 
+import resource
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -49,6 +51,18 @@ def test_what_was_there_before_stays(tmp_path):
             pretrain([*DIGITS, "--run_dir", str(run_dir), "--data.init_args.source", "/no/such/place"])
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["1"]
     assert own.read_text() == (beside / "config.yaml").read_text() == "mine"
+
+
+def test_a_configuration_that_cannot_be_written_leaves_the_one_before(digits_run, tmp_path):
+    run = shutil.copytree(digits_run, tmp_path / "run", symlinks=True)
+    before, (soft, hard) = (run / "config.yaml").read_text(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        with pytest.raises(ContrastiveError, match=r"config\.yaml: File too large; make room"):
+            pretrain([*DIGITS, "--trainer.max_epochs", "2", "--run_dir", str(run), "--ckpt_path", "last"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (run / "config.yaml").read_text() == before
 
 
 def test_a_folder_that_is_reached_through_one_that_is_made_stays(tmp_path):

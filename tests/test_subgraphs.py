@@ -10,10 +10,11 @@ from augmentations.subgraph import EgoNet, RandomWalkSubgraph
 
 
 @pytest.mark.parametrize("restart", [0.0, 0.3])
-def test_random_walk_subgraph_is_connected_and_of_the_size_asked(restart):
+@pytest.mark.parametrize("ratio, sizes", [(0.5, [15, 13, 4, 1]), (0.6, [18, 15, 5, 1])])
+def test_random_walk_subgraph_is_connected_and_of_the_size_asked(restart, ratio, sizes):
     batch = make((30, 25, 7, 1), p=0.4, seed=2)  # connected, wherever a walk starts
-    out = RandomWalkSubgraph(ratio=0.5, restart=restart, num_steps=400)(batch)
-    assert out.nodes_per_graph.tolist() == [15, 13, 4, 1]
+    out = RandomWalkSubgraph(ratio=ratio, restart=restart, num_steps=400)(batch)
+    assert out.nodes_per_graph.tolist() == sizes
     for graph in out:
         g = nx.Graph(list(zip(graph.src.tolist(), graph.dst.tolist())))
         g.add_nodes_from(range(graph.num_nodes))

@@ -10,7 +10,6 @@ import torch
 from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader, DistributedSampler
 
-from contrastive.errors import ContrastiveError
 from contrastive.signals import end_workers_at_exit, ignore_in_worker
 
 
@@ -55,10 +54,7 @@ class EpochLoader(DataLoader):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         done = self._trainer.fit_loop.epoch_loop.batch_progress.current.ready
         passed = self._start_at(done)
-        try:
-            yield from islice(super().__iter__(), passed, None)
-        except ContrastiveError as error:  # torch puts a worker's traceback before the message
-            raise ContrastiveError(str(error).rpartition("ContrastiveError: ")[2].strip()) from error
+        yield from islice(super().__iter__(), passed, None)
 
     def _start_at(self, done: int) -> int:
         """Have the order begin after ``done`` batches; return how many of its first to pass over as well."""

@@ -99,7 +99,9 @@ class LinkData(LightningDataModule):
         if evidence == "all" and split == "pairs":
             raise ValueError("an unseen pair has no evidence of its own: set evidence to ends")
         self.source, self.context, self.features_file = source, context, features
-        self.reading = dict(columns=columns, types=types, undirected=undirected, min_value=min_value)
+        self.reading: dict[str, Any] = dict(
+            columns=columns, types=types, undirected=undirected, min_value=min_value
+        )
         self.min_links, self.split_kind = min_links, split
         self.fractions = dict(val_fraction=val_fraction, test_fraction=test_fraction)
         self.kind, self.batch_size, self.epoch_fraction = queries, batch_size, epoch_fraction
@@ -118,7 +120,7 @@ class LinkData(LightningDataModule):
             return
         if self.files is None:
             source, context = decagon_files(self.source, self.context)
-            self.files = read_links(source, context=context, **self.reading)  # type: ignore[arg-type]
+            self.files = read_links(source, context=context, **self.reading)
         links, known = keep_relations(self.files[0], self.min_links), self.files[1]
         self.split = split_links(links, self.split_kind, **self.fractions, seed=self.seed)
         if self.split_kind == "links":

@@ -89,8 +89,7 @@ def read_molecules(
             the cache cannot be written.
     """
     table = read_smiles(source, smiles_column=smiles_column, targets=targets)
-    options = {"cache_dir": cache_dir, "num_workers": num_workers, "time_limit": time_limit}
-    return featurise(table, **options)  # type: ignore[arg-type]
+    return featurise(table, cache_dir=cache_dir, num_workers=num_workers, time_limit=time_limit)
 
 
 def featurise(

@@ -141,7 +141,8 @@ def _features(x: Any) -> Tensor | SparseFeatures:
 def read_planetoid(folder: Path, name: str) -> NodeDataset:
     """Read Planetoid's files with their public split (Yang et al. 2016, arXiv 1603.08861).
 
-    CiteSeer's test nodes without features and labels are kept, with zero features; they are in no split.
+    CiteSeer's nodes without features and labels are kept, with zero features and the class -1; they are in no
+    split.
     """
     y, allx, ally, tx, ty, graph = (
         _planetoid_file(folder, name, part) for part in ("y", "allx", "ally", "tx", "ty", "graph")
@@ -157,7 +158,7 @@ def read_planetoid(folder: Path, name: str) -> NodeDataset:
     dst = np.concatenate([np.asarray(ends, dtype=np.int64) for ends in graph.values()])
     train = np.arange(len(y))
     val = np.arange(len(y), len(y) + 500)
-    labels = torch.from_numpy(onehot.argmax(1))
+    labels = torch.from_numpy(np.where(onehot.any(1), onehot.argmax(1), -1))
     return NodeDataset(undirected_graph(src, dst, features), labels, (train, val, np.sort(order)))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 
 from contrastive.data.loading import split_indices
 from contrastive.data.rdkit_cache import import_rdkit
@@ -28,38 +29,32 @@ def split_molecules(
     smiles: Sequence[str],
     labels: np.ndarray,
     *,
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.1,
     seed: int = 0,
 ) -> Parts:
-    """Split in three.
+    """Split in three, 80 %, 10 % and 10 %.
 
     Args:
         how: ``scaffold`` is `scaffold_split`; ``random``; ``stratified`` keeps the share of each class.
         smiles: of the molecules.
         labels: ``(N,)`` int64 classes, for ``stratified``; not read otherwise.
-        val_fraction: share of the second part.
-        test_fraction: share of the third.
         seed: of the draw; the scaffold split has none.
 
     Raises:
         ContrastiveError: a part would be empty, or a stratified split of other labels than one class each.
     """
     if how == "scaffold":
-        return scaffold_split(smiles, val_fraction=val_fraction, test_fraction=test_fraction)
+        return scaffold_split(smiles)
     if how == "random":
-        return _drawn(len(smiles), None, val_fraction, test_fraction, seed)
+        return _drawn(len(smiles), None, seed)
     if labels.ndim != 1 or np.isnan(labels).any():
         raise ContrastiveError("a stratified split needs one target without blanks; split at random instead")
-    return _drawn(len(labels), labels.astype(np.int64), val_fraction, test_fraction, seed)
+    return _drawn(len(labels), labels.astype(np.int64), seed)
 
 
-def _drawn(num: int, labels: np.ndarray | None, val: float, test: float, seed: int) -> Parts:
-    import torch
-
+def _drawn(num: int, labels: np.ndarray | None, seed: int) -> Parts:
     y = None if labels is None else torch.from_numpy(labels)
-    rest, held_out = split_indices(num, y, test, seed)
-    train, val_part = split_indices(len(rest), None if y is None else y[rest], val / (1 - test), seed)
+    rest, held_out = split_indices(num, y, 0.1, seed)
+    train, val_part = split_indices(len(rest), None if y is None else y[rest], 0.1 / 0.9, seed)
     return Parts(rest[train], rest[val_part], held_out)
 
 

@@ -6,6 +6,7 @@ import csv
 import difflib
 import gzip
 import io
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ def _text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ContrastiveError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+    except (OSError, EOFError, zlib.error) as error:
         what = getattr(error, "strerror", None) or error
         raise ContrastiveError(f"{path} cannot be read: {what}") from error
 

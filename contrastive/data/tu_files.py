@@ -87,13 +87,13 @@ class _TUFiles:
         if path.is_dir():
             raw = path / "raw"  # where PyG's TUDataset puts them
             path = raw if raw.is_dir() and not any(path.glob("*_A.txt")) else path
-            self.texts = {file.name: file for file in sorted(path.glob("*.txt"))}
+            self.texts: dict[str, Any] = {file.name: file for file in sorted(path.glob("*.txt"))}
         elif path.suffix == ".zip" and path.is_file():
             try:
                 self.zip = zipfile.ZipFile(path)
             except Exception as error:  # zipfile can fail in any way on damaged bytes
                 raise ContrastiveError(f"{path} is not a zip: {error}") from error
-            self.texts = {Path(name).name: name for name in self.zip.namelist() if name.endswith(".txt")}  # type: ignore[misc]
+            self.texts = {Path(name).name: name for name in self.zip.namelist() if name.endswith(".txt")}
         else:
             raise ContrastiveError(f"there is no folder or zip of TUDataset files {path}")
         self.texts = {

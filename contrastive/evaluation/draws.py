@@ -31,22 +31,12 @@ def folds(y: np.ndarray, protocol: Protocol, deal: int) -> Iterator[Draw]:
         yield Draw(*set_aside(train, y, protocol.val_fraction, protocol.seed), test)
 
 
-def random_splits(
-    num_nodes: int, *, num_splits: int = NUM_NODE_SPLITS, train: float = 0.1, val: float = 0.1, seed: int = 0
-) -> Iterator[Draw]:
-    """Random splits of the nodes, by default 10 % for training, 10 % for validation and 80 % for testing.
-
-    Args:
-        num_nodes: N.
-        num_splits: how many.
-        train: share of the training nodes.
-        val: share of the validation nodes.
-        seed: of the draws.
-    """
-    num_train, num_val = round(train * num_nodes), round(val * num_nodes)
+def random_splits(num_nodes: int, *, num_splits: int, seed: int = 0) -> Iterator[Draw]:
+    """Random splits of the nodes: 10 % for training, 10 % for validation and 80 % for testing."""
+    tenth = round(0.1 * num_nodes)
     for i in range(num_splits):
         order = np.random.default_rng((seed, i)).permutation(num_nodes)
-        yield Draw(order[:num_train], order[num_train : num_train + num_val], order[num_train + num_val :])
+        yield Draw(order[:tenth], order[tenth : 2 * tenth], order[2 * tenth :])
 
 
 def draws(splits: list[Draw], y: np.ndarray, protocol: Protocol) -> list[Draw]:

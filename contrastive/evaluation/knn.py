@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_QUERIES = 1024  # at a time, which bounds the memory to 1,024 × max(M, k T)
+
 
 def knn_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, *, k: int = 20) -> float:
     """Share of queries that `neighbour_vote` classifies right.
@@ -20,12 +22,10 @@ def knn_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Ten
     return float((neighbour_vote(bank, bank_labels, queries, k=k).argmax(1) == labels).float().mean())
 
 
-def neighbour_vote(
-    bank: Tensor, targets: Tensor, queries: Tensor, *, k: int, temperature: float = 0.07, chunk: int = 1024
-) -> Tensor:
+def neighbour_vote(bank: Tensor, targets: Tensor, queries: Tensor, *, k: int) -> Tensor:
     """What the k nearest neighbours of each query say: the shares of the classes, or the mean of the targets.
 
-    Similarity is the cosine, a neighbour's weight exp(cosine / temperature), as in Wu et al. 2018 (arXiv
+    Similarity is the cosine, a neighbour's weight exp(cosine / 0.07), as in Wu et al. 2018 (arXiv
     1805.01978), which takes k = 200 of ImageNet; small sets want fewer.
 
     Args:
@@ -33,17 +33,15 @@ def neighbour_vote(
         targets: ``(M,)`` int64 classes, or ``(M, T)`` float with NaN where unknown, which has no vote.
         queries: ``(N, D)`` float features.
         k: neighbours, at most M.
-        temperature: of the weights.
-        chunk: queries at a time, which bounds the memory to ``chunk × max(M, k T)``.
 
     Returns:
         ``(N, largest class + 1)`` or ``(N, T)`` float32; 0 where no neighbour is known.
     """
     bank, queries = F.normalize(bank.float(), dim=1), F.normalize(queries.float(), dim=1)
     votes = []
-    for part in queries.split(chunk):
+    for part in queries.split(_QUERIES):
         cosine, neighbour = (part @ bank.T).topk(min(k, len(bank)), dim=1)
-        weight = ((cosine - 1) / temperature).exp()  # at most 1
+        weight = ((cosine - 1) / 0.07).exp()  # at most 1
         if targets.ndim == 1:
             shares = weight / weight.sum(1, keepdim=True)
             counts = shares.new_zeros(len(part), int(targets.max()) + 1)

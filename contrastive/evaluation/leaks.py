@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jsonargparse import ArgumentError, ArgumentParser
-from pytorch_lightning import LightningDataModule
 
+from contrastive.building import build_data
 from contrastive.data.graphs import GraphDataset
 from contrastive.data.image_dataset import ImageDataset
 from contrastive.data.molecules import MoleculeDataset
@@ -85,15 +84,17 @@ def _seen_by(
 def _read_as(encoder: FrozenEncoder) -> str:
     """What the items that an encoder was pretrained on follow from: its data less how they are loaded.
 
-    That is less the seed too where our own data draw no part, for it is the run's.
+    The run's seed is among it where a part is drawn, or data that are not ours may draw one.
     """
-    data = (encoder.config or {}).get("data") or {}
-    unread = ["batch_size", "num_workers", "download"]
-    drawn = encoder.data.get("train_subset") or encoder.data.get("test_fraction")
-    if data.get("class_path", "").startswith("contrastive.") and not drawn:
-        unread.append("seed")
-    options = {key: value for key, value in encoder.data.items() if key not in unread}
-    return json.dumps([data.get("class_path"), options], default=str)
+    config = encoder.config or {}
+    kind = (config.get("data") or {}).get("class_path", "")
+    options = {
+        key: value
+        for key, value in encoder.data.items()
+        if key not in ("batch_size", "num_workers", "download")
+    }
+    drawn = options.get("train_subset") or not kind.startswith("contrastive.")
+    return json.dumps([kind, options, config.get("seed_everything") if drawn else None], default=str)
 
 
 def pretraining_items(encoder: FrozenEncoder) -> Any:
@@ -102,21 +103,15 @@ def pretraining_items(encoder: FrozenEncoder) -> Any:
     Raises:
         ContrastiveError: it is not recorded, not there any more, or a stream.
     """
-    if not (encoder.config or {}).get("data"):
+    config = encoder.config or {}
+    if not config.get("data"):
         raise ContrastiveError("the encoder does not record what it was trained on")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--data", type=LightningDataModule)
-    data = dict(encoder.config["data"])  # type: ignore[index]
-    arguments = data.get("init_args") or {}
-    data["init_args"] = {key: key != "download" and value for key, value in arguments.items()}
-    try:
-        module = parser.instantiate_classes(parser.parse_object({"data": data})).data
-        if isinstance(module, NodeData):
-            module.setup()
-            return module.nodes
-        dataset = module.read("train")
-    except ArgumentError as error:
-        raise ContrastiveError(f"its data cannot be opened ({error})") from error
+    arguments = {key: key != "download" and value for key, value in encoder.data.items()}
+    module = build_data({**config, "data": {**config["data"], "init_args": arguments}})
+    if isinstance(module, NodeData):
+        module.setup()
+        return module.nodes
+    dataset = module.read("train")
     if not hasattr(dataset, "__len__"):
         raise ContrastiveError(f"{encoder.data.get('source')} is a stream")
     return dataset

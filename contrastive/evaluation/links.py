@@ -101,10 +101,11 @@ def filtered_ranks(scores: Tensor, target: Tensor, known: Tensor) -> Tensor:
     return 1 + better + equal / 2
 
 
-def ranking(ranks: Tensor, ks: tuple[int, ...] = (1, 3, 10)) -> dict[str, float]:
-    """MRR and hits@k of ranks ``(Q,)``: the mean of 1/rank, and the share of ranks up to k."""
+def ranking(ranks: Tensor) -> dict[str, float]:
+    """MRR and hits@k of ranks ``(Q,)``: the mean of 1/rank, and the share of ranks up to k, 1, 3 and 10."""
     ranks = ranks.double()
-    return {"mrr": float((1 / ranks).mean())} | {f"hits@{k}": float((ranks <= k).double().mean()) for k in ks}
+    hits = {f"hits@{k}": float((ranks <= k).double().mean()) for k in (1, 3, 10)}
+    return {"mrr": float((1 / ranks).mean())} | hits
 
 
 def recommendation(

@@ -47,17 +47,16 @@ def alignment(h0: Tensor, h1: Tensor, *, alpha: float = 2.0) -> Tensor:
     return distance.norm(dim=1).pow(alpha).mean()
 
 
-def uniformity(h: Tensor, *, t: float = 2.0) -> Tensor:
-    """Log of the mean Gaussian potential e^{−t d²} of all pairs on the sphere (arXiv 2005.10242).
+def uniformity(h: Tensor) -> Tensor:
+    """Log of the mean Gaussian potential e^{−2 d²} of all pairs on the sphere (arXiv 2005.10242).
 
-    0 where all rows are one point; near −2 t = −4 where they are spread evenly over many dimensions.
+    0 where all rows are one point; near −4 where they are spread evenly over many dimensions.
 
     Args:
         h: ``(N, D)`` float; N ≥ 2.
-        t: of the potential.
     """
     h = F.normalize(h.float(), dim=1)
-    total = torch.stack([(2 * t * (part @ h.T - 1)).double().exp().sum() for part in h.split(1024)]).sum()
+    total = torch.stack([(4 * (part @ h.T - 1)).double().exp().sum() for part in h.split(1024)]).sum()
     n = len(h)
     return ((total - n) / (n * (n - 1))).log().float()
 

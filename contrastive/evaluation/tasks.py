@@ -31,6 +31,7 @@ from contrastive.evaluation.draws import (
 )
 from contrastive.evaluation.linear import REGULARISATIONS
 from contrastive.evaluation.metrics import Kind, kind_of
+from contrastive.evaluation.molecules import morgan_fingerprints
 from contrastive.evaluation.protocol import Method, Protocol, SplitRule
 from contrastive.features import FrozenEncoder
 from contrastive.items import read_items, unit_of
@@ -86,8 +87,6 @@ class Task:
                 return _counts(x, torch.arange(len(x)), len(x))
             return (x if isinstance(x, Tensor) else x.dense()).numpy()
         if isinstance(self.dataset, MoleculeDataset):
-            from contrastive.evaluation.molecules import morgan_fingerprints
-
             return morgan_fingerprints(self.dataset.smiles)
         if isinstance(self.dataset, GraphDataset):
             graphs = self.dataset.graphs
@@ -109,12 +108,14 @@ class Task:
             index: the items.
             transform: applied to the raw inputs and the items' indices first, as an augmentation is.
         """
-        device = next(model.parameters()).device
+        device, place = next(model.parameters()).device, torch.from_numpy(index)
         if isinstance(self.dataset, NodeDataset):
-            return model(self.dataset.graph.to(device))[torch.from_numpy(index).to(device)]
-        batch = self.dataset.__getitems__(index.tolist())
-        inputs = batch.input.to(device)
-        return model(inputs if transform is None else transform(inputs, batch.index.to(device)))
+            inputs = self.dataset.graph
+        else:
+            inputs, _, place = self.dataset.__getitems__(index.tolist())
+        inputs, place = inputs.to(device), place.to(device)
+        outputs = model(inputs if transform is None else transform(inputs, place))
+        return outputs[place] if isinstance(self.dataset, NodeDataset) else outputs
 
 
 def _counts(x: Tensor, owner: Tensor, size: int) -> np.ndarray:
@@ -246,7 +247,7 @@ def labelled_splits(
 
 def _graph_task(encoder: FrozenEncoder, protocol: Protocol) -> Task:
     dataset = read_items(encoder, protocol.data)
-    if dataset.labels is None:
+    if dataset.labels is None or not len(known := labelled(dataset.labels)):
         raise ContrastiveError(f"{protocol.data} has no labels; a probe needs a class for each graph")
     y = dataset.labels.numpy()
     if dataset.split is not None:
@@ -254,8 +255,7 @@ def _graph_task(encoder: FrozenEncoder, protocol: Protocol) -> Task:
         return Task("graphs", dataset, y, names, [Draw(*dataset.split)], "the published split")
     if y.ndim == 2:
         return _drawn_task("graphs", dataset, y, dataset.classes or target_names(y), protocol)
-    known = labelled(dataset.labels)
-    if not len(known) or np.bincount(y[known]).min() < NUM_FOLDS:
+    if np.bincount(y[known]).min() < NUM_FOLDS:
         raise ContrastiveError(f"a class has fewer graphs than the {NUM_FOLDS} folds")
     rule = f"stratified {NUM_FOLDS}-fold cross-validation, folds dealt {protocol.repeats or 1} time(s)"
     if len(known) < len(y):

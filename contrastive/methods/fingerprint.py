@@ -81,7 +81,7 @@ class FingerprintContrast(ContrastiveModule):
         loss = self.loss(*z.chunk(2))
         if self.descriptor_weight:
             predicted = F.smooth_l1_loss(self.descriptor_head(h), self._descriptors(batch))
-            self.log("descriptor_loss", predicted, batch_size=len(batch.index))
+            self.log("descriptor_loss", predicted, batch_size=len(batch.index), sync_dist=True)
             loss = loss + self.descriptor_weight * predicted
         return {"loss": loss, "h": h.detach(), "z": z.detach()}
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser
-from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from contrastive.building import build_module
+from contrastive.building import build_data, build_module
+from contrastive.callbacks import is_last_epoch
 from contrastive.data import Batch
 from contrastive.data.link_evidence import NUM_FEATURES, Evidence
 from contrastive.data.link_queries import LinkQueries
@@ -28,7 +28,7 @@ from contrastive.evaluation.links import by_relation, summary
 from contrastive.features import evaluating
 from contrastive.link_losses import LinkBCE
 from contrastive.optimizers import ScheduleCallable, decay_groups, scheduled
-from contrastive.saved import CONFIG, checkpoint_of, run_config
+from contrastive.saved import CONFIG, checkpoint_of, read_state, run_config
 from encoders.decoders import DistMult
 from encoders.links import LinkGraph, LinkModel, NodeTable
 
@@ -116,7 +116,7 @@ class LinkPrediction(LightningModule):
         """The loss ``()`` of a batch of queries."""
         queries: LinkQueries = batch.input
         loss = self.loss(self.score(queries), queries.positive, queries.negative)
-        self.log("loss", loss, prog_bar=True, batch_size=len(batch.index))
+        self.log("loss", loss, prog_bar=True, batch_size=len(batch.index), sync_dist=True)
         return loss
 
     def score(self, queries: LinkQueries) -> Tensor:
@@ -137,7 +137,7 @@ class LinkPrediction(LightningModule):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         values = {"epoch_seconds": seconds, "peak_gib": peak}
         epoch = self.current_epoch + 1
-        if epoch % self.validate_every_n_epochs == 0 or epoch == self.trainer.max_epochs:
+        if epoch % self.validate_every_n_epochs == 0 or is_last_epoch(self.trainer):
             values |= {f"val_{name}": value for name, value in self.validate_links().items()}
             shown = ", ".join(f"{name} {value:.3f}" for name, value in values.items() if "mean" not in name)
             self.print(f"epoch {epoch}: {shown}", flush=True)
@@ -244,22 +244,18 @@ def open_links(run: str | Path, *, source: str | None = None) -> tuple[LinkPredi
         ContrastiveError: no run of link prediction, or weights that do not fit its data.
     """
     config = run_config(Path(run))
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--data", type=LightningDataModule)
-    try:
-        data = parser.instantiate_classes(parser.parse_object({"data": config["data"]})).data
-        module = build_module(config["model"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ContrastiveError(f"{run} is no run of link prediction: {error}") from error
-    if not isinstance(data, LinkData) or not isinstance(module, LinkPrediction):
+    module = build_module(config.get("model") or {})
+    if not isinstance(module, LinkPrediction):
         raise ContrastiveError(f"{run} is no run of link prediction, but of {type(module).__name__}")
+    data = build_data(config)
+    if not isinstance(data, LinkData):
+        raise ContrastiveError(f"{run} has no links to predict, but a {type(data).__name__}")
     if source is not None:
         data.source = source
     data.setup()
     module.build(data)
-    state = torch.load(checkpoint_of(Path(run)), map_location="cpu", weights_only=True)["state_dict"]
     try:
-        module.load_state_dict(state)
+        module.load_state_dict(read_state(checkpoint_of(Path(run)))[1])
     except RuntimeError as error:
         raise ContrastiveError(f"the weights of {run} do not fit its data: {error}") from error
     return module.eval(), data

@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import os
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("DGLBACKEND", "pytorch")
 
 import torch
 from measure import clock

@@ -106,7 +106,7 @@ class Ours(nn.Module):
         autocast = torch.autocast("cpu", torch.bfloat16) if self.options.bfloat16 else nullcontext()
         with autocast:
             if self.options.one_pass:
-                z0, z1 = module.projector(torch.cat(module.encode(list(views)))).chunk(2)
+                z0, z1 = module.projector(module.encode(list(views))).chunk(2)
             else:
                 z0, z1 = (module.projector(module.encoder(view)) for view in views)
         return module.loss(z0, z1)
