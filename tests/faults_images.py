@@ -197,7 +197,7 @@ FAULTS = [
     Fault("an image of printing inks, CMYK", cmyk, "read: full cyan becomes [0, 255, 255]"),
     Fault("an animated image", animated, "…/a.gif has several frames; of such images the first is taken (said once)"),
     Fault("a line of 2 by 200,000 pixels", strip, "read: the middle, 32 by 32 pixels"),
-    Fault("an image that is removed while its folder is read", gone, f"…/train/1.png is not a readable image (there is no such file; it went after it was listed){REPAIR}"),
+    Fault("an image that is removed while its folder is read", gone, f"…/train/1.png is not a readable image (there is no such file, or it is a broken link){REPAIR}"),
     Fault("an image that fails in a worker", in_a_worker, f"…/bad.png is not a readable image ({NONE_OF}){REPAIR}"),
     Fault("a corrupt image, with skip_corrupt=true", skipped, f"skipped: …/train/3.png is not a readable image (it is empty){REPAIR}; skipped 1 of 4 images that do not decode"),
     Fault("a folder none of whose images opens", unreadable, "none of the 2 images can be opened; the first: …/0.png is not a readable image (it is empty)"),

@@ -99,7 +99,7 @@ def _stream(image: Any) -> Any:
 
 def _reason(error: Exception, image: Any) -> str:
     if isinstance(error, FileNotFoundError):
-        return "there is no such file; it went after it was listed"
+        return "there is no such file, or it is a broken link"
     if isinstance(error, Image.DecompressionBombError):
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         return f"more than the {limit:,} pixels that are decoded, as of a file made to fill the memory"
