@@ -18,7 +18,7 @@ from contrastive.data import Batch, concatenate, split_batch
 from contrastive.features import default_preprocess, start_from
 from contrastive.gradient_cache import cached_backward
 from contrastive.losses import InfoNCE
-from contrastive.optimizers import ScheduleCallable, decay_groups, scheduled
+from contrastive.optimizers import ScheduleCallable, built, decay_groups, scheduled
 from contrastive.sharding import shard
 from encoders.heads import MLPHead
 
@@ -192,7 +192,7 @@ class ContrastiveModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and a schedule that moves every step."""
-        optimizer = self.optimizer(decay_groups(self))
+        optimizer = built("model.optimizer", self.optimizer, decay_groups(self))
         return scheduled(optimizer, self.trainer, self.warmup_epochs, self.schedule)
 
 

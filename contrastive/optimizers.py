@@ -13,6 +13,8 @@ from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from contrastive.errors import ContrastiveError
+
 ScheduleCallable = Callable[[Optimizer], LRScheduler]
 
 
@@ -94,6 +96,18 @@ def fuse(optimizer: Optimizer) -> None:
             group["fused"] = True
 
 
+def built(name: str, make: Callable[..., Any], argument: Any) -> Any:
+    """What a class of the configuration gives.
+
+    Raises:
+        ContrastiveError: it refuses a setting, which is the user's to mend.
+    """
+    try:
+        return make(argument)
+    except (ValueError, TypeError) as error:
+        raise ContrastiveError(f"{name} cannot be built: {error}") from error
+
+
 def scheduled(
     optimizer: Optimizer, trainer: Trainer, warmup_epochs: float, schedule: ScheduleCallable | None = None
 ) -> dict[str, Any]:
@@ -103,7 +117,8 @@ def scheduled(
     total = int(trainer.estimated_stepping_batches)
     warmup = min(round(warmup_epochs * _steps_per_epoch(trainer, total)), total // 2)
     make = schedule or partial(warmup_cosine, warmup_steps=warmup, total_steps=total)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": make(optimizer), "interval": "step"}}
+    moved = built("model.schedule", make, optimizer)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": moved, "interval": "step"}}
 
 
 def _steps_per_epoch(trainer: Trainer, total: int) -> float:
