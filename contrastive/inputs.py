@@ -101,6 +101,8 @@ def _from_array(array: np.ndarray | Tensor, channels: int, size: int | None) -> 
     if images.ndim == 2 and size and shape[1] == channels * size**2:  # scikit-learn's rows of pixels
         images = images.reshape(-1, channels, size, size)
     elif images.ndim == 3:
+        if shape[2] == 3 and min(shape[:2]) > 3:
+            raise ContrastiveError(f"images of the shape {shape}; one image in colour is given as X[None]")
         images = images[:, None]
     elif images.ndim == 4:
         known = (channels, 1, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -11,14 +12,19 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from augmentations.colour import Normalize
 from augmentations.random import SampleRandom, hash64
 from contrastive.data import Batch, concatenate, split_batch
 from contrastive.features import default_preprocess, start_from
 from contrastive.gradient_cache import cached_backward
 from contrastive.losses import InfoNCE
-from contrastive.optimizers import ScheduleCallable, decay_groups, scheduled
+from contrastive.optimizers import ScheduleCallable, built, decay_groups, scheduled
 from contrastive.sharding import shard
 from encoders.heads import MLPHead
+
+_OF_IMAGES = {f"augmentations.{name}" for name in ("image", "geometry", "colour")} | {
+    nn.ModuleList.__module__
+}
 
 
 class ContrastiveModule(LightningModule):
@@ -28,7 +34,8 @@ class ContrastiveModule(LightningModule):
 
     Args:
         encoder: maps a view to features ``h`` of ``(N, encoder.num_features)``. This is what is kept.
-        views: the augmentations of the two views, called as ``view(input, random)``; one serves for both.
+        views: the augmentations of the two views, called as ``view(input, random)``; one serves for both. Of
+            images they take uint8 ``(N, C, H, W)`` and return float, normalised as ``preprocess`` does.
         projector: called with ``encoder.num_features``, gives the head whose output ``z`` the loss sees.
         loss: called as ``loss(z0, z1)`` with two ``(N, D)`` projections; InfoNCE where none is given.
         preprocess: what an input needs before the encoder when nothing is augmented; kept with the encoder.
@@ -73,6 +80,7 @@ class ContrastiveModule(LightningModule):
         self.views = nn.ModuleList(views)
         self.loss = loss or InfoNCE()
         self.preprocess = preprocess or default_preprocess(encoder)
+        _require_one_normalisation(views, self.preprocess)
         # not as the default above, whose weight decay would stay when the configuration names another class
         self.optimizer = optimizer or torch.optim.AdamW
         self.warmup_epochs, self.schedule, self.seed = warmup_epochs, schedule, seed
@@ -95,6 +103,10 @@ class ContrastiveModule(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Key what torch itself draws, as dropout does, by (seed, epoch, batch, process)."""
+        if self.global_rank == batch_idx == self.current_epoch == 0:
+            plain = batch.input[0] if isinstance(batch.input, tuple) else batch.input
+            if isinstance(plain, Tensor):
+                _warn_of_another_range(self.augment(batch), self.preprocess(plain))
         key = torch.tensor(self.seed)
         for part in (self.current_epoch, batch_idx, self.global_rank):
             key = hash64(key) ^ part
@@ -180,8 +192,43 @@ class ContrastiveModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and a schedule that moves every step."""
-        optimizer = self.optimizer(decay_groups(self))
+        optimizer = built("model.optimizer", self.optimizer, decay_groups(self))
         return scheduled(optimizer, self.trainer, self.warmup_epochs, self.schedule)
+
+
+def _require_one_normalisation(views: list[nn.Module], preprocess: nn.Module) -> None:
+    """Raise ValueError where views normalise otherwise than what is not augmented is normalised.
+
+    What is the user's own and has no ``Normalize`` is passed over, for it may normalise by itself.
+    """
+    plain = _normalisation(preprocess)
+    others = dict.fromkeys(said for view in views if (said := _normalisation(view)) not in (None, plain))
+    if plain and others:
+        raise ValueError(
+            f"the views normalise by {' and '.join(map(str, others))}, but what is not augmented, as in a "
+            f"probe, by {plain}: give the views and model.preprocess, which is an "
+            "augmentations.colour.Normalize, the same mean and std"
+        )
+
+
+def _normalisation(part: nn.Module) -> str | None:
+    """Mean and std of the ``Normalize`` in a recipe, in words; None where they are not known."""
+    if found := [module for module in part.modules() if isinstance(module, Normalize)]:
+        mean, std = ([round(x, 4) for x in values.tolist()] for values in (found[-1].mean, found[-1].std))
+        return f"mean {mean} and std {std}"
+    return "nothing" if {type(module).__module__ for module in part.modules()} <= _OF_IMAGES else None
+
+
+def _warn_of_another_range(views: list[Tensor], plain: Tensor) -> None:
+    """Warn where the pixels of views spread far more, or less, than those of what is not augmented."""
+    spread, expected = torch.cat([view.flatten() for view in views]).float().std(), plain.float().std()
+    if expected > 0 and not 1 / 3 < spread / expected < 3:
+        warnings.warn(
+            f"the pixels of the views have the standard deviation {spread:.3g}, those of what is not "
+            f"augmented, as in a probe, {expected:.3g} (model.preprocess): the encoder would meet another "
+            "range than it is trained on. A view takes uint8 and returns what preprocess does",
+            stacklevel=3,
+        )
 
 
 def _require_all_nodes(views: list[Any], inputs: list[Any]) -> None:

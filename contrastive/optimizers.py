@@ -97,6 +97,18 @@ def fuse(optimizer: Optimizer) -> None:
             group["fused"] = True
 
 
+def built(name: str, make: Callable[..., Any], argument: Any) -> Any:
+    """What a class of the configuration gives.
+
+    Raises:
+        ContrastiveError: it refuses a setting, which is the user's to mend.
+    """
+    try:
+        return make(argument)
+    except (ValueError, TypeError) as error:
+        raise ContrastiveError(f"{name} cannot be built: {error}") from error
+
+
 def scheduled(
     optimizer: Optimizer, trainer: Trainer, warmup_epochs: float, schedule: ScheduleCallable | None = None
 ) -> dict[str, Any]:
@@ -107,7 +119,8 @@ def scheduled(
     """
     fuse(optimizer)
     make = schedule or _over_the_run(trainer, warmup_epochs)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": make(optimizer), "interval": "step"}}
+    moved = built("model.schedule", make, optimizer)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": moved, "interval": "step"}}
 
 
 def _over_the_run(trainer: Trainer, warmup_epochs: float) -> ScheduleCallable:

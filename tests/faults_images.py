@@ -64,6 +64,50 @@ def sixteen_bits(folder):
     return "read: 0, 257, 32768 and 65535 become 0, 1, 128 and 255"
 
 
+def tiff(pixels, photometric):
+    """A TIFF of uint8 or uint16 ``(H, W, C)``, one strip, with channels beyond the first or third unnamed."""
+    height, width, channels = pixels.shape
+    bits, extra = 8 * pixels.itemsize, channels - (3 if photometric == 2 else 1)
+    strip = 10 + 10 * 12 + 4  # where pixels begin: after the head and the tags
+    ends = strip + pixels.nbytes, strip + pixels.nbytes + 2 * channels
+    lists = [bits] * channels, [0] * extra
+
+    def short(tag, values, end):
+        if len(values) > 2:
+            return struct.pack("<HHII", tag, 3, len(values), end)
+        return struct.pack("<HHIHH", tag, 3, len(values), *(*values, 0, 0)[:2])
+
+    tags = [
+        short(256, [width], 0),
+        short(257, [height], 0),
+        short(258, lists[0], ends[0]),
+        short(259, [1], 0),
+    ]
+    tags += [short(262, [photometric], 0), struct.pack("<HHII", 273, 4, 1, strip), short(277, [channels], 0)]
+    tags += [short(278, [height], 0), struct.pack("<HHII", 279, 4, 1, pixels.nbytes)]
+    tags += [short(338, lists[1], ends[1]) if extra else short(339, [1] * min(channels, 2), 0)]
+    words = struct.pack(f"<{channels + extra}H", *lists[0], *lists[1])
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(tags) + bytes(4)
+    return head + pixels.tobytes() + words
+
+
+def white_is_zero(folder):
+    (folder / "x.tif").write_bytes(tiff(np.array([[[0], [257], [65535]]], np.uint16), photometric=0))
+    return f"read: 0, 257 and 65535 become {read_image(folder / 'x.tif', None, 1)[0, 0].tolist()}"
+
+
+def four_channels(folder, caplog):
+    from contrastive.data import image_decode
+
+    image_decode._say_first_channels.said = False
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 4), np.uint8)
+    (folder / "infrared.tif").write_bytes(tiff(pixels, photometric=2))
+    image = read_image(folder / "infrared.tif", 8, 3)
+    assert (image.permute(1, 2, 0).numpy() == pixels[..., :3]).all()
+    (record,) = caplog.records
+    return record.message
+
+
 def floats(folder):
     Image.fromarray(np.random.default_rng(0).random((8, 8), np.float32)).save(folder / "f.tif")
     read_image(folder / "f.tif", 8, 3)
@@ -193,11 +237,14 @@ FAULTS = [
           f"{BAD} (more than the 178,956,970 pixels that are decoded, as of a file made to fill the memory){REPAIR}"),
     Fault("PostScript named .jpg", damaged(POSTSCRIPT, "bad.jpg"), f"…/train/bad.jpg is not a readable image ({NONE_OF}){REPAIR}"),
     Fault("an image of 16 bits a pixel", sixteen_bits, "read: 0, 257, 32768 and 65535 become 0, 1, 128 and 255"),
+    Fault("a TIFF of 16 bits in which white is 0", white_is_zero, "read: 0, 257 and 65535 become [255, 254, 0]"),
+    Fault("a TIFF of four channels none of which is called transparency", four_channels, "…/infrared.tif has 4 channels, of which only the first 3 can be read (said once)"),
+    Fault("a TIFF of five channels", damaged(tiff(np.zeros((8, 8, 5), np.uint8), photometric=1), "bad.tif"), f"…/train/bad.tif is not a readable image (a TIFF whose head is damaged, or of other channels or numbers than are read: save it grey or RGB, of 8 or 16 bits){REPAIR}"),
     Fault("an image of 32-bit floats", floats, f"…/f.tif is not a readable image (its pixels are 32-bit floats of no known range; save them with 8 or 16 bits){REPAIR}"),
     Fault("an image of printing inks, CMYK", cmyk, "read: full cyan becomes [0, 255, 255]"),
     Fault("an animated image", animated, "…/a.gif has several frames; of such images the first is taken (said once)"),
     Fault("a line of 2 by 200,000 pixels", strip, "read: the middle, 32 by 32 pixels"),
-    Fault("an image that is removed while its folder is read", gone, f"…/train/1.png is not a readable image (there is no such file; it went after it was listed){REPAIR}"),
+    Fault("an image that is removed while its folder is read", gone, f"…/train/1.png is not a readable image (there is no such file, or it is a broken link){REPAIR}"),
     Fault("an image that fails in a worker", in_a_worker, f"…/bad.png is not a readable image ({NONE_OF}){REPAIR}"),
     Fault("a corrupt image, with skip_corrupt=true", skipped, f"skipped: …/train/3.png is not a readable image (it is empty){REPAIR}; skipped 1 of 4 images that do not decode"),
     Fault("a folder none of whose images opens", unreadable, "none of the 2 images can be opened; the first: …/0.png is not a readable image (it is empty)"),

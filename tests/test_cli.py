@@ -111,6 +111,11 @@ def test_accumulated_negatives_train(pretrain, tmp_path):
         (("--ckpt_path", "last"), "to resume from"),
         (("--data.num_workers", -1), "be built: num_workers is -1; give 0 to read in the training process"),
         (("--model.loss.temperature", 0), "temperature must be positive, but is 0"),
+        (
+            ("--data.train_subset", 5000),
+            "cannot draw 5000 of 1257 items: give train_subset fewer, or a share",
+        ),
+        (("--model.optimizer.lr", -1), "model.optimizer cannot be built: Invalid learning rate: -1.0"),
         (("--trainer.devices", 0), "cannot be built: `Trainer(devices='0')` value is not a valid input"),
         (("--trainer.max_steps", 0), "nothing would be trained"),
         (("--trainer.accumulate_grad_batches", 0), "trainer.accumulate_grad_batches is 0 and"),

@@ -117,6 +117,7 @@ def test_every_form_of_an_image_is_the_same_image(digits_run, digits, tmp_path):
 @pytest.mark.parametrize(
     "x,message",
     [
+        (np.zeros((8, 8, 3), np.uint8), "one image in colour is given as X"),
         ([], "nothing to encode"),
         ("a.png", "not one str: give a list"),
         (["/nowhere.png"], "/nowhere.png is not a readable image"),

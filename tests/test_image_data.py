@@ -142,6 +142,20 @@ def test_hidden_files_and_folders_are_left_out(folder):
     assert len(images) == 20 and images.classes == ["cat", "dog"]
 
 
+def test_links_to_folders_are_followed_and_broken_ones_told_of(folder, tmp_path):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "cat").symlink_to(folder / "cat")
+    (linked / "dog").symlink_to(folder / "dog")
+    (folder / "cat" / "around").symlink_to(linked)  # a circle
+    images = read_images(str(linked), "all")
+    assert len(images) == 20 and images.classes == ["cat", "dog"]
+    (folder / "cat" / "around").unlink()
+    (folder / "dog" / "gone.png").symlink_to("nowhere.png")
+    with pytest.raises(ContrastiveError, match="gone.png is not a readable image .* or it is a broken link"):
+        read_images(str(linked), "all")
+
+
 def test_an_empty_folder_and_an_unknown_source_are_named(tmp_path):
     with pytest.raises(ContrastiveError, match=f"{tmp_path} holds no image"):
         read_images(str(tmp_path), "train")

@@ -1,9 +1,13 @@
+import warnings
+
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
+from augmentations.colour import Normalize
+from augmentations.geometry import RandomResizedCrop
 from augmentations.graph import AttributeMask, EdgeDrop, NodeDrop, OneOf
-from augmentations.image import simclr
+from augmentations.image import Compose, Views, dcl, simclr
 from augmentations.subgraph import RandomWalkSubgraph
 from contrastive import callbacks
 from contrastive.callbacks import NonFiniteGuard
@@ -55,6 +59,44 @@ def test_views_drawn_at_once_are_those_drawn_one_by_one(make, num_inputs):
     expected = torch.cat([encoder(view) for view in module.augment(batch)])
     torch.testing.assert_close(h, expected)
     assert z.shape == (10, 128) and not torch.allclose(h[:5], h[5:])
+
+
+class Scaled(torch.nn.Module):
+    """A view of a user's own: uint8 to float, whose range is their affair."""
+
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.by = by
+
+    def forward(self, images, random=None):
+        return Normalize()(images) * self.by
+
+
+def test_views_and_what_is_not_augmented_are_normalised_alike():
+    cifar = Normalize(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
+    bare = Compose([RandomResizedCrop(size=32)])
+    for views, preprocess, found in (
+        ([dcl()], None, r"mean \[0.4914, 0.4822, 0.4465\] and std"),
+        ([simclr(size=32), dcl()], None, "mean .0.4914"),
+        ([simclr(size=32)], cifar, "mean .0.485"),
+        ([bare], None, "nothing"),
+        ([Views([dcl(), dcl()])], None, "mean .0.4914"),
+    ):
+        with pytest.raises(ValueError, match=f"the views normalise by {found}.*: give the views"):
+            ContrastiveModule(ResNet(width=4), views, preprocess=preprocess)
+    for views, preprocess in (([dcl()], cifar), ([bare], torch.nn.Identity()), ([Scaled(1)], cifar)):
+        ContrastiveModule(ResNet(width=4), views, preprocess=preprocess)
+
+
+@pytest.mark.parametrize("by, told", [(1.0, False), (0.5, False), (60.0, True), (0.2, True)])
+def test_views_of_ones_own_of_another_range_are_told_of_once(by, told):
+    encoder, _, samples = images()
+    module, batch = ContrastiveModule(encoder, [Scaled(by)]), Batch(samples, None, torch.arange(5))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for place in range(2):
+            module.on_train_batch_start(batch, place)
+    assert sum("another range" in str(warning.message) for warning in caught) == told
 
 
 @pytest.mark.parametrize("num_graphs", [1, 5])

@@ -167,6 +167,7 @@ def test_repeats_of_nothing_drawn_are_told(digits_run, caplog):
     [
         (["--labels-per-class", "-1"], "--labels-per-class is -1; give 1 or more"),
         (["--method", "knn", "--k", "0"], "--k is 0; give 1 or more"),
+        (["--fraction", "1.5"], "--fraction is 1.5; give a share between 0 and 1"),
         (["--finetuning.num-epochs", "0"], "--finetuning.num-epochs is 0; give 1 or more"),
         (["--split", "random"], "--split random is not for digits, which has training and test split"),
     ],

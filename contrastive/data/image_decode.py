@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, SAMPLESPERPIXEL
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
@@ -49,6 +50,9 @@ def decode(image: Path | bytes | bytearray | memoryview | Image.Image, channels:
         with Image.open(_stream(image), formats=FORMATS) as picture:
             if picture.format != "MPO" and getattr(picture, "is_animated", False):
                 _say_first_frame(name)
+            stored, bands = _tag(picture, SAMPLESPERPIXEL), len(picture.getbands())
+            if stored is not None and stored > bands:
+                _say_first_channels(name, stored, bands)
             return to_tensor(picture, channels)
     except Exception as error:  # a decoder can fail in any way on damaged bytes
         raise ContrastiveError(f"{name} is not a readable image ({_reason(error, image)})") from error
@@ -76,12 +80,20 @@ def to_tensor(image: Image.Image, channels: int) -> Tensor:
     turn = _turn(image)
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         # convert() would take everything above 255 for white
-        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+        pixels = np.asarray(image)
+        if _tag(image, PHOTOMETRIC_INTERPRETATION) == 0:  # white is 0, as in some X-rays
+            pixels = 65535 - pixels
+        image = Image.fromarray((pixels / 257).round().astype(np.uint8))
     elif image.mode in ("I", "F"):
         kind = "integers" if image.mode == "I" else "floats"
         raise ValueError(f"its pixels are 32-bit {kind} of no known range; save them with 8 or 16 bits")
     image = image.convert("RGB" if channels == 3 else "L")
     return TF.pil_to_tensor(image if turn is None else image.transpose(turn))
+
+
+def _tag(image: Image.Image, number: int) -> Any:
+    """A tag of a TIFF; None where it has none, and of all other images."""
+    return getattr(image, "tag_v2", {}).get(number)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -99,28 +111,41 @@ def _stream(image: Any) -> Any:
 
 def _reason(error: Exception, image: Any) -> str:
     if isinstance(error, FileNotFoundError):
-        return "there is no such file; it went after it was listed"
+        return "there is no such file, or it is a broken link"
     if isinstance(error, Image.DecompressionBombError):
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         return f"more than the {limit:,} pixels that are decoded, as of a file made to fill the memory"
     if isinstance(error, UnidentifiedImageError):
-        empty = (image.stat().st_size if isinstance(image, Path) else len(image)) == 0
-        return "it is empty" if empty else f"it is none of {', '.join(FORMATS)}, or its head is damaged"
+        head = _head(image)
+        if head in (b"II*\0", b"MM\0*"):
+            return (
+                "a TIFF whose head is damaged, or of other channels or numbers than are read: save it grey "
+                "or RGB, of 8 or 16 bits"
+            )
+        return f"it is none of {', '.join(FORMATS)}, or its head is damaged" if head else "it is empty"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
 
 
+def _head(image: Any) -> bytes:
+    if not isinstance(image, Path):
+        return bytes(image[:4])
+    with image.open("rb") as file:
+        return file.read(4)
+
+
 class _SayOnce:
-    """Says of the first animated image, and not of every one, that a frame is all that is taken of it."""
+    """Says of the first image of a kind, and not of every one, that a part is all that is taken of it."""
 
-    def __init__(self) -> None:
-        self.said = False
+    def __init__(self, text: str) -> None:
+        self.text, self.said = text, False
 
-    def __call__(self, name: object) -> None:
+    def __call__(self, *args: object) -> None:
         if not self.said:
             self.said = True
-            log.warning("%s has several frames; of such images the first is taken (said once)", name)
+            log.warning(self.text, *args)
 
 
-_say_first_frame = _SayOnce()
+_say_first_frame = _SayOnce("%s has several frames; of such images the first is taken (said once)")
+_say_first_channels = _SayOnce("%s has %d channels, of which only the first %d can be read (said once)")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +130,31 @@ def _open_images(folder: Path, image_size: int | None, channels: int) -> ImageDa
 def _image_files(folder: Path) -> list[Path]:
     """The images in a folder and the folders in it, sorted; of what is hidden, by a dot, none."""
     try:
-        found = [p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file()]
+        return sorted(_walk(folder))
     except OSError as error:  # a folder went while it was listed, or may not be listed
         raise ContrastiveError(f"{error.filename or folder} cannot be listed: {error.strerror}") from error
-    return sorted(p for p in found if not any(part[0] == "." for part in p.relative_to(folder).parts))
+
+
+def _walk(folder: Path, around: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Files with an image's suffix, through links; broken ones too, which are told of when they are read.
+
+    Args:
+        folder: where to look.
+        around: the folders that it lies in; a link to one of them is passed over, for it has no end.
+    """
+    inside = folder.resolve()
+    if inside in around:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _walk(Path(entry.path), around | {inside})
+            elif Path(entry.name).suffix.lower() in IMG_EXTENSIONS and (
+                entry.is_file() or entry.is_symlink()
+            ):
+                yield Path(entry.path)
 
 
 def shorter_side(items: Sequence[Path | Item]) -> int:

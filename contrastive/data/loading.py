@@ -148,6 +148,10 @@ def draw_subset(num_items: int, labels: Tensor | None, size: int | float, seed: 
     if isinstance(size, float) and size == 1:
         return np.arange(num_items)
     size = int(size) if size >= 1 else size  # a parsed YAML may give 20000.0
+    if size > num_items:
+        raise ContrastiveError(
+            f"cannot draw {size} of {num_items} items: give train_subset fewer, or a share"
+        )
     if size == num_items:
         return np.arange(num_items)
     return split_indices(num_items, labels, size, seed)[1]

@@ -105,6 +105,8 @@ class Protocol:
         for name, number in numbers.items():
             if number is not None and number < 1:
                 raise ContrastiveError(f"--{name.replace('_', '-')} is {number}; give 1 or more")
+        if self.fraction is not None and not 0 < self.fraction < 1:
+            raise ContrastiveError(f"--fraction is {self.fraction:g}; give a share between 0 and 1")
         if self.labels_per_class is not None and self.fraction is not None:
             raise ContrastiveError("give --labels-per-class or --fraction, not both")
 

@@ -27,7 +27,7 @@ from contrastive.errors import ContrastiveError
 from contrastive.evaluation.links import by_relation, summary
 from contrastive.features import evaluating
 from contrastive.link_losses import LinkBCE
-from contrastive.optimizers import ScheduleCallable, decay_groups, scheduled
+from contrastive.optimizers import ScheduleCallable, built, decay_groups, scheduled
 from contrastive.saved import CONFIG, checkpoint_of, read_state, run_config
 from encoders.decoders import DistMult
 from encoders.links import LinkGraph, LinkModel, NodeTable
@@ -153,7 +153,7 @@ class LinkPrediction(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and a schedule that moves every step."""
-        optimizer = self.optimizer(decay_groups(self))
+        optimizer = built("model.optimizer", self.optimizer, decay_groups(self))
         return scheduled(optimizer, self.trainer, self.warmup_epochs, self.schedule)
 
 
