@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from contrastive.data.processes import Failure, guarded_map
+from contrastive.errors import ContrastiveError
 
 
 def work(item):
@@ -40,3 +41,15 @@ def test_a_process_that_waits_is_given_time_and_not_for_ever():
     """As one does that gets no core on a busy machine."""
     assert results([("sleep", 2), ("number", 1)], time_limit=1.0) == [4, 2]
     assert results([("sleep", 600), ("number", 1)], time_limit=0.2) == ["took too long", 2]
+
+
+class Unreadable:
+    """Ends the process that is given it, as does one that cannot import what it needs."""
+
+    def __reduce__(self):
+        return os._exit, (3,)
+
+
+def test_a_process_that_ends_before_its_first_item_is_not_started_for_ever():
+    with pytest.raises(ContrastiveError, match="crashed with exit code 3 before its first item"):
+        results([Unreadable(), Unreadable(), Unreadable()], time_limit=1.0)

@@ -270,6 +270,14 @@ def test_folders_that_are_called_like_splits_are_not_taken_for_classes(names, tm
 # --- .npz ---
 
 
+def test_classes_of_an_npz_are_those_of_all_splits(tmp_path):
+    arrays = {"train_images": pixels(3, 8, 8), "train_labels": [0, 2, 1]}
+    np.savez(tmp_path / "m.npz", **arrays, test_images=pixels(2, 8, 8), test_labels=[1, 0])
+    for split, labels in (("train", [0, 2, 1]), ("test", [1, 0]), ("all", [0, 2, 1, 1, 0])):
+        images = read_images(str(tmp_path / "m.npz"), split)
+        assert images.classes == ["0", "1", "2"] and images.labels.tolist() == labels
+
+
 def test_npz_of_medmnists_keys(tmp_path):
     stored = {
         "train_images": pixels(6, 28, 28),

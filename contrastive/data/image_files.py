@@ -153,8 +153,8 @@ def read_npz(file: Path, split: Split, image_size: int | None, channels: int | N
     """Images in an .npz file of MedMNIST's format (Yang et al. 2021, arXiv 2110.14795).
 
     ``train_images`` is uint8 ``(N, H, W)`` or ``(N, H, W, 3)``, ``train_labels`` integers ``(N,)`` or
-    ``(N, 1)``; so for ``val`` and ``test``. Labels of several columns, as ChestMNIST's, and floats are
-    targets, ``(N, T)`` float32.
+    ``(N, 1)``; so for ``val`` and ``test``, and the classes are those of all splits. Labels of several
+    columns, as ChestMNIST's, and floats are targets, ``(N, T)`` float32.
     Objects, which would run code when they are loaded, are refused.
 
     Raises:
@@ -163,7 +163,7 @@ def read_npz(file: Path, split: Split, image_size: int | None, channels: int | N
     """
     if split == "all":
         return all_splits(lambda part: read_npz(file, part, image_size, channels))
-    arrays = _arrays(file, split)
+    arrays, num_classes = _arrays(file, split)
     images = arrays["images"]
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):
         raise ContrastiveError(
@@ -177,14 +177,14 @@ def read_npz(file: Path, split: Split, image_size: int | None, channels: int | N
         pixels = pixels.expand(-1, 3, -1, -1) if channels == 3 else TF.rgb_to_grayscale(pixels)
     size = image_size or min(pixels.shape[-2:])
     labels = _labels(arrays.get("labels"), len(pixels), file)
-    number = 0 if labels is None else int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]
+    number = 0 if labels is None else num_classes if labels.ndim == 1 else labels.shape[1]
     classes = [str(i) for i in range(number)]
     pixels = fit(pixels, size).contiguous()
     return ImageDataset(pixels, labels, classes, image_size=size, channels=pixels.shape[1])
 
 
-def _arrays(file: Path, split: Split) -> dict[str, np.ndarray]:
-    """The images and, where there are any, the labels of a split; only they are read."""
+def _arrays(file: Path, split: Split) -> tuple[dict[str, np.ndarray], int]:
+    """The images and, where there are any, the labels of a split, and how many classes all labels have."""
     try:
         with zipfile.ZipFile(file), np.load(file, allow_pickle=False) as content:
             for name in SPLIT_NAMES[split]:
@@ -193,7 +193,9 @@ def _arrays(file: Path, split: Split) -> dict[str, np.ndarray]:
                     found = {key: content[stored] for key, stored in keys.items() if stored in content}
                     if not all(isinstance(array, np.ndarray) for array in found.values()):
                         raise ValueError("a member has no head of an array")
-                    return found
+                    labels = [content[stored] for stored in content.files if stored.endswith("_labels")]
+                    largest = [int(part.max()) for part in labels if part.dtype.kind in "iub" and part.size]
+                    return found, 1 + max(largest, default=-1)
             stored = ", ".join(content.files)
     except Exception as error:  # NumPy's reader can fail in any way on damaged bytes
         reason = str(error) or type(error).__name__

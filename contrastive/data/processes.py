@@ -11,6 +11,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from contrastive.errors import ContrastiveError
+
 _POLL = 0.5  # seconds between two looks at workers that say nothing
 _PATIENCE = 10  # times the limit, by the clock: a process that waits for a core is no process that hangs
 
@@ -49,6 +51,9 @@ def guarded_map(
 
     Yields:
         The place of a chunk's first item, and a result or `Failure` for each of its items.
+
+    Raises:
+        ContrastiveError: a worker crashed before it had begun with an item.
     """
     starts = deque(range(0, len(items), chunk_size))
     workers = [_Worker(function) for _ in range(max(1, min(num_workers, len(starts))))]
@@ -118,8 +123,12 @@ class _Worker:
     def _replace(self) -> None:
         self.process.join()
         reason = "took too long" if self.killed else f"crashed with exit code {self.process.exitcode}"
-        place = max(self.place.value, 0)
-        self.failures[place] = Failure(reason)
+        if self.place.value < 0:  # the next would too
+            raise ContrastiveError(
+                f"a worker process {reason} before its first item; where processes are spawned, as on macOS, "
+                'a script needs its calls below if __name__ == "__main__"'
+            )
+        self.failures[self.place.value] = Failure(reason)
         self.pipe.close()
         self._spawn()
         self._send()
