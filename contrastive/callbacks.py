@@ -115,7 +115,7 @@ class CollapseMeter(Callback):
     they fill the sphere, 0 where they are one point (Chen and He 2020, arXiv 2011.10566). ``h_rank`` is the
     effective rank of the features (Roy and Vetterli 2007), between 1 and ``num_features``, ``h_rankme`` the
     same by RankMe (arXiv 2210.02885). ``z_uniformity`` falls to -4 as projections spread, and
-    ``z_alignment``, where there are two views, to 0 as they agree (Wang and Isola 2020, arXiv 2005.10242).
+    ``z_alignment``, of two views a sample, to 0 as they agree (Wang and Isola 2020, arXiv 2005.10242).
     With several processes each measures its own samples, and the mean of them is logged.
 
     Args:

@@ -168,6 +168,8 @@ def test_features_are_found_by_name(tmp_path, links):
     h = read_features(file, links)
     assert h.shape == (links.num_nodes, 3) and (h[5:] == 0).all()
     torch.testing.assert_close(h[:5].mean(dim=0), torch.zeros(3), atol=1e-6, rtol=0)
+    np.savez(file, names=np.array(links.nodes[:1]), h=np.ones((1, 3)))
+    assert (read_features(file, links) == 0).all()  # and not NaN
     np.savez(file, names=np.array(["stranger"]), h=np.zeros((1, 3)))
     with pytest.raises(ContrastiveError, match="none is a node"):
         read_features(file, links)

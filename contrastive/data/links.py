@@ -201,7 +201,7 @@ def read_features(file: str | Path, links: Links) -> Tensor:
         raise ContrastiveError(f"{file} has {len(h)} rows for {len(names)} names, of which none is a node")
     out = torch.zeros(links.num_nodes, h.shape[1])
     own = h[rows[found]]
-    out[found] = (own - own.mean(dim=0)) / own.std(dim=0).clamp(min=1e-6)
+    out[found] = (own - own.mean(dim=0)) / own.std(dim=0, correction=min(1, len(own) - 1)).clamp(min=1e-6)
     return out
 
 
