@@ -39,6 +39,10 @@ def in_a_line(text: str, options: Iterable[str] = ()) -> str:
     keys = [*re.finditer(r'Parser key "([\w.]+)"', text)]
     where = ".".join(key[1] for key in keys)
     if found := re.search(r"class_path '([\w.]+)':\s+Option '(\w+)[\w.]*' is not accepted", text):
+        if found[1].startswith("pytorch_lightning."):  # the base of what could be meant
+            return (
+                f"{where} has no class yet, so no option {found[2]}: give --{where} CLASS or --config first"
+            )
         said = _no_option(found[1], found[2])
         return f"{said} (--{where}.help {found[1]} tells of them)" if options else said
     if found := re.search(r"^Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)", text):

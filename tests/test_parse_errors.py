@@ -203,3 +203,8 @@ def test_nothing_is_imported_and_what_is_not_known_is_kept():
     assert in_a_line("Subtypes: [a]\nErrors:\n  - two lines\n    of a class's own") == (
         "two lines\nof a class's own"
     )
+
+
+def test_an_option_before_its_class_is_told_to_come_after(capsys):
+    assert cli.main(["pretrain", "--model.encoder", "encoders.image.ResNet", "--data.source", "digits"]) == 2
+    assert "data has no class yet, so no option source: give --data CLASS" in capsys.readouterr().err
