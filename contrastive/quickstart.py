@@ -75,7 +75,7 @@ def quickstart(*, graphs: bool = False, output: str | None = None, seed: int = 0
     print("3/3  training the same network from scratch on those labels")
     encoder = load_encoder(folder)
     starts = {"scratch": partial(untrained_like, encoder)}
-    task = read_task(encoder, protocol)
+    task = read_task(encoder, replace(protocol, repeats=None))  # trained_rows draws
     rows += trained_rows(starts, task, LABELS_PER_CLASS, replace(protocol, finetuning=TRAINING))
     title = "Test accuracy on 540 digits, % [95 % interval of the mean over draws]"
     report(folder, title, DESCRIPTIONS, rows, features, test.classes, protocol.to_json())

@@ -285,6 +285,7 @@ def test_runs_are_named_before_or_after_options():
 def test_quickstart_passes_its_bar(command, tmp_path):
     done = command("quickstart", "--output", tmp_path / "quick", timeout=900)
     assert done.returncode == 0, done.stderr
+    assert "--repeats" not in done.stderr
     rows = json.loads((tmp_path / "quick" / "results" / "quickstart.json").read_text())
     assert {(row["representation"], row["labels_per_class"]) for row in rows} == {
         (name, k) for name in ("raw", "untrained", "scratch", "pretrained") for k in (1, 5, 20)
