@@ -19,8 +19,8 @@ from contrastive.data.tables import SmilesTable, read_smiles
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.draws import Draw, set_aside
 from contrastive.evaluation.linear import Features
-from contrastive.evaluation.molecules import morgan_fingerprints
 from contrastive.evaluation.protocol import Finetuning, Protocol
+from contrastive.evaluation.raw import morgan_fingerprints
 from contrastive.evaluation.tasks import Task
 from contrastive.features import FrozenEncoder, load_encoder, untrained_like
 from contrastive.pretrain import pretrain

@@ -37,7 +37,7 @@ from contrastive.data.link_files import read_links
 from contrastive.data.links import LinkData, read_features
 from contrastive.data.molecules import read_molecules
 from contrastive.evaluation.links import summary
-from contrastive.evaluation.molecules import morgan_fingerprints
+from contrastive.evaluation.raw import morgan_fingerprints
 from contrastive.evaluation.statistics import UNIT, mean_interval
 from contrastive.features import load_encoder, untrained_like
 from contrastive.items import encode_items

@@ -61,7 +61,7 @@ def test_it_tells_molecules_apart_as_rdkit_does():
     from rdkit.Chem import MolFromSmiles
     from scipy.stats import spearmanr
 
-    from contrastive.evaluation.molecules import morgan_fingerprints
+    from contrastive.evaluation.raw import morgan_fingerprints
 
     with open(RDConfig.RDDataDir + "/NCI/first_5K.smi") as file:
         names = [line.split()[0] for line in list(file)[:200]]

@@ -18,6 +18,7 @@ from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import predict_linear, predict_svm
 from contrastive.evaluation.draws import Draw, folds, random_splits
 from contrastive.evaluation.protocol import Protocol
+from contrastive.evaluation.raw import raw_features
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.features import FrozenEncoder
 from encoders.graph import GraphEncoder, NodeEncoder
@@ -77,13 +78,12 @@ def test_graphs_of_no_known_class_are_in_no_fold(tmp_path):
 def test_categories_without_an_encoder_are_counted_and_not_added_up():
     x = torch.tensor([[2, 0], [0, 1], [2, 1], [1, 0]])
     graphs = GraphBatch.from_edges([(0, 1)], x, ptr=[0, 3, 3, 4])
-    y = np.array([0, 1, 0])
-    raw = Task("graphs", GraphDataset(graphs), y, ["a", "b"], [], "").raw()
+    raw = raw_features(GraphDataset(graphs))
     assert raw.tolist() == [[1, 0, 2, 1, 2], [0, 0, 0, 0, 0], [0, 1, 0, 1, 0]]
-    raw = Task("nodes", NodeDataset(GraphBatch.from_edges([], x)), y, ["a", "b"], [], "").raw()
+    raw = raw_features(NodeDataset(GraphBatch.from_edges([], x)))
     assert raw.tolist() == [[0, 0, 1, 1, 0], [1, 0, 0, 0, 1], [0, 0, 1, 0, 1], [0, 1, 0, 1, 0]]
     graphs = graphs.with_features(x=x.float())
-    raw = Task("graphs", GraphDataset(graphs), y, ["a", "b"], [], "").raw()
+    raw = raw_features(GraphDataset(graphs))
     assert raw.tolist() == [[4, 2], [0, 0], [1, 0]]
 
 

@@ -18,8 +18,8 @@ from contrastive.evaluation.classifiers import predict_linear
 from contrastive.evaluation.draws import Draw
 from contrastive.evaluation.finetune import finetune
 from contrastive.evaluation.linear import REGULARISATIONS
-from contrastive.evaluation.molecules import morgan_fingerprints
 from contrastive.evaluation.protocol import Finetuning, Protocol
+from contrastive.evaluation.raw import morgan_fingerprints
 from contrastive.evaluation.roc_auc import mean_roc_auc, weighted_roc_auc
 from contrastive.evaluation.tasks import Task, read_task
 from contrastive.features import FrozenEncoder

@@ -17,6 +17,7 @@ from contrastive.evaluation.classifiers import Prediction, predict_knn, predict_
 from contrastive.evaluation.finetune import finetune
 from contrastive.evaluation.metrics import LOWER_IS_BETTER, PRIMARY, TITLES, bootstrap, measure
 from contrastive.evaluation.protocol import TRAINED, Protocol
+from contrastive.evaluation.raw import raw_features
 from contrastive.evaluation.runs import OTHER_ROWS
 from contrastive.evaluation.statistics import UNIT, mean_interval, percentile_interval
 from contrastive.evaluation.tasks import Task
@@ -93,7 +94,7 @@ def evaluate_all(
         if name == "raw":
             if protocol.method in TRAINED:
                 continue
-            results.append(_frozen(name, task.raw(), task, protocol))
+            results.append(_frozen(name, raw_features(task.dataset), task, protocol))
             continue
         if name in encoders:
             encoder = encoders[name]

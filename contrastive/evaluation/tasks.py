@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from contrastive.data.graphs import GraphDataset
 from contrastive.data.image_dataset import ImageDataset, joined
 from contrastive.data.image_sources import SPLITS
 from contrastive.data.loading import labelled
@@ -31,7 +30,6 @@ from contrastive.evaluation.draws import (
 )
 from contrastive.evaluation.linear import REGULARISATIONS
 from contrastive.evaluation.metrics import Kind, kind_of
-from contrastive.evaluation.molecules import morgan_fingerprints
 from contrastive.evaluation.protocol import Method, Protocol, SplitRule
 from contrastive.features import FrozenEncoder
 from contrastive.items import read_items, unit_of
@@ -79,25 +77,6 @@ class Task:
         """Classes, labels or values."""
         return kind_of(self.y)
 
-    def raw(self) -> Any:
-        """The items without an encoder: pixels, summed features or counted categories, or fingerprints."""
-        if isinstance(self.dataset, NodeDataset):
-            x = self.dataset.graph.x
-            if not x.is_floating_point():
-                return _counts(x, torch.arange(len(x)), len(x))
-            return (x if isinstance(x, Tensor) else x.dense()).numpy()
-        if isinstance(self.dataset, MoleculeDataset):
-            return morgan_fingerprints(self.dataset.smiles)
-        if isinstance(self.dataset, GraphDataset):
-            graphs = self.dataset.graphs
-            if not graphs.x.is_floating_point():
-                return _counts(graphs.x, graphs.graph_of_node, len(graphs))
-            sums = graphs.x.new_zeros(len(graphs), graphs.x.shape[1])
-            return sums.index_add_(0, graphs.graph_of_node, graphs.x).numpy()
-        chunks = np.array_split(np.arange(len(self.y)), -(-len(self.y) // 4096))
-        images = [self.dataset.__getitems__(part.tolist()).input for part in chunks]
-        return torch.cat(images).flatten(1).float().div(255).numpy()
-
     def forward(
         self, model: nn.Module, index: np.ndarray, transform: Callable[..., Any] | None = None
     ) -> Tensor:
@@ -116,15 +95,6 @@ class Task:
         inputs, place = inputs.to(device), place.to(device)
         outputs = model(inputs if transform is None else transform(inputs, place))
         return outputs[place] if isinstance(self.dataset, NodeDataset) else outputs
-
-
-def _counts(x: Tensor, owner: Tensor, size: int) -> np.ndarray:
-    """``(size, ΣK)`` float32: how often each category of each column of ``x`` is among an owner's nodes."""
-    counts = []
-    for column in x.unbind(1):
-        number = int(column.max()) + 1
-        counts.append((owner * number + column).bincount(minlength=size * number).view(size, number))
-    return torch.cat(counts, dim=1).float().numpy()
 
 
 def read_task(
