@@ -69,11 +69,11 @@ def neighbours(
         neighbours_of_nodes(run, parse_names(query), k, index=index, source=data, output=output)
         return
     encoder = load_encoder(run)
+    folder = Path(output) if output else results_folder(Path(run)).with_name("plots") / "neighbours"
+    require_writable(folder / "neighbours.json")
     source = source_of(encoder, data)
     dataset = read_items(encoder, source, split, smiles_column=smiles_column, download=download)
     queries = [parse_query(name, encoder, dataset, source) for name in parse_names(query)]
-    folder = Path(output) if output else results_folder(Path(run)).with_name("plots") / "neighbours"
-    require_writable(folder / "neighbours.json")
     h = cached_features(encoder, dataset, batch_size=batch_size, progress="Encoding", enabled=cache)
     rows = [
         _row(asked, dataset, places, similarities)
