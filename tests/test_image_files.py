@@ -276,6 +276,9 @@ def test_classes_of_an_npz_are_those_of_all_splits(tmp_path):
     for split, labels in (("train", [0, 2, 1]), ("test", [1, 0]), ("all", [0, 2, 1, 1, 0])):
         images = read_images(str(tmp_path / "m.npz"), split)
         assert images.classes == ["0", "1", "2"] and images.labels.tolist() == labels
+    np.savez(tmp_path / "m.npz", **arrays, test_images=pixels(2, 8, 8), test_labels=[1, 10**12])
+    with pytest.raises(ContrastiveError, match="a label of another split is 1000000000000; number classes"):
+        read_images(str(tmp_path / "m.npz"), "train")
 
 
 def test_npz_of_medmnists_keys(tmp_path):

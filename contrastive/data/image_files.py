@@ -178,6 +178,8 @@ def read_npz(file: Path, split: Split, image_size: int | None, channels: int | N
     size = image_size or min(pixels.shape[-2:])
     labels = _labels(arrays.get("labels"), len(pixels), file)
     number = 0 if labels is None else num_classes if labels.ndim == 1 else labels.shape[1]
+    if number > MAX_CLASSES:
+        raise ContrastiveError(f"{file}: a label of another split is {number - 1}; number classes from 0")
     classes = [str(i) for i in range(number)]
     pixels = fit(pixels, size).contiguous()
     return ImageDataset(pixels, labels, classes, image_size=size, channels=pixels.shape[1])
