@@ -55,14 +55,15 @@ class FeatureEncoder(nn.Module):
         assert isinstance(x, Tensor)
         if exporting():  # the bag's offsets do not go into an ONNX program
             return nn.functional.embedding(x + self.first, self.embedding.weight).sum(1)
-        if x.is_cpu and not torch.compiler.is_compiling() and (found := beyond(x, self.categories)):
+        if not x.is_cpu or torch.compiler.is_compiling():
+            return self.embedding(x + self.first)
+        if found := beyond(x, self.categories):
             raise ValueError(
                 "column {} has the category {}, expected one of {}, numbered from 0; set node_features or "
                 "edge_features".format(*found)
             )
-        if x.is_cpu and not torch.compiler.is_compiling() and math.prod(self.categories) < len(x):
-            return self._embed_combinations(x)
-        return self.embedding(x + self.first)
+        fewer = math.prod(self.categories) < len(x)
+        return self._embed_combinations(x) if fewer else self.embedding(x + self.first)
 
     def _embed_combinations(self, x: Tensor) -> Tensor:
         """Embed every combination of categories once, where they are fewer than rows, such as of bonds."""

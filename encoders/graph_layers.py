@@ -91,16 +91,14 @@ class Aggregate(nn.Module):
 
     def _messages(self, adjacency: Adjacency, source: Tensor) -> Tensor | None:
         """Messages edge by edge, where the fused kernels cannot make them."""
-        if self.edge is None and (adjacency.weight is None or {"sum", "mean"}.issuperset(self.aggregators)):
-            return None
         if self.edge is None:
-            return scale(gather_src(adjacency, source), adjacency.weight)
+            fused = adjacency.weight is None or {"sum", "mean"}.issuperset(self.aggregators)
+            return None if fused else scale(gather_src(adjacency, source), adjacency.weight)
         if adjacency.attr is None:
             raise ValueError("the layer expects edge features and the batch's edge_attr is None")
         edge = self.edge(adjacency.attr)
-        wide = source.to(
-            torch.promote_types(source.dtype, edge.dtype)
-        )  # in mixed precision edges stay float32
+        # in mixed precision edges stay float32: nodes are made so before they are many
+        wide = source.to(torch.promote_types(source.dtype, edge.dtype))
         return scale(torch.relu_(gather_src(adjacency, wide) + edge), adjacency.weight)
 
 
