@@ -84,8 +84,6 @@ def read_state(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
 
 def _read_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     file = folder / EXPORT_WEIGHTS
-    if not file.exists() and (folder / "encoder.safetensors").exists():  # its name in the first exports
-        file = folder / "encoder.safetensors"
     if not file.exists():
         found = ", ".join(sorted(path.name for path in folder.iterdir()))
         raise ContrastiveError(

@@ -172,13 +172,6 @@ def test_an_encoder_without_a_configuration_is_not_exported(tmp_path):
         write_safetensors(FrozenEncoder(ResNet(width=8), torch.nn.Identity()), tmp_path, None)
 
 
-def test_an_export_of_the_old_layout_opens(copy, folder, images):
-    (copy / "model.safetensors").rename(copy / "encoder.safetensors")
-    for name in ("SHA256SUMS", "README.md"):
-        (copy / name).unlink()
-    assert torch.equal(contrastive.load_encoder(copy)(images), contrastive.load_encoder(folder)(images))
-
-
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_a_changed_or_truncated_file_is_refused_by_name(copy, name):
     content = (copy / name).read_bytes()

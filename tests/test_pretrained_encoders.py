@@ -152,7 +152,7 @@ def test_a_run_opens_without_the_weights_it_started_from(tmp_path):
     (tmp_path / "start.pth").unlink()
     export = tmp_path / "export"
     export.mkdir()
-    save_file(encoder.state_dict(), export / "encoder.safetensors")
+    save_file(encoder.state_dict(), export / "model.safetensors")
     (export / "config.json").write_text(json.dumps({"model": {"encoder": spec}}))
     assert torch.equal(load_encoder(export).encoder.model.conv1.weight, encoder.model.conv1.weight)
 
