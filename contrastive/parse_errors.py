@@ -55,6 +55,29 @@ def in_a_line(text: str, options: Iterable[str] = ()) -> str:
     return f"{where}: {said}" if where else said
 
 
+def null_setting(config: Any, where: str = "") -> str | None:
+    """What is null in a parsed configuration and cannot be, in words, as jsonargparse lets null pass for all.
+
+    Args:
+        config: the configuration as plain data, or a part of it.
+        where: the part's name.
+    """
+    if isinstance(config, list):
+        parts = {f"{where}[{i}]": part for i, part in enumerate(config)}
+    elif isinstance(config, dict):
+        made = _imported(str(config.get("class_path")))
+        options = inspect.signature(made).parameters if callable(made) else {}
+        config = config.get("init_args", config) or {}
+        for name in options.keys() & config.keys():
+            kind = getattr(options[name].annotation, "__name__", options[name].annotation)
+            if config[name] is None and kind in _KINDS:
+                return f"{where}.{name}: expected {_KINDS[kind]}, but was given null"
+        parts = {f"{where}.{name}".lstrip("."): part for name, part in config.items()}
+    else:
+        return None
+    return next(filter(None, (null_setting(part, name) for name, part in parts.items())), None)
+
+
 def _no_option(class_path: str, option: str) -> str:
     made, parser = _imported(class_path), ArgumentParser()
     if inspect.isclass(made):

@@ -27,7 +27,7 @@ from contrastive.errors import ContrastiveError
 from contrastive.faults import fit
 from contrastive.help_pages import help_page
 from contrastive.loggers import MetricsCSV, Wandb, wandb_logger
-from contrastive.parse_errors import in_a_line
+from contrastive.parse_errors import in_a_line, null_setting
 from contrastive.report import write_whole
 from contrastive.resume import changed_settings, find_checkpoint, lock
 from contrastive.run_folder import make_folder, remove_folders, settle_folder
@@ -114,6 +114,8 @@ class PretrainCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except ArgumentError as error:
             raise ArgumentError(None, in_a_line(str(error), parser.get_defaults().keys())) from error
+        if said := null_setting(load_config(self)):
+            raise ArgumentError(None, said)
         seed = self.config.seed_everything
         if not 0 <= seed < 2**32:
             raise ArgumentError(None, f"seed_everything is {seed}; give a number from 0 to {2**32 - 1}")

@@ -111,7 +111,9 @@ def test_accumulated_negatives_train(pretrain, tmp_path):
         (("--ckpt_path", "last"), "to resume from"),
         (("--data.num_workers", -1), "be built: num_workers is -1; give 0 to read in the training process"),
         (("--model.loss.temperature", 0), "temperature must be positive, but is 0"),
-        (("--model.loss.temperature", "null"), "temperature must be positive, but is None"),
+        (("--model.loss.temperature", "null"), "loss.temperature: expected a number, but was given null"),
+        (("--data.batch_size", "null"), "data.batch_size: expected a whole number, but was given null"),
+        (("--model.views.noise", "null"), "model.views[0].noise: expected a number, but was given null"),
         (
             ("--data.train_subset", 5000),
             "cannot draw 5000 of 1257 items: give train_subset fewer, or a share",
