@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,7 +97,7 @@ def write_whole(file: Path, write: Callable[[Path], Any], *, advice: str = _ANOT
 
 
 def require_writable(file: Path) -> None:
-    """Refuse, before any work, a file that could not be written; its folder is made.
+    """Refuse, before any work, a file that could not be written; what was tried leaves nothing behind.
 
     Raises:
         ContrastiveError: as of `write_whole`.
@@ -105,9 +105,13 @@ def require_writable(file: Path) -> None:
     if file.is_dir():
         raise ContrastiveError(f"cannot write {file}: it is a folder; {_ANOTHER}")
     part = _part_of(file)
+    missing = [folder for folder in file.parents if not folder.exists()]
     with _writing(file, _ANOTHER):
         part.touch()
         part.unlink()
+    for folder in missing:
+        with suppress(OSError):  # another process writes there by now
+            folder.rmdir()
 
 
 def require_folder(file: Path) -> None:

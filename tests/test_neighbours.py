@@ -123,3 +123,9 @@ def test_names_of_queries(tmp_path, monkeypatch):
     assert parse_names("1, 2") == ["1", "2"]
     assert parse_names('["C,", "3"]') == ["C,", "3"]
     assert parse_names("[Na+].[Cl-]") == ["[Na+].[Cl-]"]
+
+
+def test_a_query_that_is_nothing_leaves_no_folder(digits_run, tmp_path, capsys):
+    out = tmp_path / "a" / "b"
+    assert main(["neighbours", str(digits_run), "--query", "99999", "--output", str(out)]) == 1
+    assert "99999" in capsys.readouterr().err and not out.parent.exists()
