@@ -166,7 +166,7 @@ def tile_gradient(
         if row_weights is not None:
             tile = next(kept, None)
             if tile is None:
-                _similarities(q, k, scale * LOG2_E, excluded, i, j, out=x)
+                _similarities(q, k, scale, excluded, i, j, out=x)
                 tile = _exponentials(x, spare[0], beta)
             across = None if column_weights is None else column_weights[:, None, j]
             g = _weigh(tile, row_weights[:, i, None], across, spare[1], spare[2])
@@ -198,8 +198,8 @@ def _shaped(buffers: Tensor, i: slice, j: slice) -> tuple[Tensor, ...]:
 def _similarities(
     q: Tensor, k: Tensor, scale: float, excluded: Offsets, i: slice, j: slice, *, out: Tensor
 ) -> None:
-    """Write scale · q kᵀ of a tile, −∞ where excluded, to ``out``."""
-    out.addmm_(q[i], k[j].T, beta=0, alpha=scale)
+    """Write scale · q kᵀ · log₂ e of a tile, −∞ where excluded, to ``out``."""
+    out.addmm_(q[i], k[j].T, beta=0, alpha=scale * LOG2_E)
     for offset in excluded:
         diagonal = offset + i.start - j.start
         if -out.shape[0] < diagonal < out.shape[1]:
@@ -233,7 +233,7 @@ def _plain_logsumexp(
         if room >= 0:
             x = torch.empty_like(x)
             spare = torch.empty_like(x) if beta else spare
-        _similarities(q, k, scale * LOG2_E, excluded, i, j, out=x)
+        _similarities(q, k, scale, excluded, i, j, out=x)
         powers = _exponentials(x, spare, beta)
         kept += powers if room >= 0 else ()
         for e, power in enumerate(powers):
@@ -249,7 +249,7 @@ def _running_logsumexp(q: Tensor, k: Tensor, scale: float, beta: float, excluded
     exponents = _exponents(beta)
     sums = q.new_zeros(len(exponents), len(q))
     # no similarity is smaller than −scale; starting at −∞ would give NaN where a tile's row is all excluded
-    largest = q.new_full((len(q),), -scale)
+    largest = q.new_full((len(q),), -scale * LOG2_E)
     buffers = q.new_empty(2, min(TILE, len(q)) * min(TILE, len(k)))
     for i, j in _tiles(len(q), len(k), triangle=False):
         x, spare = _shaped(buffers, i, j)
@@ -257,10 +257,10 @@ def _running_logsumexp(q: Tensor, k: Tensor, scale: float, beta: float, excluded
         new = torch.maximum(largest[i], x.amax(1))
         x -= new[:, None]
         for e, exponent in enumerate(exponents):
-            sums[e, i] *= (exponent * (largest[i] - new)).exp()
-            sums[e, i] += torch.mul(x, exponent, out=spare).exp_().sum(1)
+            sums[e, i] *= (exponent * (largest[i] - new)).exp2()
+            sums[e, i] += torch.mul(x, exponent, out=spare).exp2_().sum(1)
         largest[i] = new
-    return sums.log() + q.new_tensor(exponents)[:, None] * largest
+    return sums.log() + q.new_tensor(exponents)[:, None] * largest / LOG2_E
 
 
 def _weigh(
@@ -286,7 +286,7 @@ def _weigh_shifted(
         if columns is not None:
             sides.append((columns.logsumexp[e], columns.gradient[e]))
         for logsumexp, gradient in sides:
-            share = torch.mul(x, exponent, out=spare).sub_(logsumexp).exp_()
+            share = torch.mul(x, exponent, out=spare).sub_(logsumexp * LOG2_E).exp2_()
             total += share.mul_(exponent * gradient)
     return total
 
