@@ -207,7 +207,7 @@ def _similarities(
 
 
 def _exponentials(x: Tensor, spare: Tensor, beta: float) -> tuple[Tensor, ...]:
-    """Turn ``x`` into 2^x, or at β > 0 into 2^{(1+β)x} and 2^{βx}; overwrites both tiles."""
+    """Turn x log₂ e into e^x, or at β > 0 into e^{(1+β)x} and e^{βx}; overwrites both tiles."""
     if beta == 0:
         return (x.exp2_(),)
     if beta == 1:  # the usual choice needs one exponential, not two
