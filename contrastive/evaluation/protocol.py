@@ -19,7 +19,7 @@ class Finetuning:
     """How a network is trained on labelled items.
 
     Attributes:
-        num_epochs: at most; the epoch that is best on validation is kept.
+        num_epochs: at most; the epoch that is best on validation is kept, of equals the first.
         min_steps: epochs of few items are repeated until there are so many steps in all.
         patience: epochs without a better validation number after which training ends.
         batch_size: items a step.
@@ -94,8 +94,9 @@ class Protocol:
     seed: int = 0
     finetuning: Finetuning = field(default_factory=Finetuning)
     selection: str = (
-        "regularisation or epoch by validation alone, of classes equals by their cross-entropy; of svm in 5 "
-        "folds of all but the test items; where labels are drawn no more validation than training labels"
+        "by validation alone: the regularisation, of classes equals by their cross-entropy, or the epoch, of "
+        "equals the first; of svm in 5 folds of all but the test items; where labels are drawn no more "
+        "validation than training labels"
     )
 
     def __post_init__(self) -> None:
