@@ -25,7 +25,7 @@ class Finetuning:
         batch_size: items a step.
         lr: AdamW's peak learning rate, of the last layer.
         encoder_lr: of the encoder, before ``layer_decay``; None takes ``lr``.
-        layer_decay: what the rate of a block is multiplied by, for each block between it and the last layer.
+        layer_decay: what the encoder's rate is multiplied by in its last block, and again in each before it.
         weight_decay: of weights, not of biases and norms.
         dropout: before the last layer, and in an encoder's own dropout layer where it has one.
         feature_norm: batch norm without weights before the last layer, which then learns at one rate whatever
