@@ -130,7 +130,7 @@ def supervised_info_nce(
     Args:
         z0: ``(B, D)`` projections of the first view, B ≥ 2.
         z1: ``(B, D)`` projections of the second view.
-        labels: ``(B,)`` integer classes.
+        labels: ``(B,)`` integer classes; -1 is one as any other: leave out samples whose class is not known.
         temperature: t > 0.
         positives: "all" rows of the class but i itself, or only those "across", in the other view.
         reduction: "mean" or "none".
