@@ -80,7 +80,8 @@ class AdaptiveEdgeDrop(nn.Module):
         p: mean probability over a graph's edges, before the threshold.
         centrality: φ, ``degree``, ``eigenvector`` or ``pagerank``.
         threshold: largest probability.
-        undirected: drop u → v and v → u together, with s_uv = (log φ_u + log φ_v)/2.
+        undirected: drop u → v and v → u together, with s_uv = (log φ_u + log φ_v)/2, as the authors' code
+            has it; the paper has log((φ_u + φ_v)/2).
     """
 
     def __init__(

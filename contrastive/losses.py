@@ -130,7 +130,7 @@ def supervised_info_nce(
     Args:
         z0: ``(B, D)`` projections of the first view, B ≥ 2.
         z1: ``(B, D)`` projections of the second view.
-        labels: ``(B,)`` integer classes.
+        labels: ``(B,)`` integer classes; -1 is one as any other: leave out samples whose class is not known.
         temperature: t > 0.
         positives: "all" rows of the class but i itself, or only those "across", in the other view.
         reduction: "mean" or "none".
@@ -222,8 +222,9 @@ def _debias(
     log_floor = math.log(n) - scale
     log_share = math.log(tau_plus * n) + positive - log_r
     with torch.no_grad():
-        # the logarithm of a negative difference is NaN, and NaN > x is False
-        floored = ~(log_r + torch.log1p(-log_share.exp()) - math.log1p(-tau_plus) > log_floor)
+        # a difference that is not positive has no logarithm; a NaN of the similarities stays one
+        log_ng = log_r + torch.log1p(-log_share.exp()) - math.log1p(-tau_plus)
+        floored = (log_share >= 0) | (log_ng <= log_floor)
     # masked before log1p, not after: the gradient of an infinity that is thrown away is NaN
     log_debiased = log_r + torch.log1p(-log_share.masked_fill(floored, -1.0).exp()) - math.log1p(-tau_plus)
     return torch.where(floored, log_floor, log_debiased), floored
@@ -267,7 +268,7 @@ def _queue_log_sums(z: Tensor, queue: Tensor, scale: Tensor, beta: float) -> Ten
 def _require_weights(tau_plus: float, beta: float) -> None:
     if not 0 <= tau_plus < 1:
         raise ValueError(f"tau_plus is a probability below 1, but is {tau_plus}; 0 turns debiasing off")
-    if beta < 0:
+    if not beta >= 0:
         raise ValueError(f"beta must be at least 0, but is {beta}; 0 weighs all negatives alike")
 
 
@@ -380,6 +381,8 @@ class CrossModalInfoNCE(nn.Module):
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
         """Mean loss ``()`` of two modalities, ``(B, D)`` each."""
-        temperature = (-self.log_scale.clamp(max=math.log(100))).exp()
+        with torch.no_grad():  # a bound inside the graph would have no gradient, and hold it for good
+            self.log_scale.clamp_(max=math.log(100))
+        temperature = (-self.log_scale).exp()
         self.metrics = {"temperature": temperature.detach()}
         return cross_modal_info_nce(z0, z1, temperature=temperature)

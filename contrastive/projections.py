@@ -29,8 +29,6 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # by create_graph
-            raise NotImplementedError("contrastive losses have no second derivative; drop create_graph")
         unit, inverse_length = ctx.saved_tensors
         along = (gradient * unit).sum(1, keepdim=True)  # no product of matrices, which autocast would round
         return torch.addcmul(gradient, unit, along, value=-1).mul_(inverse_length)

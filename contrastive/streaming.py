@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 TILE = 512  # rows and columns of a tile: 1 MiB in float32, which stays in a core's cache
 # of exponentials that the forward pass keeps at most; none where that is less than half of them
@@ -99,8 +98,9 @@ class _LogSumExp(torch.autograd.Function):
         return (rows, columns) if both and k is not None else (rows,)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, rows_gradient, columns_gradient=None):  # type: ignore[no-untyped-def]
+        if torch.is_grad_enabled():  # by create_graph; once_differentiable misses it of the scale alone
+            raise NotImplementedError("contrastive losses have no second derivative; drop create_graph")
         q, k, scale, rows, columns, *powers = ctx.saved_tensors
         row_statistics = RowStatistics(rows, rows_gradient)
         column_statistics = None if columns_gradient is None else RowStatistics(columns, columns_gradient)

@@ -69,6 +69,14 @@ def test_ranks_leave_known_links_out_and_average_ties():
     assert ranking(ranks)["hits@3"] == 1
 
 
+def test_scores_that_are_no_numbers_are_no_success():
+    nothing = torch.zeros(2, 4, dtype=torch.bool)
+    scores = torch.tensor([[torch.nan] * 4, [1.0, torch.nan, 0.0, 2.0]])
+    assert filtered_ranks(scores, torch.tensor([2, 0]), nothing).tolist() == [4.0, 3.0]
+    found = by_relation(np.zeros(100), np.arange(100) < 50, np.full(100, np.nan), num_relations=1)
+    assert found["auroc"] == found["auprc"] == 0.5
+
+
 def test_recommendation_is_scikit_learns_ndcg_and_a_loop():
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(30, 50, generator=generator, dtype=torch.float64)

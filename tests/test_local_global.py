@@ -92,6 +92,25 @@ def test_infograph_scores_are_those_of_the_paper():
     torch.testing.assert_close(loss, expected)
 
 
+def test_scores_are_not_rounded_to_16_bits():
+    torch.manual_seed(0)
+    encoder = GraphEncoder(node_features=4, num_hidden=6, num_layers=2)
+    module = InfoGraph(encoder, num_hidden=5, beta=1.0).eval()
+    batch = graphs()
+    with torch.no_grad():
+        for parameter in (*module.local_projector.parameters(), *module.projector.parameters()):
+            parameter *= 6
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = module.step(Batch(batch, None, torch.arange(4)))["loss"]
+        h, g = encoder.nodes_and_graphs(batch)
+        local, summaries = module.local_projector(h), module.projector(g)
+    scores = local.double() @ summaries.double().T
+    assert local.dtype == torch.bfloat16 and scores.abs().max() > 100
+    own = F.one_hot(batch.graph_of_node, 4).bool()
+    expected = jensen_shannon(scores[own], scores[~own], beta=1.0)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
+
+
 def test_dgi_tells_a_graph_from_a_shuffled_one():
     torch.manual_seed(0)
     encoder = NodeEncoder(node_features=4, num_hidden=16, num_layers=1, layer="gcn", norm=False)

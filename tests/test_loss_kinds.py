@@ -95,8 +95,12 @@ def test_cross_modal_is_clips_cross_entropy_with_a_learned_temperature():
     assert_equal(ours, oracle, inputs, inputs, 1e-10)
 
 
-def test_learned_temperature_stops_at_clips_bound():
+def test_learned_temperature_stops_at_clips_bound_and_comes_back_from_it():
     loss = CrossModalInfoNCE(temperature=0.005)
-    loss(*views(5, dtype=torch.float32)).backward()
+    z0, z1 = views(5, dtype=torch.float32)  # pairs that do not agree ask for a higher temperature
+    loss(z0, z1).backward()
     assert loss.metrics["temperature"] == pytest.approx(0.01)
-    assert loss.log_scale.grad == 0
+    assert loss.log_scale.grad > 0
+    torch.optim.SGD(loss.parameters(), lr=0.01).step()
+    loss(z0, z1)
+    assert loss.metrics["temperature"] > 0.011

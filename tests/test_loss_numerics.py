@@ -86,3 +86,10 @@ def test_surrounding_model_compiles():
 def test_not_a_number_stays_visible():
     z0, z1 = views(5)
     assert losses.info_nce(z0 * torch.nan, z1).isnan()
+    broken = views(3)[0].detach()
+    broken[1, 2] = torch.nan
+    for beta in (0.0, 1.0):  # the floor is no refuge from a negative that is no number
+        rows = hard_negative_info_nce(z0, z1, beta=beta, negatives=broken, reduction="none")
+        assert rows.isnan().all()
+    with pytest.raises(ValueError, match="beta must be at least 0, but is nan"):
+        hard_negative_info_nce(z0, z1, beta=float("nan"))

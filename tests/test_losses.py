@@ -124,6 +124,10 @@ def test_a_second_derivative_is_refused(name):
     z0, z1 = views(9)
     with pytest.raises(NotImplementedError, match="contrastive losses have no second derivative"):
         torch.autograd.grad(LOSSES[name](z0, z1), z0, create_graph=True)
+    t = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    rows = LOSSES[name](z0.detach(), z1.detach(), temperature=t)
+    with pytest.raises(NotImplementedError, match="contrastive losses have no second derivative"):
+        torch.autograd.grad(rows, t, create_graph=True)
 
 
 @pytest.mark.parametrize("name", LOSSES)

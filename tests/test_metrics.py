@@ -148,4 +148,8 @@ def test_sphere_measures_are_those_of_wang_and_isola():
     expected = torch.pdist(x).pow(2).mul(-2).exp().mean().log()
     torch.testing.assert_close(uniformity(h0).double(), expected, rtol=1e-4, atol=0)
     assert alignment(h0, 3 * h0) < 1e-6 and abs(uniformity(torch.ones(50, 8))) < 1e-5
+    dead = torch.cat([torch.zeros(40, 8), torch.eye(8)])  # rows without direction lie in the middle
+    expected = torch.pdist(dead.double()).pow(2).mul(-2).exp().mean().log()
+    torch.testing.assert_close(uniformity(dead).double(), expected, rtol=1e-5, atol=0)
+    assert uniformity(torch.zeros(1000, 8)) == 0  # a network that died is no even spread
     assert 25 < rankme(h0) <= 32.1 and rankme(torch.ones(100, 8)) < 1.01

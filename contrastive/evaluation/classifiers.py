@@ -101,10 +101,12 @@ def predict_svm(h: Any, y: np.ndarray, draw: Draw, kind: Kind) -> Prediction:
     """An RBF support vector machine whose C is chosen by 5-fold cross-validation of all but the test items.
 
     The protocol of InfoGraph and GraphCL (Sun et al. 2020, arXiv 1908.01000; You et al. 2020, 2010.13902).
-    Unlike theirs, one kernel width serves all C. Features are compressed, sign(h) log(1 + |h|), because a sum
-    over nodes has a long tail, by which a few large graphs would set the kernel's width, and standardised by
-    the training part. The inner folds are shuffled as the outer ones are: files come in an order in which
-    neighbours are alike, by which cross-validation of NCI1 gives 76 % where test folds have 80.
+    Unlike theirs, one kernel width serves all C, of which there are none below 0.1, and where several classes
+    tie in votes the margins decide, not the order of the classes. Features are compressed,
+    sign(h) log(1 + |h|), because a sum over nodes has a long tail, by which a few large graphs would set the
+    kernel's width, and standardised by the training part. The inner folds are shuffled as the outer ones are:
+    files come in an order in which neighbours are alike, by which cross-validation of NCI1 gives 76 % where
+    test folds have 80.
 
     Raises:
         ContrastiveError: targets other than classes, or fewer than five items of one.

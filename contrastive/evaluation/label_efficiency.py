@@ -47,7 +47,8 @@ def label_efficiency(
 ) -> None:
     """Draw test accuracy over the number of labels, for pretrained, untrained, from-scratch and raw inputs.
 
-    The same draws of labelled items serve all of them, and the same test items. Intervals are Student's 95 %
+    The same draws of labelled items serve all of them, and the same test items; what is trained has the first
+    few draws, and so, of folds and random splits, the test items of these alone. Intervals are Student's 95 %
     over draws; where there is one draw, as of all labels of a published split, over test items.
 
     Args:
@@ -58,7 +59,7 @@ def label_efficiency(
         split: of molecules: scaffold, random or stratified.
         labels_per_class: numbers of labels, and all; those that a class does not have are left out.
         method: linear, knn or svm, on frozen features.
-        repeats: draws of the labelled set (default: 10).
+        repeats: draws of the labelled set (default: 10), one of each fold or random split at least.
         train_repeats: the first of these draws, for what is trained; 0 leaves it out.
         finetune: also fine-tune the first run's encoder.
         finetuning: of what is trained.

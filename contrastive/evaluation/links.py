@@ -15,7 +15,7 @@ def by_relation(
     Args:
         relation: ``(M,)`` int, of each scored pair.
         truth: ``(M,)`` bool, whether it is a link.
-        score: ``(M,)`` float, higher for links.
+        score: ``(M,)`` float, higher for links; a NaN is the lowest.
         num_relations: R.
         k: of AP@k.
 
@@ -28,9 +28,10 @@ def by_relation(
         score would have 1.
     """
     relation, truth = np.asarray(relation, dtype=np.int64), np.asarray(truth, dtype=bool)
+    score = np.where(np.isnan(score), -np.inf, score)
     shuffled = np.random.default_rng(0).permutation(len(truth))
-    order = np.lexsort((shuffled, -np.asarray(score), relation))
-    relation, truth, score = relation[order], truth[order], np.asarray(score)[order]
+    order = np.lexsort((shuffled, -score, relation))
+    relation, truth, score = relation[order], truth[order], score[order]
     counts = np.bincount(relation, minlength=num_relations)
     starts = (counts.cumsum() - counts)[relation]
     place = np.arange(len(relation)) - starts + 1
@@ -96,7 +97,7 @@ def filtered_ranks(scores: Tensor, target: Tensor, known: Tensor) -> Tensor:
     """
     own = scores.gather(1, target.unsqueeze(1))
     others = ~known.scatter(1, target.unsqueeze(1), True)
-    better = ((scores > own) & others).sum(dim=1)
+    better = (~(scores <= own) & others).sum(dim=1)  # than a NaN all are, of a model that diverged
     equal = ((scores == own) & others).sum(dim=1)
     return 1 + better + equal / 2
 

@@ -19,13 +19,13 @@ class Finetuning:
     """How a network is trained on labelled items.
 
     Attributes:
-        num_epochs: at most; the epoch that is best on validation is kept.
+        num_epochs: at most; the epoch that is best on validation is kept, of equals the first.
         min_steps: epochs of few items are repeated until there are so many steps in all.
         patience: epochs without a better validation number after which training ends.
         batch_size: items a step.
         lr: AdamW's peak learning rate, of the last layer.
         encoder_lr: of the encoder, before ``layer_decay``; None takes ``lr``.
-        layer_decay: what the rate of a block is multiplied by, for each block between it and the last layer.
+        layer_decay: what the encoder's rate is multiplied by in its last block, and again in each before it.
         weight_decay: of weights, not of biases and norms.
         dropout: before the last layer, and in an encoder's own dropout layer where it has one.
         feature_norm: batch norm without weights before the last layer, which then learns at one rate whatever
@@ -94,7 +94,8 @@ class Protocol:
     seed: int = 0
     finetuning: Finetuning = field(default_factory=Finetuning)
     selection: str = (
-        "regularisation or epoch by validation alone, of classes equals by their cross-entropy; no more "
+        "by validation alone: the regularisation, of classes equals by their cross-entropy, or the epoch, of "
+        "equals the first; of svm in 5 folds of all but the test items; where labels are drawn no more "
         "validation than training labels"
     )
 

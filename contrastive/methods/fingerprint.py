@@ -21,10 +21,11 @@ class FingerprintContrast(ContrastiveModule):
 
     Two augmented views of a molecule agree in nearly everything, and telling molecules apart by them needs
     little chemistry. A fingerprint counts the molecule's substructures; to match it an encoder must find
-    them. The contrast is CLIP's (Radford et al. 2021, arXiv 2103.00020) between two modalities, as GraphMVP
-    (Liu et al. 2022, arXiv 2110.07728) does it with the molecule's geometry; here the second modality is
-    `circular_fingerprint`, which needs no label and no other data, through an MLP. One graph a molecule is
-    encoded, so that a step costs half of one with two views.
+    them. The contrast is between two modalities, as CLIP's (Radford et al. 2021, arXiv 2103.00020) and, with
+    the molecule's geometry, GraphMVP's (Liu et al. 2022, arXiv 2110.07728); here the second modality is
+    `circular_fingerprint`, which needs no label and no other data, through an MLP. InfoNCE, the loss where
+    none is given, takes rows of the same modality as negatives too; CLIP's is ``CrossModalInfoNCE``. One
+    graph a molecule is encoded, so that a step costs half of one with two views.
 
     With ``num_descriptors`` the second view has the molecule's descriptors too (``descriptors: true`` of
     ``MoleculeData``): what chemists describe a molecule by, such as its lipophilicity, polar surface, charges

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -121,7 +122,7 @@ class InfoGraph(_LocalGlobal):
         """Contrast every node with every graph of the batch."""
         view = self.view(batch)
         nodes, graphs = self.encoder.nodes_and_graphs(view)  # type: ignore[operator]
-        scores = self.local_projector(nodes) @ self.projector(graphs).T
+        scores = _products(self.local_projector(nodes), self.projector(graphs).T)
         own = F.one_hot(view.graph_of_node, view.num_graphs).bool()
         loss = jensen_shannon(scores[own], scores[~own], tau_plus=self.tau_plus, beta=self.beta)
         return {"loss": loss, "h": graphs.detach(), "z": graphs.detach()}
@@ -156,8 +157,15 @@ class DGI(_LocalGlobal):
         local: Any = getattr(self.encoder, "local", self.encoder)
         h, corrupted = (local(part) for part in (view, view.with_features(x=shuffled)))
         summary = self.projector(h.mean(0).sigmoid())
-        loss = jensen_shannon(h @ summary, corrupted @ summary, tau_plus=self.tau_plus, beta=self.beta)
+        scores = (_products(part, summary) for part in (h, corrupted))
+        loss = jensen_shannon(*scores, tau_plus=self.tau_plus, beta=self.beta)
         return {"loss": loss, "h": h.detach(), "z": h.detach()}
+
+
+def _products(local: Tensor, summaries: Tensor) -> Tensor:
+    """Scores in float32 at least: rounded to 16 bits they would overflow, or their e^{βs} be far off."""
+    with torch.autocast(local.device.type, enabled=False):
+        return at_least_float32(local) @ at_least_float32(summaries)
 
 
 def _bilinear(num_features: int) -> nn.Module:
