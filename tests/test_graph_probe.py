@@ -99,6 +99,14 @@ def test_nodes_are_trained_on_behind_the_preprocessing():
     assert not torch.equal(h, encoder.encoder(graph)[[2, 0]])
 
 
+def test_an_empty_part_is_named(tmp_path):
+    source = tmp_path / "four.npz"
+    np.savez(source, edges=[[0, 1], [1, 2]], x=np.eye(4, 3, dtype=np.float32), y=[0, 1, 0, 1])
+    encoder = FrozenEncoder(NodeEncoder(node_features=3, num_hidden=4), nn.Identity())
+    with pytest.raises(ContrastiveError, match=r"npz: no labelled nodes are for training \(20 random splits"):
+        read_task(encoder, Protocol(data=str(source)))
+
+
 def test_nodes_from_the_command_line(command, tmp_path):
     generator = np.random.default_rng(0)
     y = generator.integers(0, 3, 150)

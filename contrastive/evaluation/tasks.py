@@ -125,7 +125,7 @@ def read_task(
     if protocol.split not in ("auto", task.split):
         raise ContrastiveError(f"--split {protocol.split} is not for {protocol.data}, which has {task.rule}")
     _check_targets(task, protocol.data)
-    _check_tests(task)
+    _check_splits(task, protocol.data)
     task = task.with_draws(protocol)
     if len(task.draws) == 1 < (protocol.repeats or 1):
         log.warning("--repeats changes nothing: all labels are used, of one split (%s)", task.rule)
@@ -161,8 +161,15 @@ def _warn_of_classes(task: Task, source: str, distinct: Sequence[np.ndarray]) ->
             )  # fmt: skip
 
 
-def _check_tests(task: Task) -> None:
-    """Without two values among the test items a metric is not defined: say so before fitting."""
+def _check_splits(task: Task, source: str) -> None:
+    """Say before fitting that a part is empty, or has too few values for a metric to be defined."""
+    for split in task.splits:
+        for part, items in zip(("training", "validation", "test"), split):
+            if not len(items):
+                raise ContrastiveError(
+                    f"{source}: no labelled {task.unit} are for {part} ({task.rule}); split otherwise, or "
+                    "give more"
+                )
     if task.kind == "classes":
         return
     for split in task.splits:
