@@ -115,3 +115,10 @@ def test_a_frozen_part_of_a_network_that_is_trained_stays_as_it_is(digits_run, i
     model.train()
     assert all(part.training for part in encoder.modules())
     assert not any(part.training for part in model.eval().modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_an_encoder_in_another_precision_has_the_same_features(dtype, digits_run, images):
+    features = load(digits_run).to(dtype)(images)
+    assert features.dtype == dtype
+    torch.testing.assert_close(features.float(), load(digits_run)(images), atol=0.1, rtol=0.05)

@@ -3,6 +3,7 @@ import warnings
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from torch.utils.data import DataLoader
 
 from augmentations.colour import Normalize
 from augmentations.geometry import RandomResizedCrop
@@ -97,6 +98,16 @@ def test_views_of_ones_own_of_another_range_are_told_of_once(by, told):
         for place in range(2):
             module.on_train_batch_start(batch, place)
     assert sum("another range" in str(warning.message) for warning in caught) == told
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "16-true"])
+def test_images_are_pretrained_on_in_any_precision(precision, tmp_path):
+    encoder, views, samples = images()
+    module = ContrastiveModule(encoder, views)
+    loader = DataLoader([Batch(sample, 0, i) for i, sample in enumerate(samples)], batch_size=5)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    Trainer(max_steps=2, precision=precision, default_root_dir=tmp_path, **quiet).fit(module, loader)
+    assert all(p.isfinite().all() for p in module.parameters())
 
 
 @pytest.mark.parametrize("num_graphs", [1, 5])
