@@ -29,7 +29,8 @@ class _Diffusion(nn.Module):
         """Replace the edges by those of S; edge features and types are lost."""
         seen = _SEEN.setdefault(batch, {})
         if self._key not in seen:
-            seen[self._key] = self._diffuse(batch)
+            with torch.inference_mode(False):  # for training too, which saves no tensor that inference made
+                seen[self._key] = self._diffuse(batch)
         return seen[self._key]
 
     def _diffuse(self, batch: GraphBatch) -> GraphBatch:

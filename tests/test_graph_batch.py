@@ -266,6 +266,34 @@ def test_with_features_shares_what_depends_on_edges_alone():
     assert batch.with_features(edge_weight=batch.edge_weight * 2).adjacency.weight.tolist() == [2.0]
 
 
+def test_a_tensor_that_is_assigned_takes_effect():
+    batch = GraphBatch.from_edges([(0, 1), (2, 1)], x=torch.ones(3, 1), edge_weight=[1.0, 1.0])
+    before = batch.adjacency
+    batch.edge_weight = torch.tensor([2.0, 3.0])
+    assert batch.sum_neighbours(batch.x)[1] == 5 and batch.adjacency is not before
+    assert torch.equal(batch.adjacency.weight, batch.edge_weight)
+    assert batch.graph_of_node.tolist() == [0, 0, 0]
+    batch.ptr = torch.tensor([0, 0, 3])
+    assert batch.graph_of_node.tolist() == [1, 1, 1] and batch.nodes_per_graph.tolist() == [0, 3]
+
+
+def test_what_inference_asked_for_first_serves_training():
+    batch = GraphBatch.from_edges([(0, 1), (2, 1)], edge_type=[0, 1])
+    of_batch = ("nodes_per_graph", "graph_of_node", "graph_of_edge", "edge_ptr")
+    with torch.inference_mode():
+        found = [getattr(batch, name) for name in of_batch]
+        for edges in (batch.adjacency, batch.membership):
+            found += [edges.indptr, edges.degree, edges.out_degree, edges.edge_ids, edges.src, edges.dst]
+            found += [*edges.by_src, edges.transposed.dst]
+        loops, order = batch.adjacency.with_loops
+        found += [loops.src, order, batch.adjacency.edges_of_same_type]
+    assert not any(tensor.is_inference() for tensor in found)
+    h = torch.ones(3, 2, requires_grad=True)  # as a layer of one's own takes them
+    mean = torch.zeros(1, 2).index_add(0, batch.graph_of_node, h) / batch.nodes_per_graph[:, None]
+    mean.sum().backward()
+    torch.testing.assert_close(h.grad, torch.full((3, 2), 1 / 3))
+
+
 def test_heterograph_types():
     dgl = pytest.importorskip("dgl")
     graph = dgl.heterograph(
