@@ -83,7 +83,8 @@ def load_encoder(path: str | Path, *, encoder: nn.Module | None = None) -> Froze
     with reading(path):
         config, weights = read_saved(path)
         if encoder is None:
-            encoder = build_module(_without_weights(_encoder_spec(config, path)))
+            with torch.random.fork_rng(devices=[]):  # its numbers are replaced, and the caller's go on
+                encoder = build_module(_without_weights(_encoder_spec(config, path)))
         fill(encoder, weights, str(path))
         return FrozenEncoder(encoder, _preprocess(config, encoder), config)
 

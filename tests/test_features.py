@@ -122,3 +122,9 @@ def test_an_encoder_in_another_precision_has_the_same_features(dtype, digits_run
     features = load(digits_run).to(dtype)(images)
     assert features.dtype == dtype
     torch.testing.assert_close(features.float(), load(digits_run)(images), atol=0.1, rtol=0.05)
+
+
+def test_opening_an_encoder_draws_nothing_from_the_callers_generator(digits_run):
+    state = torch.get_rng_state()
+    load(digits_run)
+    assert torch.equal(torch.get_rng_state(), state)
