@@ -183,6 +183,7 @@ def test_edges_as_two_arrays():
         ({"edges": [(0, 1)], "node_type": [1.9, 2.0]}, "node_type is 1.9.* at 0 .*, expected whole numbers"),
         ({"edges": [(0, 1)], "ptr": [0, 1.5, 2]}, "ptr is 1.5 at 1 .*, expected whole numbers"),
         ({"edges": [(0, 1)], "x": np.array([1 + 2j, 3])}, "x has complex numbers"),
+        ({"edges": [(0, 1)], "x": torch.eye(2).to_sparse()}, "x is a sparse tensor; give its to_dense"),
         ({"edges": [(0, 1)], "x": np.array([["C"], ["N"]])}, "x is no array of numbers"),
         ({"edges": [(0, 1)], "x": [[1.0], [1.0, 2.0]]}, "x is no array of numbers"),
         ({"edges": [("a", "b")]}, "edges is no array of numbers"),
@@ -306,6 +307,29 @@ def test_heterograph_types():
         (0, 2, 0),
         (1, 4, 0),
     ]
+
+
+class Graphs:
+    """A data set that has a length, and indices without an end."""
+
+    def __init__(self, graph):
+        self.graph = graph
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, i):
+        return self.graph
+
+
+def test_from_dgl_takes_what_holds_graphs_and_names_what_does_not():
+    dgl = pytest.importorskip("dgl")
+    graph = dgl.graph(([0], [1]))
+    assert len(GraphBatch.from_dgl(Graphs(graph))) == len(GraphBatch.from_dgl(g for g in [graph] * 2)) == 2
+    with pytest.raises(ValueError, match="item 1 is a tuple, expected a DGLGraph"):
+        GraphBatch.from_dgl([graph, (graph, 1)])
+    with pytest.raises(ValueError, match="item 0 is a DGLGraph, expected a Data of PyG"):
+        GraphBatch.from_pyg([graph])
 
 
 def test_from_dgl_names_what_is_missing():
