@@ -23,8 +23,8 @@ def from_dgl(graphs: Any, *, x: str | None = None, edge_attr: str | None = None)
     """Build a batch from DGLGraphs.
 
     Args:
-        graphs: a DGLGraph, batched or not, or several; a graph of several node or edge types
-            becomes one whose types are in ``node_type`` and ``edge_type``, with the features of all types.
+        graphs: a DGLGraph, batched or not, or several; a graph of several node or edge types becomes one
+            whose types are in ``node_type`` and ``edge_type``, with those features that all types have.
         x: the name in ``ndata``; None takes ``x``, ``feat`` or ``attr``, the first that is there.
         edge_attr: the name in ``edata``; None takes ``edge_attr``, ``x``, ``feat`` or ``attr``. Weights and
             types are read as ``edge_weight`` and ``edge_type``.
@@ -99,7 +99,8 @@ def from_pyg(graphs: Any) -> GraphBatch:
 
     Raises:
         ValueError: no graph was given or something else, one of several types, some graphs have a feature
-            that others lack or have otherwise, or a graph has another number of its rows than of nodes or edges.
+            that others lack or have otherwise, or a graph has another number of its rows than of nodes or
+            edges.
     """
     graphs = [graphs] if hasattr(graphs, "edge_index") or hasattr(graphs, "metadata") else list(graphs)
     if any(hasattr(graph, "metadata") for graph in graphs):
