@@ -194,10 +194,23 @@ class ContrastiveModule(LightningModule):
         self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
         return loss
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep how inputs are normalised, which no weights say; of a run its configuration is there."""
+        if spec := _spec(self.preprocess):
+            checkpoint.setdefault("config", {"model": {"preprocess": spec}})
+
     def configure_optimizers(self) -> Any:
         """Build the optimizer and a schedule that moves every step."""
         optimizer = built("model.optimizer", self.optimizer, decay_groups(self))
         return scheduled(optimizer, self.trainer, self.warmup_epochs, self.schedule)
+
+
+def _spec(preprocess: nn.Module) -> dict[str, Any] | None:
+    """Preprocessing as a configuration has it; None of what is the user's own."""
+    if type(preprocess) is Normalize:
+        values = {name: getattr(preprocess, name).tolist() for name in ("mean", "std")}
+        return {"class_path": "augmentations.colour.Normalize", "init_args": values}
+    return {"class_path": "torch.nn.Identity"} if type(preprocess) is nn.Identity else None
 
 
 def _require_parts(encoder: Any, views: Any, projector: Any) -> None:

@@ -15,6 +15,7 @@ from contrastive.callbacks import NonFiniteGuard
 from contrastive.cli import main
 from contrastive.data import Batch
 from contrastive.errors import ContrastiveError
+from contrastive.features import load_encoder
 from contrastive.module import ContrastiveModule
 from contrastive.pretrain import _refuse_settings
 from encoders.graph import GraphEncoder, NodeEncoder
@@ -206,6 +207,13 @@ def test_parts_of_another_form_are_named(parts, message):
         ContrastiveModule(**{"encoder": narrow(), "views": [simclr(size=32)], **parts})
 
 
+class Half(torch.nn.Module):
+    """Preprocessing of one's own."""
+
+    def forward(self, images):
+        return images / 2
+
+
 class Pair(torch.nn.Module):
     """As torchvision's transforms, it gives everything that it is given."""
 
@@ -233,6 +241,22 @@ def test_a_step_of_ones_own_takes_batches_of_its_own(tmp_path):
     loader = DataLoader([(sample, 0, i) for i, sample in enumerate(images()[2])], batch_size=5)
     quick(tmp_path).fit(module, loader)
     assert not torch.equal(module.encoder[0].weight, before)
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_a_checkpoint_from_python_opens_with_its_own_normalisation(normalised, tmp_path, caplog):
+    colours = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
+    preprocess = Normalize(**colours) if normalised else Half()
+    module = ContrastiveModule(narrow(), [Scaled(1.0)], preprocess=preprocess)
+    trainer = quick(tmp_path)
+    trainer.fit(module, loaded(images()[2]))
+    trainer.save_checkpoint(tmp_path / "own.ckpt")
+    opened = load_encoder(tmp_path / "own.ckpt", encoder=narrow())
+    assert ("does not say how images were normalised" in caplog.text) != normalised
+    if normalised:
+        samples, module = images()[2], module.eval()
+        torch.testing.assert_close(opened(samples), module.encoder(module.preprocess(samples)))
+        assert opened.config is None, "it does not say how the encoder is built"
 
 
 def test_an_empty_sequence_is_preprocessing_and_volumes_have_no_channels_last():
