@@ -156,6 +156,11 @@ class GraphEncoder(nn.Module):
 
     def _encode(self, batch: GraphBatch) -> tuple[list[Tensor], Tensor | None]:
         """The nodes after every layer, and the virtual nodes where there are any."""
+        if not isinstance(batch, GraphBatch):
+            raise TypeError(
+                f"{type(self).__name__} takes a GraphBatch, not a {type(batch).__name__}; "
+                "GraphBatch.from_pyg, from_dgl and, of several, concatenate make one"
+            )
         if self._shares():
             return self._encode_shared(batch), None
         if self.embed is None:

@@ -1,5 +1,6 @@
 import pickle
 import subprocess
+from importlib.resources import files
 
 import pytest
 import torch
@@ -128,3 +129,8 @@ def test_opening_an_encoder_draws_nothing_from_the_callers_generator(digits_run)
     state = torch.get_rng_state()
     load(digits_run)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("package", ["contrastive", "encoders", "augmentations"])
+def test_type_checkers_read_the_hints(package):
+    assert (files(package) / "py.typed").is_file(), "else a user's program is checked as if all were Any"
