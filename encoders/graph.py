@@ -103,6 +103,10 @@ class GraphEncoder(nn.Module):
         super().__init__()
         if num_layers < 1 or num_hidden < 1:
             raise ValueError(f"num_layers is {num_layers} and num_hidden {num_hidden}; both are 1 at least")
+        if jumping_knowledge not in ("last", "concat", "max", "sum"):
+            raise ValueError(f"jumping_knowledge {jumping_knowledge!r}: expected last, concat, max or sum")
+        if activation not in _ACTIVATIONS:
+            raise ValueError(f"activation {activation!r}: expected {', '.join(_ACTIVATIONS)}")
         self.node_features = categories(node_features)
         self.embed, width = _embedding(self.node_features, num_hidden, input_layer)
         arguments = _layer_arguments(layer, layer_args, edge_features)

@@ -82,6 +82,8 @@ def read_graphs(
     Raises:
         ContrastiveError: nothing there, or a file that does not fit the others; the message names it.
     """
+    if node_features not in ("auto", "attributes", "degree"):
+        raise ContrastiveError(f"node_features is {node_features!r}; give auto, attributes or degree")
     with reading(named(source)):
         dataset = _read(source)
     graphs = dataset.graphs

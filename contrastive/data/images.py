@@ -82,6 +82,8 @@ def open_images(
     Raises:
         ContrastiveError: nothing there, or targets of another source than a .csv file.
     """
+    if split not in ("train", "test", "all"):
+        raise ContrastiveError(f"split is {split!r}; give train, test (or val, where there is none) or all")
     path, shape = Path(source).expanduser(), (image_size, channels or 3)
     kind = path.suffix.lower()
     if kind == ".csv":
