@@ -48,7 +48,7 @@ class ContrastiveModule(LightningModule):
             (`gradient_cache`): the large batch's loss in a small one's memory, for twice the forward passes.
             Batch norm sees micro-batches. The trainer's gradient clipping is not available then.
         compile: run encoder and projector through ``torch.compile``.
-        seed: of the augmentations; taken from ``seed_everything``.
+        seed: of the augmentations; ``pretrain`` takes it from ``seed_everything``.
     """
 
     def __init__(
