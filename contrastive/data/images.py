@@ -123,7 +123,7 @@ class ImageData(PretrainingData):
         download: whether torchvision or Hugging Face may download the data.
         unlabelled: pretrain on the unlabelled images of STL10 too.
         skip_corrupt: leave out files that do not decode, and count them, instead of stopping.
-        seed: of the validation split and of the order of the images; ``pretrain`` takes it from ``seed_everything``.
+        seed: of the validation split and the images' order; ``pretrain`` takes it from ``seed_everything``.
     """
 
     def __init__(
