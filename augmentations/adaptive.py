@@ -29,7 +29,7 @@ def centrality(batch: GraphBatch, name: Centrality) -> Tensor:
         return batch.adjacency.degree.float()
     graph, size = batch.graph_of_node, batch.nodes_per_graph.float()
     if name == "eigenvector":
-        phi = torch.ones(batch.num_nodes, 1, device=batch.device)
+        phi = torch.ones(batch.num_nodes, 1, dtype=torch.float32, device=batch.device)
         for _ in range(100):
             phi = phi + batch.sum_neighbours(phi)
             squares = _sum_graphs(batch, phi.square()).sqrt()
@@ -37,9 +37,9 @@ def centrality(batch: GraphBatch, name: Centrality) -> Tensor:
         return phi.squeeze(1)
     if name != "pagerank":
         raise ValueError(f"centrality {name!r}: expected degree, eigenvector or pagerank")
-    weight = (
-        torch.ones(batch.num_edges, device=batch.device) if batch.edge_weight is None else batch.edge_weight
-    )
+    weight = batch.edge_weight
+    if weight is None:
+        weight = torch.ones(batch.num_edges, dtype=torch.float32, device=batch.device)
     leaving = weight.new_zeros(batch.num_nodes).index_add(0, batch.src, weight).unsqueeze(1)
     uniform = (1 / size)[graph].unsqueeze(1)
     phi = uniform

@@ -21,7 +21,7 @@ def luma(channels: int, device: torch.device | str = "cpu") -> Tensor:
             f"contrast, saturation, hue and grayscale need images of 1 or 3 channels, these have {channels}; "
             "leave them out of the recipe, brightness alone takes any number"
         )
-    return torch.tensor(_LUMA if channels == 3 else (1.0,), device=device)
+    return torch.tensor(_LUMA if channels == 3 else (1.0,), dtype=torch.float32, device=device)
 
 
 def rgb_to_grayscale(images: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def colour_maps(factors: Tensor, order: Tensor, grayscale: Tensor, *, channels: 
     Returns:
         A and B, both ``(N, C, C)``.
     """
-    eye = torch.eye(channels, device=factors.device)
+    eye = torch.eye(channels, dtype=torch.float32, device=factors.device)
     gray = luma(channels, factors.device).expand(channels, channels)
     brightness, contrast, saturation = factors[:, :3, None, None].unbind(1)
     hue = hue_rotations(factors[:, 3]) if channels == 3 else eye.expand_as(brightness)

@@ -8,6 +8,10 @@ from torch import Tensor
 
 def check_images(images: Tensor) -> None:
     """Raise an error that says what to do if ``images`` are no ``(N, C, H, W)`` of uint8 or float."""
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            f"augmentations take a tensor (N, C, H, W), not a {type(images).__name__}; convert it"
+        )
     if images.ndim != 4:
         raise ValueError(
             f"augmentations take a batch (N, C, H, W), not a tensor of shape {tuple(images.shape)}; "

@@ -71,18 +71,18 @@ class ColorJitter(nn.Module):
         random = random or SampleRandom.fresh(len(images), images.device)
         check_images(images)
         factors, order, gray = self._draw(random, images.device)
-        if self.exact or images.shape[1] not in (1, 3):
-            return self._one_by_one(to_float(images), factors, order, gray)
-        return apply_colour_maps(
-            to_float(images), *colour_maps(factors, order, gray, channels=images.shape[1])
-        )
+        with torch.autocast(images.device.type, enabled=False):  # it would round colours
+            if self.exact or images.shape[1] not in (1, 3):
+                return self._one_by_one(to_float(images), factors, order, gray)
+            maps = colour_maps(factors, order, gray, channels=images.shape[1])
+            return apply_colour_maps(to_float(images), *maps)
 
     def _draw(self, random: SampleRandom, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Draw factors and their order, both ``(N, 4)``, neutral in unchanged images, and who turns gray."""
         draws = random.uniform(10)
-        low, high = torch.tensor(self.ranges, device=device).unbind(1)
+        low, high = draws.new_tensor(self.ranges).unbind(1)
         factors = low + (high - low) * draws[:, :4]
-        factors = torch.where(draws[:, 4:5] < self.p, factors, torch.tensor(_NEUTRAL, device=device))
+        factors = torch.where(draws[:, 4:5] < self.p, factors, draws.new_tensor(_NEUTRAL))
         order = (
             draws[:, 6:].argsort(1)
             if self.random_order
@@ -121,7 +121,9 @@ class RandomGrayscale(nn.Module):
         """Return the images, some of them gray."""
         random = random or SampleRandom.fresh(len(images), images.device)
         images = to_float(images)
-        return torch.where(random.bernoulli(self.p)[:, None, None, None], rgb_to_grayscale(images), images)
+        with torch.autocast(images.device.type, enabled=False):  # it would round colours
+            gray = rgb_to_grayscale(images)
+        return torch.where(random.bernoulli(self.p)[:, None, None, None], gray, images)
 
 
 class RandomSolarize(nn.Module):
@@ -168,7 +170,8 @@ class GaussianNoise(nn.Module):
 class Normalize(nn.Module):
     """Subtract the mean of each channel and divide by its standard deviation.
 
-    uint8 or float ``(N, C, H, W)`` in, float32 of that shape out. It draws nothing.
+    uint8 or float ``(N, C, H, W)`` in, float32 of that shape out, or what ``.half()``, ``.double()`` and the
+    like made of the module, as of the encoder behind it. It draws nothing.
 
     Args:
         mean: the mean of each channel over the data set, in [0, 1].
@@ -185,13 +188,13 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor, random: SampleRandom | None = None) -> Tensor:
         """Return the images with mean zero and standard deviation one, over the data set."""
+        check_images(images)
         channels = len(self.mean)
         if images.shape[1] != channels:
             raise ValueError(
                 f"mean and std are given for {channels} channels, the images have {images.shape[1]}; "
                 "pass the mean and std of this data set"
             )
-        mean, std = self.mean.to(images.device), self.std.to(images.device)
-        return batch_norm(
-            to_float(images), mean, std**2, eps=0.0
-        )  # one pass, where (x - mean) / std takes two
+        mean, std = (values.to(images.device, torch.float32) for values in (self.mean, self.std))
+        # one pass, where (x - mean) / std takes two
+        return batch_norm(to_float(images), mean, std**2, eps=0.0).to(self.mean.dtype)

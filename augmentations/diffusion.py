@@ -29,13 +29,14 @@ class _Diffusion(nn.Module):
         """Replace the edges by those of S; edge features and types are lost."""
         seen = _SEEN.setdefault(batch, {})
         if self._key not in seen:
-            seen[self._key] = self._diffuse(batch)
+            with torch.inference_mode(False):  # for training too, which saves no tensor that inference made
+                seen[self._key] = self._diffuse(batch)
         return seen[self._key]
 
     def _diffuse(self, batch: GraphBatch) -> GraphBatch:
         place = torch.arange(batch.num_nodes, device=batch.device) - batch.ptr[batch.graph_of_node]
         size = int(batch.nodes_per_graph.max()) if batch.num_graphs else 0
-        rows, columns, values = [place[:0]], [place[:0]], [torch.zeros(0, device=batch.device)]
+        rows, columns, values = [place[:0]], [place[:0]], [place[:0].float()]
         for first in range(0, size, _COLUMNS):
             block = self._columns(batch, place, first, min(_COLUMNS, size - first))
             row, column = (block > self.threshold).nonzero().unbind(1)
@@ -51,7 +52,7 @@ class _Diffusion(nn.Module):
 
     def _columns(self, batch: GraphBatch, place: Tensor, first: int, count: int) -> Tensor:
         """S between v and the node ``first`` + j of its graph, at ``[v, j]``: all graphs side by side."""
-        degree = batch.sum_neighbours(torch.ones(batch.num_nodes, 1, device=batch.device)) + 1
+        degree = batch.sum_neighbours(torch.ones_like(place).float()[:, None]) + 1
         power = (place.unsqueeze(1) == first + torch.arange(count, device=batch.device)).float()
         result = self.coefficients[0] * power
         for coefficient in self.coefficients[1:]:

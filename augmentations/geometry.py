@@ -61,7 +61,7 @@ def draw_crop_boxes(
     first = fits.to(torch.uint8).argmax(1)[:, None, None].expand(-1, 1, 2)
     box = boxes.gather(1, first).squeeze(1)
     corner = torch.floor(draws[:, -2:] * (room - box + 1))
-    centred = torch.tensor(_central_box(height, width, ratio), device=boxes.device)
+    centred = boxes.new_tensor(_central_box(height, width, ratio))
     return torch.where(fits.any(1, keepdim=True), torch.cat((corner, box), 1), centred)
 
 
@@ -133,7 +133,8 @@ class RandomResizedCrop(nn.Module):
                 f"the images are {height}×{width}, but with scale null they must come cropped to "
                 f"{self.size}: give data.init_args.crop.size {self.size}, or the recipe of the views a scale"
             )
-        return torch.tensor([0.0, 0.0, height, width], device=images.device).expand(len(images), -1)
+        whole = torch.tensor([0, 0, height, width], dtype=torch.float32, device=images.device)
+        return whole.expand(len(images), -1)
 
 
 class RandomAffine(nn.Module):
@@ -168,13 +169,13 @@ class RandomAffine(nn.Module):
         random = random or SampleRandom.fresh(len(images), images.device)
         check_images(images)
         height, width = images.shape[-2:]
-        reach = torch.tensor((self.translate[0] * width, self.translate[1] * height), device=images.device)
-        shear = torch.tensor((self.shear, 0.0), device=images.device)
+        angle = random.uniform(low=-self.degrees, high=self.degrees)
+        reach = angle.new_tensor((self.translate[0] * width, self.translate[1] * height))
         matrices = affine_matrices(
-            angle=random.uniform(low=-self.degrees, high=self.degrees),
+            angle=angle,
             translate=random.uniform(2, low=-1.0) * reach,
             scale=random.uniform(low=self.scale[0], high=self.scale[1]),
-            shear=random.uniform(2, low=-1.0) * shear,
+            shear=random.uniform(2, low=-1.0) * angle.new_tensor((self.shear, 0.0)),
         )
         mirror = 1 - 2 * random.bernoulli(self.flip).float()
         matrices[:, 0] *= mirror[:, None]

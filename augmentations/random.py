@@ -41,7 +41,7 @@ def _offset_hashes(call: int, count: int, device: torch.device) -> Tensor:
 @lru_cache(maxsize=64)
 def _view_key(seed: int, epoch: int, view: int) -> Tensor:
     """Hash what the samples of a batch share: a worker asks for it again with every image that it crops."""
-    key = torch.zeros((), dtype=torch.int64)
+    key = torch.zeros((), dtype=torch.int64, device="cpu")  # whatever the default device is: it is kept
     for part in (seed, epoch, view):
         key = hash64(key ^ part)
     return key

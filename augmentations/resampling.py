@@ -57,7 +57,8 @@ def resize_taps(start: Tensor, length: Tensor, size_in: int, size_out: int) -> t
     taps = math.ceil(2 * max(1.0, size_in / size_out))
     step = (length / size_out)[:, None]
     first = torch.where(length > 0, start, start - length)[:, None]
-    centre = first + step * (torch.arange(size_out, device=device) + 0.5) - 0.5
+    places = torch.arange(size_out, dtype=torch.float32, device=device) + 0.5
+    centre = first + step * places - 0.5
     reach = step.abs().clamp(min=1)
     index = (torch.floor(centre - reach) + 1)[:, :, None] + torch.arange(taps, device=device)
     weight = (1 - (index - centre[:, :, None]).abs() / reach[:, :, None]).clamp_(min=0)
@@ -149,7 +150,8 @@ def affine_matrices(angle: Tensor, translate: Tensor, scale: Tensor, shear: Tens
     b = -a * torch.tan(shear_x) - torch.sin(angle)
     d = -c * torch.tan(shear_x) + torch.cos(angle)
     inverse = torch.stack((d, -b, -c, a), 1).view(-1, 2, 2) / scale[:, None, None]
-    return torch.cat((inverse, -inverse @ translate[:, :, None]), 2)
+    moved = (inverse * translate[:, None]).sum(2, keepdim=True)  # no product, which autocast would round
+    return torch.cat((inverse, -moved), 2)
 
 
 def crop_matrices(
@@ -163,7 +165,7 @@ def crop_matrices(
     rotation = torch.stack((turn.cos(), turn.sin(), -turn.sin(), turn.cos()), 1).view(-1, 2, 2)
     step = boxes[:, [3, 2]] / size
     step[:, 0] = torch.where(flip, -step[:, 0], step[:, 0])
-    middle = (boxes[:, :2] + boxes[:, 2:] / 2 - torch.tensor(image_size, device=boxes.device) / 2).flip(1)
+    middle = (boxes[:, :2] + boxes[:, 2:] / 2 - boxes.new_tensor(image_size) / 2).flip(1)
     return torch.cat((step[:, :, None] * rotation, middle[:, :, None]), 2)
 
 
@@ -176,9 +178,8 @@ def warp(images: Tensor, matrices: Tensor, *, size: tuple[int, int]) -> Tensor:
         size: height and width of the result.
     """
     height, width = images.shape[-2:]
-    y = torch.arange(size[0], device=images.device) - (size[0] - 1) / 2
-    x = torch.arange(size[1], device=images.device) - (size[1] - 1) / 2
-    half = torch.tensor((width / 2, height / 2), device=images.device)
+    y, x = (torch.arange(n, dtype=torch.float32, device=images.device) - (n - 1) / 2 for n in size)
+    half = matrices.new_tensor((width / 2, height / 2))
     along_x, along_y, shift = (matrices / half[:, None])[:, None, None].unbind(4)
     grid = along_x * x[:, None] + (along_y * y[:, None, None] + shift)
     return grid_sample(images, grid, align_corners=False)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
-from contrastive.features import FrozenEncoder, accelerator, load_encoder
+from contrastive.features import FrozenEncoder, accelerator, evaluating, load_encoder
 from contrastive.inputs import input_batches
 from contrastive.report import track
 
@@ -50,11 +50,11 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
         Args:
             X: for an encoder of images, an array ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``, or
-                ``(N, C·H·W)`` rows of pixels, of integers from 0 to 255 or floats from 0 to 1; or a list of
-                such arrays, PIL images and paths. They are converted to the channels and resized and cropped
-                to the side that the encoder was trained with. For an encoder of graphs, a list of SMILES,
-                DGLGraphs, ``Data`` of PyG or ``GraphBatch``, or one batched graph; of a ``NodeEncoder`` the
-                rows are the graphs' nodes.
+                ``(N, C·H·W)`` rows of pixels, of integers from 0 to 255, floats from 0 to 1 or bools; or a
+                list of such arrays, PIL images and paths. They are converted to the channels and resized and
+                cropped to the side that the encoder was trained with. For an encoder of graphs, a list of
+                SMILES, DGLGraphs, ``Data`` of PyG or ``GraphBatch``, or one batched graph; of a
+                ``NodeEncoder`` the rows are the graphs' nodes.
 
         Raises:
             ContrastiveError: an item that the encoder does not take or that cannot be read; it is named.
@@ -64,7 +64,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         encoder.to(device)
         batches = input_batches(encoder, X, self.batch_size)
         total = -(-len(X) // self.batch_size) if hasattr(X, "__len__") else None
-        with torch.inference_mode():
+        with torch.inference_mode(), evaluating(encoder):  # one that is fine-tuned would use batch statistics
             shown = track(batches, "Encoding" if self.progress else None, total)
             return torch.cat([encoder(batch.to(device)).float().cpu() for batch in shown]).numpy()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from contrastive.errors import ContrastiveError, reading
 from contrastive.saved import fetched, read_saved
 from encoders.weights import load_strictly
 
+log = logging.getLogger("contrastive")
+
 
 class FrozenEncoder(nn.Module):
     """An encoder with the preprocessing it was trained behind, in eval mode and without gradients.
@@ -24,7 +27,8 @@ class FrozenEncoder(nn.Module):
     too, and follows that network's mode.
 
     Args:
-        encoder: has ``num_features`` and maps preprocessed inputs to ``(N, num_features)``.
+        encoder: has ``num_features`` and maps preprocessed inputs to ``(N, num_features)``. It is frozen
+            itself: of one that is being trained give a copy.
         preprocess: maps raw inputs to what the encoder takes.
         config: the run's configuration, ``{"model": {"encoder": …}, "data": …}``; None if it is not known. Of
             an encoder that was fine-tuned ``labels`` is the source of its labels.
@@ -74,7 +78,8 @@ def load_encoder(path: str | Path, *, encoder: nn.Module | None = None) -> Froze
         path: a run folder (its last checkpoint), a ``.ckpt`` file, an export folder, or an export on the
             Hugging Face Hub, ``hf://OWNER/NAME`` or ``hf://OWNER/NAME@REVISION``.
         encoder: the network to fill, for a checkpoint whose run did not record one (a module trained from
-            Python, not by ``contrastive pretrain``).
+            Python, not by ``contrastive pretrain``). Its preprocessing is that of the `ContrastiveModule`
+            where this is a ``Normalize`` or ``Identity``; of another make ``FrozenEncoder(encoder, …)``.
 
     Raises:
         ContrastiveError: nothing there, not a checkpoint, or keys that do not fit; the message lists them.
@@ -83,9 +88,13 @@ def load_encoder(path: str | Path, *, encoder: nn.Module | None = None) -> Froze
     with reading(path):
         config, weights = read_saved(path)
         if encoder is None:
-            encoder = build_module(_without_weights(_encoder_spec(config, path)))
+            with torch.random.fork_rng(devices=[]):  # its numbers are replaced, and the caller's go on
+                encoder = build_module(_without_weights(_encoder_spec(config, path)))
         fill(encoder, weights, str(path))
-        return FrozenEncoder(encoder, _preprocess(config, encoder), config)
+        if config is None and not takes_graphs(encoder):
+            log.warning("%s does not say how images were normalised: by ImageNet's mean and std here", path)
+        recorded = config if config and "encoder" in model_args(config) else None
+        return FrozenEncoder(encoder, _preprocess(config, encoder), recorded)
 
 
 def start_from(encoder: nn.Module, path: str | Path) -> None:

@@ -56,10 +56,10 @@ def _sequence(items: Any) -> Any:
         import dgl
 
         return dgl.unbatch(items)
-    if isinstance(items, np.ndarray) and items.dtype.kind in "biuf":
-        return items
-    if isinstance(items, np.ndarray) or hasattr(items, "to_numpy"):  # strings or objects; a column of pandas
-        return np.asarray(items).reshape(-1).tolist()
+    if hasattr(items, "to_numpy"):  # a column or a table of pandas
+        items = np.asarray(items)
+    if isinstance(items, np.ndarray):
+        return items if items.dtype.kind in "biuf" else items.reshape(-1).tolist()  # else strings or objects
     return list(items)
 
 
@@ -130,14 +130,19 @@ def _gray(images: Tensor) -> Tensor:
 
 
 def _in_range(images: Tensor) -> Tensor:
-    """uint8 as it is, other integers of 0 to 255 as uint8, and floats of 0 to 1 as float32."""
-    if images.dtype == torch.uint8:
+    """uint8 as it is, other integers of 0 to 255 as uint8, and floats of 0 to 1, or bools, as float32."""
+    dtype = str(images.dtype).removeprefix("torch.")
+    if dtype == "uint8":
         return images
+    if dtype == "bool":
+        return images.float()
+    if not images.is_floating_point():
+        images = images.long()  # torch hardly computes with uint16 and longer
     top = 1.0 if images.is_floating_point() else 255
     low, high = (float(end) for end in images.aminmax()) if images.numel() else (0.0, 0.0)
     if not (low >= 0 and high <= top):  # NaN is neither
         raise ContrastiveError(
-            f"pixels of {str(images.dtype).removeprefix('torch.')} from {low:g} to {high:g}; expected floats "
+            f"pixels of {dtype} from {low:g} to {high:g}; expected floats "
             "from 0 to 1, or integers from 0 to 255: scale them"
         )
     return images.float() if images.is_floating_point() else images.to(torch.uint8)

@@ -18,7 +18,7 @@ from contrastive.data.loading import Split
 from contrastive.data.molecules import MoleculeDataset, read_molecules
 from contrastive.data.node_files import NodeDataset, read_nodes
 from contrastive.errors import ContrastiveError
-from contrastive.features import FrozenEncoder, accelerator, in_channels, takes_graphs
+from contrastive.features import FrozenEncoder, accelerator, evaluating, in_channels, takes_graphs
 from contrastive.report import track
 from encoders.graph import NodeEncoder
 
@@ -164,7 +164,7 @@ def feature_batches(
         batches = np.array_split(np.arange(len(dataset)), max(1, -(-len(dataset) // batch_size)))
     for part in track(batches, progress):
         inputs = dataset.graph if part is None else dataset.__getitems__(part.tolist()).input
-        with torch.inference_mode():
+        with torch.inference_mode(), evaluating(encoder):
             h = encoder(inputs.to(device)).float().cpu()
         expected = num_items(dataset) if part is None else len(part)
         if len(h) != expected:

@@ -318,12 +318,16 @@ class HardNegativeInfoNCE(nn.Module):
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
         """Mean loss ``()`` of two views, ``(B, D)`` each."""
         rows, floored = _hard_negative_rows(z0, z1, self.temperature, self.tau_plus, self.beta, None)
+        self._watch(floored)
+        return rows.mean()
+
+    @torch.compiler.disable  # a count compiles anew whenever it has changed
+    def _watch(self, floored: Tensor) -> None:
         self.metrics = {"floored_fraction": floored.float().mean()}
         # reading the fraction waits for the device, so not at every step
         if not self._warned and self._num_calls % 50 == 0:
             self._warn_if_floored(float(self.metrics["floored_fraction"]))
         self._num_calls += 1
-        return rows.mean()
 
     def _warn_if_floored(self, fraction: float) -> None:
         if fraction <= 0.5:
@@ -333,7 +337,7 @@ class HardNegativeInfoNCE(nn.Module):
             f"{fraction:.0%} of the rows are floored: their positives are so near that the debiased sum of "
             f"the negatives falls below its minimum, and they learn nothing from negatives. Until under half "
             f"are, raise temperature (now {self.temperature}) or lower tau_plus (now {self.tau_plus}).",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -48,7 +48,7 @@ class ContrastiveModule(LightningModule):
             (`gradient_cache`): the large batch's loss in a small one's memory, for twice the forward passes.
             Batch norm sees micro-batches. The trainer's gradient clipping is not available then.
         compile: run encoder and projector through ``torch.compile``.
-        seed: of the augmentations; taken from ``seed_everything``.
+        seed: of the augmentations; ``pretrain`` takes it from ``seed_everything``.
     """
 
     def __init__(
@@ -68,8 +68,7 @@ class ContrastiveModule(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if len(views) not in (1, 2):
-            raise ValueError(f"views has {len(views)} augmentations; give one for both views, or two")
+        _require_parts(encoder, views, projector)
         if accumulate_negatives < 1 or warmup_epochs < 0:
             raise ValueError(
                 f"accumulate_negatives is {accumulate_negatives} and warmup_epochs {warmup_epochs}; give 1 "
@@ -78,15 +77,15 @@ class ContrastiveModule(LightningModule):
         self.encoder = encoder
         self.projector = projector(encoder.num_features)  # type: ignore[arg-type]
         self.views = nn.ModuleList(views)
-        self.loss = loss or InfoNCE()
-        self.preprocess = preprocess or default_preprocess(encoder)
+        self.loss = InfoNCE() if loss is None else loss
+        self.preprocess = default_preprocess(encoder) if preprocess is None else preprocess
         _require_one_normalisation(views, self.preprocess)
         # not as the default above, whose weight decay would stay when the configuration names another class
         self.optimizer = optimizer or torch.optim.AdamW
         self.warmup_epochs, self.schedule, self.seed = warmup_epochs, schedule, seed
         self.accumulate_negatives = accumulate_negatives
         self.automatic_optimization = accumulate_negatives == 1
-        if channels_last:
+        if channels_last and all(tensor.ndim != 5 for tensor in encoder.state_dict().values()):
             self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compile:
             self.encoder.compile()
@@ -103,7 +102,7 @@ class ContrastiveModule(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Key what torch itself draws, as dropout does, by (seed, epoch, batch, process)."""
-        if self.global_rank == batch_idx == self.current_epoch == 0:
+        if isinstance(batch, Batch) and self.global_rank == batch_idx == self.current_epoch == 0:
             plain = batch.input[0] if isinstance(batch.input, tuple) else batch.input
             if isinstance(plain, Tensor):
                 _warn_of_another_range(self.augment(batch), self.preprocess(plain))
@@ -135,6 +134,11 @@ class ContrastiveModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the loss, and the features and projections of the views for the callbacks."""
+        if not isinstance(batch, Batch):
+            raise TypeError(
+                f"the data gives a {type(batch).__name__}, expected contrastive.data.Batch: let the data set "
+                "give Batch(input, label, index) of each sample, label -1 if not known, index its place"
+            )
         outputs = {"loss": self._cached_step(batch)} if self.accumulate_negatives > 1 else self.step(batch)
         options: Any = {"batch_size": len(batch.index), "sync_dist": True}  # the mean over processes
         self.log("loss", outputs["loss"], prog_bar=True, **options)
@@ -190,10 +194,41 @@ class ContrastiveModule(LightningModule):
         self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
         return loss
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep how inputs are normalised, which no weights say; of a run its configuration is there."""
+        if spec := _spec(self.preprocess):
+            checkpoint.setdefault("config", {"model": {"preprocess": spec}})
+
     def configure_optimizers(self) -> Any:
         """Build the optimizer and a schedule that moves every step."""
         optimizer = built("model.optimizer", self.optimizer, decay_groups(self))
         return scheduled(optimizer, self.trainer, self.warmup_epochs, self.schedule)
+
+
+def _spec(preprocess: nn.Module) -> dict[str, Any] | None:
+    """Preprocessing as a configuration has it; None of what is the user's own."""
+    if type(preprocess) is Normalize:
+        values = {name: getattr(preprocess, name).tolist() for name in ("mean", "std")}
+        return {"class_path": "augmentations.colour.Normalize", "init_args": values}
+    return {"class_path": "torch.nn.Identity"} if type(preprocess) is nn.Identity else None
+
+
+def _require_parts(encoder: Any, views: Any, projector: Any) -> None:
+    """Raise ValueError for an encoder of unknown width, and for views and projectors of another form."""
+    if not hasattr(encoder, "num_features"):
+        raise ValueError(
+            f"{type(encoder).__name__} has no num_features, the width of the features that an encoder gives; "
+            "set it, as encoder.num_features = 512"
+        )
+    if not isinstance(views, list | tuple | nn.ModuleList):
+        raise ValueError(f"views is a {type(views).__name__}; give a list of one augmentation, or of two")
+    if len(views) not in (1, 2):
+        raise ValueError(f"views has {len(views)} augmentations; give one for both views, or two")
+    if isinstance(projector, nn.Module):
+        raise ValueError(
+            f"projector is a {type(projector).__name__}; give what makes one of num_features, as "
+            "lambda num_features: torch.nn.Linear(num_features, 128)"
+        )
 
 
 def _require_one_normalisation(views: list[nn.Module], preprocess: nn.Module) -> None:
@@ -220,7 +255,15 @@ def _normalisation(part: nn.Module) -> str | None:
 
 
 def _warn_of_another_range(views: list[Tensor], plain: Tensor) -> None:
-    """Warn where the pixels of views spread far more, or less, than those of what is not augmented."""
+    """Warn where the pixels of views spread far more, or less, than those of what is not augmented.
+
+    Raises TypeError where views of images are none.
+    """
+    if wrong := {type(view).__name__ for view in views if not isinstance(view, Tensor)}:
+        raise TypeError(
+            f"a view of images gives a {', '.join(wrong)}, expected a tensor; it is called as view(images, "
+            "random): put a transform that takes images alone into a module that takes both"
+        )
     spread, expected = torch.cat([view.flatten() for view in views]).float().std(), plain.float().std()
     if expected > 0 and not 1 / 3 < spread / expected < 3:
         warnings.warn(

@@ -14,7 +14,6 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from contrastive.data.rdkit_cache import import_rdkit
-from contrastive.report import pyplot
 
 SIDE = 160  # pixels of a picture
 
@@ -98,9 +97,12 @@ def _figure(picture: Picture, kind: str) -> str:
 
 def write_sheet(rows: Sequence[Row], file: Path) -> None:
     """Draw a row a query, the query first, with cosines and short captions, as a PNG."""
-    plt = pyplot()
+    from matplotlib.figure import Figure  # no pyplot, whose backend is the caller's; it takes long to import
+    from matplotlib.patches import Rectangle
+
     width = 1 + max(len(row.neighbours) for row in rows)
-    figure, axes = plt.subplots(len(rows), width, figsize=(1.25 * width, 1.6 * len(rows)), squeeze=False)
+    figure = Figure(figsize=(1.25 * width, 1.6 * len(rows)))
+    axes = figure.subplots(len(rows), width, squeeze=False)
     for line, row in zip(axes, rows):
         for axis in line:
             axis.axis("off")
@@ -108,11 +110,10 @@ def write_sheet(rows: Sequence[Row], file: Path) -> None:
             axis.imshow(picture.image)
             axis.set_title(_short(picture), fontsize=6.5)
     for line in axes:
-        box = plt.Rectangle((0, 0), SIDE - 1, SIDE - 1, fill=False, edgecolor="#c33", linewidth=2)
+        box = Rectangle((0, 0), SIDE - 1, SIDE - 1, fill=False, edgecolor="#c33", linewidth=2)
         line[0].add_patch(box)
     figure.tight_layout(pad=0.4)
     figure.savefig(file, dpi=150, format="png")
-    plt.close(figure)
 
 
 def _short(picture: Picture) -> str:

@@ -220,10 +220,11 @@ def _refusal(encoder: FrozenEncoder, what: str, error: Exception) -> Contrastive
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hide what the exporters log and warn of; what fails is raised."""
+    disabled = logging.root.manager.disable  # by the caller
     logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(disabled)

@@ -46,8 +46,8 @@ def require_views(z0: Tensor, z1: Tensor, temperature: Temperature, *, at_least:
 
 
 def require_positive(temperature: Temperature) -> None:
-    """Raise ValueError for a temperature that is a number and not positive."""
-    if isinstance(temperature, int | float) and not temperature > 0:
+    """Raise ValueError for a temperature that is a number and not positive, or None."""
+    if temperature is None or not (isinstance(temperature, Tensor) or temperature > 0):
         raise ValueError(f"temperature must be positive, but is {temperature}; 0.5 suits small batches")
 
 

@@ -183,18 +183,19 @@ def plot_embedding(panels: dict[str, np.ndarray], y: np.ndarray, classes: Sequen
         classes: their names.
         file: the picture to write.
     """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure  # no pyplot, whose backend is the caller's; it takes long to import
     from sklearn.decomposition import PCA
 
-    plt = pyplot()
-    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 5), squeeze=False)
+    figure = Figure(figsize=(5 * len(panels), 5))
+    axes = figure.subplots(1, len(panels), squeeze=False)
     for axis, (title, h) in zip(axes[0], panels.items()):
         xy = PCA(2, random_state=0).fit_transform(h)
         for c, name in enumerate(classes):
-            axis.scatter(*xy[y == c].T, s=9, color=plt.cm.tab10(c % 10), label=name, linewidths=0)
+            axis.scatter(*xy[y == c].T, s=9, color=colormaps["tab10"](c % 10), label=name, linewidths=0)
         axis.set(title=title, xticks=[], yticks=[])
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2, frameon=False)
     figure.savefig(file, dpi=150, bbox_inches="tight")
-    plt.close(figure)
 
 
 def plot_label_efficiency(
@@ -214,8 +215,10 @@ def plot_label_efficiency(
         ylabel: what the metric is.
         chance: what guessing gives, in [0, 1]; None draws no line there.
     """
-    plt = pyplot()
-    figure, axis = plt.subplots(figsize=(6.5, 4.5))
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 4.5))
+    axis = figure.subplots()
     for i, (name, points) in enumerate(lines.items()):
         x, (mean, low, high) = np.array(points)[:, 0], 100 * np.array(points)[:, 1:].T
         beside = x * 1.03 ** (i - (len(lines) - 1) / 2)  # so that intervals do not hide one another
@@ -233,14 +236,3 @@ def plot_label_efficiency(
     axis.legend(framealpha=0.9, edgecolor="none")
     figure.tight_layout()
     figure.savefig(file, dpi=150, format="png")
-    plt.close(figure)
-
-
-def pyplot() -> Any:
-    """matplotlib's, without a screen; it takes long to import."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    return plt

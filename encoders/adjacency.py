@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache, cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
+
+T = TypeVar("T")
 
 # Whether torch.export is tracing; torch 2.6 tells that under the other name.
 exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
@@ -26,6 +29,11 @@ def load_dgl() -> Any | None:
     except (ImportError, OSError):
         return None
     return dgl
+
+
+def kept(make: Callable[[Any], T]) -> cached_property[T]:
+    """A ``cached_property`` for training too, which saves no tensor that inference mode made."""
+    return cached_property(torch.inference_mode(False)(make))
 
 
 class BySource(NamedTuple):
@@ -91,22 +99,22 @@ class Adjacency:
         """Directed edges."""
         return self.src.shape[0]
 
-    @cached_property
+    @kept
     def indptr(self) -> Tensor:
         """``(num_dst + 1,)`` int64: the edges into v are ``indptr[v] … indptr[v+1]-1``."""
         return _offsets(self.dst, self.num_dst)
 
-    @cached_property
+    @kept
     def degree(self) -> Tensor:
         """``(num_dst,)`` int64, edges into each destination."""
         return self.indptr.diff()
 
-    @cached_property
+    @kept
     def out_degree(self) -> Tensor:
         """``(num_src,)`` int64, edges out of each source."""
         return _offsets(self.src, self.num_src).diff()
 
-    @cached_property
+    @kept
     def by_src(self) -> BySource:
         """The edges ordered by source, which is the transpose that gradients are summed over."""
         if self.src.device.type == "cpu" and not exporting():  # counting is faster than sorting
@@ -119,7 +127,7 @@ class Adjacency:
         order = self.src.argsort(stable=True)
         return BySource(_offsets(self.src, self.num_src), order, self.dst[order])
 
-    @cached_property
+    @kept
     def transposed(self) -> Adjacency:
         """The edges v → u in the order of `by_src`, without features."""
         indptr, order, dst = self.by_src
@@ -127,7 +135,7 @@ class Adjacency:
         turned.indptr = indptr
         return turned
 
-    @cached_property
+    @kept
     def with_loops(self) -> tuple[Adjacency, Tensor]:
         """The edges and one from each node to itself, without features, and where each stood before.
 
@@ -138,7 +146,7 @@ class Adjacency:
         order = dst.argsort(stable=True)
         return Adjacency(src[order], dst[order], self.num_src, self.num_dst), order
 
-    @cached_property
+    @kept
     def edge_ids(self) -> Tensor:
         """``0 … E-1``."""
         return torch.arange(self.num_edges, device=self.src.device)
@@ -152,22 +160,21 @@ class Adjacency:
             return dgl.graph(("csc", columns), num_nodes=self.num_dst)
         return dgl.create_block(("csc", columns), num_src_nodes=self.num_src, num_dst_nodes=self.num_dst)
 
-    @cached_property
+    @kept
     def relations(self) -> dict[int, Relation]:
         """The edges of each type, over the destinations that they reach."""
         if self.type is None:
             raise ValueError("the edges have no type")
         parts = {}
-        with torch.inference_mode(False):  # kept for training, which saves no tensor that inference made
-            types, order = self.type.sort(stable=True)
-            found, counts = types.unique_consecutive(return_counts=True)
-            for relation, edges in zip(found.tolist(), order.split(counts.tolist())):
-                nodes, dst = self.dst[edges].unique_consecutive(return_inverse=True)
-                part = Adjacency(self.src[edges], dst, self.num_src, len(nodes))
-                parts[relation] = Relation(nodes, edges, part)
+        types, order = self.type.sort(stable=True)
+        found, counts = types.unique_consecutive(return_counts=True)
+        for relation, edges in zip(found.tolist(), order.split(counts.tolist())):
+            nodes, dst = self.dst[edges].unique_consecutive(return_inverse=True)
+            part = Adjacency(self.src[edges], dst, self.num_src, len(nodes))
+            parts[relation] = Relation(nodes, edges, part)
         return parts
 
-    @cached_property
+    @kept
     def edges_of_same_type(self) -> Tensor:
         """``(E,)`` int64: for edge u →_r v, how many edges of type r go into v."""
         if self.type is None:

@@ -103,6 +103,10 @@ class GraphEncoder(nn.Module):
         super().__init__()
         if num_layers < 1 or num_hidden < 1:
             raise ValueError(f"num_layers is {num_layers} and num_hidden {num_hidden}; both are 1 at least")
+        if jumping_knowledge not in ("last", "concat", "max", "sum"):
+            raise ValueError(f"jumping_knowledge {jumping_knowledge!r}: expected last, concat, max or sum")
+        if activation not in _ACTIVATIONS:
+            raise ValueError(f"activation {activation!r}: expected {', '.join(_ACTIVATIONS)}")
         self.node_features = categories(node_features)
         self.embed, width = _embedding(self.node_features, num_hidden, input_layer)
         arguments = _layer_arguments(layer, layer_args, edge_features)
@@ -156,6 +160,11 @@ class GraphEncoder(nn.Module):
 
     def _encode(self, batch: GraphBatch) -> tuple[list[Tensor], Tensor | None]:
         """The nodes after every layer, and the virtual nodes where there are any."""
+        if not isinstance(batch, GraphBatch):
+            raise TypeError(
+                f"{type(self).__name__} takes a GraphBatch, not a {type(batch).__name__}; "
+                "GraphBatch.from_pyg, from_dgl and, of several, concatenate make one"
+            )
         if self._shares():
             return self._encode_shared(batch), None
         if self.embed is None:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from encoders.adjacency import Adjacency, range_of_each
+from encoders.adjacency import Adjacency, kept, range_of_each
 from encoders.message_passing import aggregate
 from encoders.sparse_features import SparseFeatures
 
 _PER_EDGE = ("edge_attr", "edge_weight", "edge_type")
 _PER_NODE = ("x", "node_type", "target")
 _OF_NODES = ("nodes_per_graph", "graph_of_node", "membership")  # caches that edges have no part in
+_CACHES = (*_OF_NODES, "edge_ptr", "graph_of_edge", "adjacency")
 
 
 @dataclass(eq=False, repr=False)
@@ -72,22 +73,22 @@ class GraphBatch:
         """Where the tensors are."""
         return self.x.device
 
-    @cached_property
+    @kept
     def nodes_per_graph(self) -> Tensor:
         """``(G,)`` int64."""
         return self.ptr.diff()
 
-    @cached_property
+    @kept
     def graph_of_node(self) -> Tensor:
         """``(N,)`` int64, ascending."""
         return range_of_each(self.ptr, self.num_nodes)
 
-    @cached_property
+    @kept
     def edge_ptr(self) -> Tensor:
         """``(G + 1,)`` int64 offsets of the graphs' edges: edges sorted by dst are sorted by graph."""
         return torch.searchsorted(self.dst, self.ptr)
 
-    @cached_property
+    @kept
     def graph_of_edge(self) -> Tensor:
         """``(E,)`` int64, ascending."""
         return self.graph_of_node.index_select(0, self.dst)
@@ -98,7 +99,7 @@ class GraphBatch:
         attributes = {"weight": self.edge_weight, "attr": self.edge_attr, "type": self.edge_type}
         return Adjacency(self.src, self.dst, self.num_nodes, self.num_nodes, **attributes)
 
-    @cached_property
+    @kept
     def membership(self) -> Adjacency:
         """An edge from each node to its graph, over which readouts aggregate."""
         nodes = torch.arange(self.num_nodes, device=self.device)
@@ -107,6 +108,12 @@ class GraphBatch:
     def sum_neighbours(self, x: Tensor) -> Tensor:
         """Σ_{u→v} w_uv x_u for ``(N, F)`` float x, with the fastest kernel there is."""
         return aggregate(self.adjacency, x, "sum", self.edge_weight)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Assign a tensor; what was cached of those before is made anew."""
+        for cache in _CACHES:
+            self.__dict__.pop(cache, None)
+        self.__dict__[name] = value
 
     def __getstate__(self) -> dict[str, Any]:
         """The tensors without the caches, which hold DGL handles and can be rebuilt."""

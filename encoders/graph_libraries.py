@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,20 +23,24 @@ def from_dgl(graphs: Any, *, x: str | None = None, edge_attr: str | None = None)
     """Build a batch from DGLGraphs.
 
     Args:
-        graphs: a DGLGraph, batched or not, or a sequence of them; a graph of several node or edge types
-            becomes one whose types are in ``node_type`` and ``edge_type``.
+        graphs: a DGLGraph, batched or not, or several; a graph of several node or edge types becomes one
+            whose types are in ``node_type`` and ``edge_type``, with those features that all types have.
         x: the name in ``ndata``; None takes ``x``, ``feat`` or ``attr``, the first that is there.
         edge_attr: the name in ``edata``; None takes ``edge_attr``, ``x``, ``feat`` or ``attr``. Weights and
             types are read as ``edge_weight`` and ``edge_type``.
 
     Raises:
-        ValueError: no graph was given, or a name that the graphs do not have.
+        ValueError: no graph was given or something else, or a name that the graphs do not have.
     """
     import dgl
 
-    graphs = list(graphs) if isinstance(graphs, Sequence) else [graphs]
+    length = len(graphs) if hasattr(graphs, "__len__") else None  # where a data set's indices have no end
+    graphs = [graphs] if isinstance(graphs, dgl.DGLGraph) else list(islice(graphs, length))
     if not graphs:
         raise ValueError("from_dgl: given no graph, expected at least one")
+    for i, graph in enumerate(graphs):
+        if not isinstance(graph, dgl.DGLGraph):
+            raise ValueError(f"from_dgl: item {i} is a {type(graph).__name__}, expected a DGLGraph")
     homogeneous = [g if g.is_homogeneous else dgl.to_homogeneous(g, *_shared_keys(g)) for g in graphs]
     merged = dgl.batch(homogeneous) if len(graphs) > 1 else homogeneous[0]
     sizes = torch.cat([_sizes(g) for g in graphs])
@@ -93,14 +98,18 @@ def from_pyg(graphs: Any) -> GraphBatch:
     """Build a batch from PyG: a ``Data``, a ``Batch`` or a sequence of them (a data set too).
 
     Raises:
-        ValueError: no graph was given, one of several types, some graphs have a feature that others lack or
-            have otherwise, or a graph has another number of its rows than of nodes or edges.
+        ValueError: no graph was given or something else, one of several types, some graphs have a feature
+            that others lack or have otherwise, or a graph has another number of its rows than of nodes or
+            edges.
     """
     graphs = [graphs] if hasattr(graphs, "edge_index") or hasattr(graphs, "metadata") else list(graphs)
     if any(hasattr(graph, "metadata") for graph in graphs):
         raise ValueError("from_pyg: given HeteroData; give its to_homogeneous(), which has types as numbers")
     if not graphs:
         raise ValueError("from_pyg: given no graph, expected at least one")
+    for i, graph in enumerate(graphs):
+        if not hasattr(graph, "edge_index"):
+            raise ValueError(f"from_pyg: item {i} is a {type(graph).__name__}, expected a Data of PyG")
     sizes = [int(size) for g in graphs for size in (g.ptr.diff() if hasattr(g, "ptr") else [g.num_nodes])]
     starts = np.cumsum([0] + [int(g.num_nodes) for g in graphs])
     ends = [_edge_index(g, i) for i, g in enumerate(graphs)]

@@ -75,6 +75,8 @@ def as_tensor(name: str, values: Any) -> Tensor:
         tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
     except (TypeError, ValueError) as error:  # words, objects, rows of several lengths
         raise ValueError(f"{name} is no array of numbers: {error}") from error
+    if tensor.layout is not torch.strided:
+        raise ValueError(f"{name} is a sparse tensor; give its to_dense()")
     if tensor.is_complex():
         raise ValueError(f"{name} has complex numbers; give their parts as two features")
     return tensor

@@ -30,7 +30,7 @@ class ResNet(nn.Module):
         in_channels: channels of the images.
 
     Raises:
-        ValueError: a depth that is not listed.
+        ValueError: a depth or stem that is not listed.
     """
 
     def __init__(
@@ -44,6 +44,8 @@ class ResNet(nn.Module):
         super().__init__()
         if depth not in RESNET_BLOCKS:
             raise ValueError(f"ResNet depth is {depth}; choose one of {', '.join(map(str, RESNET_BLOCKS))}")
+        if stem not in ("small", "imagenet"):
+            raise ValueError(f"ResNet stem is {stem!r}; choose small or imagenet")
         block, num_blocks = RESNET_BLOCKS[depth]
         small = stem == "small"
         self.depth = depth

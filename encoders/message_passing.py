@@ -44,7 +44,11 @@ def aggregate(
 
     Returns:
         ``(num_dst, F)`` or ``(num_dst, H, F)``, of x's dtype.
+
+    Raises:
+        ValueError: another name of ``reduce``, or a weight or own that does not go with it.
     """
+    _require_known(reduce)
     if reduce in ("max", "min") and weight is not None:
         raise ValueError(f"aggregate: reduce={reduce!r} takes no weight; use sum or mean, or drop the weight")
     if own is not None and reduce != "sum":
@@ -62,10 +66,16 @@ def aggregate(
 
 def aggregate_edges(adjacency: Adjacency, messages: Tensor, reduce: Reduce = "sum") -> Tensor:
     """out_v = reduce over edges e into v of m_e, for messages ``(E, …)``; 0 where no edge arrives."""
+    _require_known(reduce)
     if reduce in ("max", "min"):
         return _extreme(adjacency, adjacency.edge_ids, messages, reduce)
     out = (_scatter_edges if exporting() else _SumEdges.apply)(messages, adjacency)
     return out if reduce == "sum" else out / _column(adjacency.degree.clamp(min=1), out)
+
+
+def _require_known(reduce: str) -> None:
+    if reduce not in ("sum", "mean", "max", "min"):  # "add" is PyG's name of a sum
+        raise ValueError(f"reduce is {reduce!r}, expected sum, mean, max or min")
 
 
 def gather_src(adjacency: Adjacency, x: Tensor) -> Tensor:

@@ -39,7 +39,11 @@ BOND_FEATURES: dict[str, int] = {
 def categories(features: int | list[int] | Literal["atoms", "bonds"]) -> int | list[int]:
     """Categories of each column, of ``atoms`` and ``bonds`` those of `from_smiles`; a width stays one."""
     known = {"atoms": ATOM_FEATURES, "bonds": BOND_FEATURES}
-    return list(known[features].values()) if isinstance(features, str) else features
+    if not isinstance(features, str):
+        return features
+    if features not in known:
+        raise ValueError(f"features are {features!r}; give atoms or bonds, a width, or a list of categories")
+    return list(known[features].values())
 
 
 def from_smiles(smiles: str | Sequence[str]) -> GraphBatch:

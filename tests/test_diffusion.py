@@ -63,3 +63,14 @@ def test_one_of_augmentations_that_give_edges_weights():
     torch.testing.assert_close(
         OneOf(augmentations=[diffusion, diffusion])(batch).edge_weight, diffusion(batch).edge_weight
     )
+
+
+def test_a_batch_that_inference_diffused_is_trained_on():
+    batch, view = GraphBatch.from_edges([(0, 1), (1, 2)], undirected=True), PPRDiffusion()
+    with torch.inference_mode():
+        view(batch)
+    h = torch.ones(3, 2, requires_grad=True)
+    diffused = view(batch)
+    diffused.sum_neighbours(h).sum().backward()
+    out = torch.zeros(3).index_add(0, diffused.src, diffused.edge_weight)
+    torch.testing.assert_close(h.grad, out[:, None].expand(3, 2))

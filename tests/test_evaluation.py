@@ -20,6 +20,7 @@ from contrastive.evaluation.linear import (
     REGULARISATIONS,
     Features,
     LargeLogisticRegression,
+    fit_path,
     linear_probe,
     select_classifier,
 )
@@ -215,3 +216,9 @@ def test_features_of_nearly_one_direction_are_fitted_as_well_as_those_without_it
         for c in strengths
     )
     assert found.val == pytest.approx(exact, abs=0.01)
+
+
+def test_a_label_that_is_no_class_is_refused():
+    features = Features(np.random.default_rng(0).normal(size=(8, 3)), np.array([0, 1, -1, 0, 1, -1, 0, 1]))
+    with pytest.raises(ContrastiveError, match="a label is -1, which is no class"):
+        list(fit_path(features, [1.0]))

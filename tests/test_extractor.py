@@ -21,6 +21,7 @@ from contrastive import FeatureExtractor
 from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
 from contrastive.features import FrozenEncoder
+from contrastive.items import encode_items
 from encoders.graph import GraphEncoder, NodeEncoder
 from encoders.graph_batch import GraphBatch
 from encoders.image import SmallCNN
@@ -102,6 +103,8 @@ def test_every_form_of_an_image_is_the_same_image(digits_run, digits, tmp_path):
         "rows": x.flatten(1).numpy(),
         "floats": x.numpy() / 255,
         "integers": x.numpy().astype(np.int64),
+        "unsigned integers": x.numpy().astype(np.uint16),
+        "a tensor of uint16": x.to(torch.uint16),
         "PIL": [Image.fromarray(image) for image in pixels],
         "colour PIL": [Image.fromarray(image).convert("RGB") for image in pixels],
         "paths": paths,
@@ -114,6 +117,30 @@ def test_every_form_of_an_image_is_the_same_image(digits_run, digits, tmp_path):
     assert np.abs(extractor.transform(larger) - h).max() < 0.5 * np.abs(h).max()  # resized to 8 × 8
 
 
+def test_a_table_of_pixels_is_its_rows(digits_run, digits):
+    pandas = pytest.importorskip("pandas")
+    rows = digits.images[:4].flatten(1).numpy()
+    extractor = FeatureExtractor(digits_run)
+    assert np.array_equal(extractor.transform(pandas.DataFrame(rows)), extractor.transform(rows))
+
+
+def test_true_is_white(digits_run, digits):
+    x, extractor = digits.images[:4, 0].numpy() > 127, FeatureExtractor(digits_run)
+    pictures = [Image.fromarray(image).convert("1") for image in x]
+    np.testing.assert_allclose(extractor.transform(x), extractor.transform(pictures), atol=1e-5)
+
+
+def test_an_encoder_that_is_trained_is_left_as_it_is(digits_run, digits):
+    encoder = contrastive.load_encoder(digits_run)
+    h = FeatureExtractor(encoder).transform(digits.images[:4])
+    encoder.requires_grad_(True).train()
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    assert np.array_equal(FeatureExtractor(encoder).transform(digits.images[:4]), h)
+    assert np.array_equal(encode_items(encoder, digits.subset(np.arange(4))), h)
+    assert encoder.training and encoder.encoder.training
+    assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
+
+
 @pytest.mark.parametrize(
     "x,message",
     [
@@ -124,6 +151,7 @@ def test_every_form_of_an_image_is_the_same_image(digits_run, digits, tmp_path):
         (np.full((2, 8, 8), np.nan), "from nan to nan; expected floats from 0 to 1"),
         (np.full((2, 8, 8), 16.0), "from 16 to 16; expected floats from 0 to 1"),
         (np.full((2, 8, 8), -1), "from -1 to -1"),
+        (np.full((2, 8, 8), 300, np.uint16), "pixels of uint16 from 300 to 300"),
         (np.zeros((2, 5)), r"shape \(2, 5\); expected .* or \(N, 64\) rows of pixels"),
         (np.zeros((2, 4, 8, 8)), "for an encoder of 1 channel"),
         ([3.5], "not float"),

@@ -1,5 +1,6 @@
 import pickle
 import subprocess
+from importlib.resources import files
 
 import pytest
 import torch
@@ -115,3 +116,21 @@ def test_a_frozen_part_of_a_network_that_is_trained_stays_as_it_is(digits_run, i
     model.train()
     assert all(part.training for part in encoder.modules())
     assert not any(part.training for part in model.eval().modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_an_encoder_in_another_precision_has_the_same_features(dtype, digits_run, images):
+    features = load(digits_run).to(dtype)(images)
+    assert features.dtype == dtype
+    torch.testing.assert_close(features.float(), load(digits_run)(images), atol=0.1, rtol=0.05)
+
+
+def test_opening_an_encoder_draws_nothing_from_the_callers_generator(digits_run):
+    state = torch.get_rng_state()
+    load(digits_run)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("package", ["contrastive", "encoders", "augmentations"])
+def test_type_checkers_read_the_hints(package):
+    assert (files(package) / "py.typed").is_file(), "else a user's program is checked as if all were Any"

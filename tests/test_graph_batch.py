@@ -183,6 +183,7 @@ def test_edges_as_two_arrays():
         ({"edges": [(0, 1)], "node_type": [1.9, 2.0]}, "node_type is 1.9.* at 0 .*, expected whole numbers"),
         ({"edges": [(0, 1)], "ptr": [0, 1.5, 2]}, "ptr is 1.5 at 1 .*, expected whole numbers"),
         ({"edges": [(0, 1)], "x": np.array([1 + 2j, 3])}, "x has complex numbers"),
+        ({"edges": [(0, 1)], "x": torch.eye(2).to_sparse()}, "x is a sparse tensor; give its to_dense"),
         ({"edges": [(0, 1)], "x": np.array([["C"], ["N"]])}, "x is no array of numbers"),
         ({"edges": [(0, 1)], "x": [[1.0], [1.0, 2.0]]}, "x is no array of numbers"),
         ({"edges": [("a", "b")]}, "edges is no array of numbers"),
@@ -266,6 +267,34 @@ def test_with_features_shares_what_depends_on_edges_alone():
     assert batch.with_features(edge_weight=batch.edge_weight * 2).adjacency.weight.tolist() == [2.0]
 
 
+def test_a_tensor_that_is_assigned_takes_effect():
+    batch = GraphBatch.from_edges([(0, 1), (2, 1)], x=torch.ones(3, 1), edge_weight=[1.0, 1.0])
+    before = batch.adjacency
+    batch.edge_weight = torch.tensor([2.0, 3.0])
+    assert batch.sum_neighbours(batch.x)[1] == 5 and batch.adjacency is not before
+    assert torch.equal(batch.adjacency.weight, batch.edge_weight)
+    assert batch.graph_of_node.tolist() == [0, 0, 0]
+    batch.ptr = torch.tensor([0, 0, 3])
+    assert batch.graph_of_node.tolist() == [1, 1, 1] and batch.nodes_per_graph.tolist() == [0, 3]
+
+
+def test_what_inference_asked_for_first_serves_training():
+    batch = GraphBatch.from_edges([(0, 1), (2, 1)], edge_type=[0, 1])
+    of_batch = ("nodes_per_graph", "graph_of_node", "graph_of_edge", "edge_ptr")
+    with torch.inference_mode():
+        found = [getattr(batch, name) for name in of_batch]
+        for edges in (batch.adjacency, batch.membership):
+            found += [edges.indptr, edges.degree, edges.out_degree, edges.edge_ids, edges.src, edges.dst]
+            found += [*edges.by_src, edges.transposed.dst]
+        loops, order = batch.adjacency.with_loops
+        found += [loops.src, order, batch.adjacency.edges_of_same_type]
+    assert not any(tensor.is_inference() for tensor in found)
+    h = torch.ones(3, 2, requires_grad=True)  # as a layer of one's own takes them
+    mean = torch.zeros(1, 2).index_add(0, batch.graph_of_node, h) / batch.nodes_per_graph[:, None]
+    mean.sum().backward()
+    torch.testing.assert_close(h.grad, torch.full((3, 2), 1 / 3))
+
+
 def test_heterograph_types():
     dgl = pytest.importorskip("dgl")
     graph = dgl.heterograph(
@@ -278,6 +307,29 @@ def test_heterograph_types():
         (0, 2, 0),
         (1, 4, 0),
     ]
+
+
+class Graphs:
+    """A data set that has a length, and indices without an end."""
+
+    def __init__(self, graph):
+        self.graph = graph
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, i):
+        return self.graph
+
+
+def test_from_dgl_takes_what_holds_graphs_and_names_what_does_not():
+    dgl = pytest.importorskip("dgl")
+    graph = dgl.graph(([0], [1]))
+    assert len(GraphBatch.from_dgl(Graphs(graph))) == len(GraphBatch.from_dgl(g for g in [graph] * 2)) == 2
+    with pytest.raises(ValueError, match="item 1 is a tuple, expected a DGLGraph"):
+        GraphBatch.from_dgl([graph, (graph, 1)])
+    with pytest.raises(ValueError, match="item 0 is a DGLGraph, expected a Data of PyG"):
+        GraphBatch.from_pyg([graph])
 
 
 def test_from_dgl_names_what_is_missing():

@@ -203,3 +203,22 @@ def test_a_layer_that_does_not_fit_is_named(arguments, message):
 def test_nodes_of_other_features_are_named(x):
     with pytest.raises(ValueError, match=r"features have shape \(17, .\) .* expected 6 columns of float"):
         GraphEncoder(node_features=6, layer="gcn")(make().with_features(x=x))
+
+
+def test_graphs_of_other_libraries_are_told_how_to_come():
+    for other in ([GraphBatch.from_edges([(0, 1)])], torch.ones(2, 1)):
+        with pytest.raises(TypeError, match=f"takes a GraphBatch, not a {type(other).__name__}; .*from_pyg"):
+            GraphEncoder(node_features=1, num_hidden=4)(other)
+
+
+@pytest.mark.parametrize(
+    "setting,known",
+    [
+        ({"jumping_knowledge": "cat"}, "last, concat, max or sum"),
+        ({"activation": "gelu"}, "relu, prelu, elu"),
+        ({"edge_features": "bond"}, "give atoms or bonds, a width"),
+    ],
+)
+def test_a_name_that_is_not_known_is_no_other(setting, known):
+    with pytest.raises(ValueError, match=f"{next(iter(setting.values()))}'[:;] .*{known}"):
+        GraphEncoder(**{"node_features": 3, "layer": "gatv2", **setting})

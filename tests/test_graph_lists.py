@@ -307,3 +307,8 @@ def test_features_of_edges_and_of_some_types_that_are_not_read_are_told_of(caplo
     graph.nodes["a"].data["x"] = torch.ones(1, 2)
     read_graphs([graph])
     assert "x is not read: not all of the types a, b have it" in caplog.text
+
+
+def test_another_way_to_describe_nodes_is_refused():
+    with pytest.raises(ContrastiveError, match="node_features is 'degrees'; give auto, attributes or degree"):
+        read_graphs([dgl.graph(([0], [1]))], node_features="degrees")

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as tvf
@@ -175,6 +176,13 @@ def test_hue_rotation_is_exact_at_thirds_of_a_turn():
 def test_what_cannot_be_done_is_said(module, images, message):
     with pytest.raises(ValueError, match=message):
         module(images)
+
+
+def test_what_is_no_batch_of_images_is_named():
+    with pytest.raises(TypeError, match="not a ndarray"):
+        colour.Normalize()(np.zeros((2, 3, 8, 8), np.uint8))
+    with pytest.raises(ValueError, match="one image becomes a batch"):
+        colour.Normalize()(torch.zeros(3, 8, 8))
 
 
 def test_integers_other_than_bytes_are_refused():

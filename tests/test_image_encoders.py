@@ -29,6 +29,11 @@ def test_the_small_stem_keeps_the_resolution():
     assert encoder.maxpool(encoder.conv1(torch.randn(1, 3, 32, 32))).shape[-2:] == (32, 32)
 
 
+def test_an_unknown_stem_is_refused():
+    with pytest.raises(ValueError, match="stem is 'cifar'; choose small or imagenet"):
+        ResNet(stem="cifar")
+
+
 def test_an_unknown_depth_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="19; choose one of 18, 34, 50, 101, 152"):
         ResNet(depth=19)

@@ -5,6 +5,8 @@ import torch
 from pictures import IMAGES, N, pictures
 
 from augmentations import image
+from augmentations.colour import ColorJitter, RandomGrayscale
+from augmentations.geometry import RandomAffine
 from augmentations.random import SampleRandom
 
 RECIPES = {
@@ -64,6 +66,47 @@ def test_views_are_those_of_float32_in_mixed_precision(name):
     expected = recipe(images, SampleRandom(torch.arange(N)))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(recipe(images, SampleRandom(torch.arange(N))), expected)
+
+
+@pytest.fixture(params=[torch.float64, torch.bfloat16], ids=str)
+def default_dtype(request):
+    torch.set_default_dtype(request.param)
+    yield request.param
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_views_do_not_depend_on_the_default_dtype(name, default_dtype):
+    images, index = images_for(name), torch.arange(N)
+    views = RECIPES[name](images, SampleRandom(index))
+    torch.set_default_dtype(torch.float32)
+    assert torch.equal(views, RECIPES[name](images, SampleRandom(index)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_a_recipe_gives_the_dtype_that_the_module_was_made(dtype):
+    images, index = images_for("simclr"), torch.arange(N)
+    views = image.simclr(size=32).to(dtype)(images, SampleRandom(index))
+    expected = image.simclr(size=32)(images, SampleRandom(index))
+    assert views.dtype == dtype
+    torch.testing.assert_close(views.float(), expected, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grayscale=0.2),
+        ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, exact=True),
+        RandomGrayscale(p=0.5),
+        RandomAffine(degrees=20, translate=(0.2, 0.2), shear=10),
+    ],
+    ids=lambda augmentation: type(augmentation).__name__,
+)
+def test_an_operation_alone_is_that_of_float32_in_mixed_precision(augmentation):
+    images, index = pictures(N), torch.arange(N)
+    expected = augmentation(images, SampleRandom(index))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(augmentation(images, SampleRandom(index)), expected)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -278,3 +278,8 @@ def test_a_subset_is_stratified_and_moves_with_the_seed_alone(size, num):
 def test_a_subset_larger_than_the_data_is_refused():
     with pytest.raises(ContrastiveError, match="cannot draw 5000 of 1257"):
         ImageData("digits", train_subset=5000).read("train")
+
+
+def test_another_split_is_not_taken_for_the_test_split():
+    with pytest.raises(ContrastiveError, match="split is 'val'; give train, test"):
+        read_images("digits", "val")

@@ -4,6 +4,7 @@ import itertools
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -165,6 +166,14 @@ def test_floored_rows_are_counted_and_warned_about_once():
             loss(z0, z1)
 
 
+def test_counting_steps_does_not_compile_anew():
+    loss = torch.compile(HardNegativeInfoNCE(), backend="eager")
+    loss(*views(8))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for _ in range(3):
+            loss(*views(8))
+
+
 def test_floored_fraction_is_that_of_the_formula():
     z0, z1 = views(40, noise=0.5)
     t, tau_plus = 0.25, 0.1
@@ -201,6 +210,7 @@ def test_modules_are_their_functions(module, function):
         (lambda z: info_nce(z, z[:2]), r"\(3, 6\) .* and \(2, 6\)"),
         (lambda z: info_nce(z.long(), z.long()), "int64"),
         (lambda z: info_nce(z, z, temperature=0.0), "temperature must be positive"),
+        (lambda z: info_nce(z, z, temperature=np.float32(-0.5)), "temperature must be positive, but is -0.5"),
         (lambda z: info_nce(z, z, reduction="sum"), "'sum'"),
         (lambda z: info_nce(z, z, negatives=z[:, :2]), r"expected negatives \(K, 6\)"),
         (lambda z: debiased_info_nce(z, z, tau_plus=1.0), "below 1, but is 1.0"),

@@ -235,3 +235,12 @@ def test_relations_hold_every_edge_once():
 def test_dgl_is_switched_off_by_the_environment(monkeypatch):
     monkeypatch.setenv("CONTRASTIVE_DGL", "0")
     assert mp.load_dgl.__wrapped__() is None
+
+
+@pytest.mark.parametrize("reduce", ["add", "amax", None])
+def test_another_name_is_no_mean(reduce):
+    adjacency = make()
+    with pytest.raises(ValueError, match="expected sum, mean, max or min"):
+        aggregate(adjacency, torch.rand(adjacency.num_src, 2), reduce)
+    with pytest.raises(ValueError, match="expected sum, mean, max or min"):
+        aggregate_edges(adjacency, torch.rand(adjacency.num_edges, 2), reduce)

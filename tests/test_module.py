@@ -3,6 +3,7 @@ import warnings
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from torch.utils.data import DataLoader
 
 from augmentations.colour import Normalize
 from augmentations.geometry import RandomResizedCrop
@@ -14,6 +15,7 @@ from contrastive.callbacks import NonFiniteGuard
 from contrastive.cli import main
 from contrastive.data import Batch
 from contrastive.errors import ContrastiveError
+from contrastive.features import load_encoder
 from contrastive.module import ContrastiveModule
 from contrastive.pretrain import _refuse_settings
 from encoders.graph import GraphEncoder, NodeEncoder
@@ -45,6 +47,16 @@ def images():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8, generator=generator)
     return ResNet(width=4), [simclr(size=32)], images
+
+
+def loaded(samples):
+    """A loader of a user's own data set."""
+    return DataLoader([Batch(sample, 0, i) for i, sample in enumerate(samples)], batch_size=5)
+
+
+def quick(folder, **settings):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return Trainer(max_steps=2, default_root_dir=folder, enable_checkpointing=False, **quiet, **settings)
 
 
 @pytest.mark.parametrize("make", [graphs, images])
@@ -97,6 +109,14 @@ def test_views_of_ones_own_of_another_range_are_told_of_once(by, told):
         for place in range(2):
             module.on_train_batch_start(batch, place)
     assert sum("another range" in str(warning.message) for warning in caught) == told
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "16-true"])
+def test_images_are_pretrained_on_in_any_precision(precision, tmp_path):
+    encoder, views, samples = images()
+    module = ContrastiveModule(encoder, views)
+    quick(tmp_path, precision=precision).fit(module, loaded(samples))
+    assert all(p.isfinite().all() for p in module.parameters())
 
 
 @pytest.mark.parametrize("num_graphs", [1, 5])
@@ -166,6 +186,84 @@ def test_weights_that_are_not_finite_are_not_called_untouched():
     module.layer.bias.data.fill_(torch.nan)
     with pytest.raises(ContrastiveError, match="layer.bias is not finite either.* --ckpt_path FILE"):
         NonFiniteGuard().on_before_backward(trainer, module, torch.tensor(torch.nan))
+
+
+def narrow():
+    encoder = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    encoder.num_features = 4
+    return encoder
+
+
+@pytest.mark.parametrize(
+    "parts,message",
+    [
+        ({"encoder": torch.nn.Sequential()}, "Sequential has no num_features, the width"),
+        ({"views": simclr(size=32)}, "views is a Compose; give a list"),
+        ({"projector": torch.nn.Linear(4, 4)}, "projector is a Linear; give what makes one"),
+    ],
+)
+def test_parts_of_another_form_are_named(parts, message):
+    with pytest.raises(ValueError, match=message):
+        ContrastiveModule(**{"encoder": narrow(), "views": [simclr(size=32)], **parts})
+
+
+class Half(torch.nn.Module):
+    """Preprocessing of one's own."""
+
+    def forward(self, images):
+        return images / 2
+
+
+class Pair(torch.nn.Module):
+    """As torchvision's transforms, it gives everything that it is given."""
+
+    def forward(self, *inputs):
+        return inputs
+
+
+def test_samples_and_views_of_another_form_are_named(tmp_path):
+    samples = images()[2]
+    loader = DataLoader([(sample, 0, i) for i, sample in enumerate(samples)], batch_size=5)
+    with pytest.raises(TypeError, match=r"the data gives a list, expected contrastive\.data\.Batch"):
+        quick(tmp_path).fit(ContrastiveModule(narrow(), [simclr(size=32)]), loader)
+    with pytest.raises(TypeError, match="a view of images gives a tuple, expected a tensor"):
+        quick(tmp_path).fit(ContrastiveModule(narrow(), [Pair()]), loaded(samples))
+
+
+class OfTuples(ContrastiveModule):
+    def training_step(self, batch, batch_idx):
+        return self.step(Batch(*batch))["loss"]
+
+
+def test_a_step_of_ones_own_takes_batches_of_its_own(tmp_path):
+    module = OfTuples(narrow(), [simclr(size=32)])
+    before = module.encoder[0].weight.clone()
+    loader = DataLoader([(sample, 0, i) for i, sample in enumerate(images()[2])], batch_size=5)
+    quick(tmp_path).fit(module, loader)
+    assert not torch.equal(module.encoder[0].weight, before)
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_a_checkpoint_from_python_opens_with_its_own_normalisation(normalised, tmp_path, caplog):
+    colours = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
+    preprocess = Normalize(**colours) if normalised else Half()
+    module = ContrastiveModule(narrow(), [Scaled(1.0)], preprocess=preprocess)
+    trainer = quick(tmp_path)
+    trainer.fit(module, loaded(images()[2]))
+    trainer.save_checkpoint(tmp_path / "own.ckpt")
+    opened = load_encoder(tmp_path / "own.ckpt", encoder=narrow())
+    assert ("does not say how images were normalised" in caplog.text) != normalised
+    if normalised:
+        samples, module = images()[2], module.eval()
+        torch.testing.assert_close(opened(samples), module.encoder(module.preprocess(samples)))
+        assert opened.config is None, "it does not say how the encoder is built"
+
+
+def test_an_empty_sequence_is_preprocessing_and_volumes_have_no_channels_last():
+    encoder = torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3))
+    encoder.num_features = 4
+    nothing = torch.nn.Sequential()
+    assert ContrastiveModule(encoder, [torch.nn.Identity()], preprocess=nothing).preprocess is nothing
 
 
 @pytest.mark.parametrize("setting", [{"accumulate_negatives": 0}, {"warmup_epochs": -1}])

@@ -1,5 +1,6 @@
 """Encoders as ONNX and torch.export programs, compared in onnxruntime and torch on batches of other sizes."""
 
+import logging
 import sys
 
 import pytest
@@ -197,3 +198,15 @@ def test_a_missing_onnx_is_named_with_its_command(monkeypatch, tmp_path):
 def test_a_size_that_is_not_known_is_asked_for():
     with pytest.raises(ContrastiveError, match="give --image-size"):
         programs.example(frozen(*IMAGES[0][:2]))
+
+
+def test_what_the_caller_does_not_log_stays_so(tmp_path):
+    class_path, init_args, shape = IMAGES[0]
+    encoder = build_module({"class_path": class_path, "init_args": init_args})
+    frozen = FrozenEncoder(encoder, torch.nn.Identity())
+    logging.disable(logging.WARNING)
+    try:
+        programs.save_program(frozen, torch.rand(2, *shape), tmp_path / "encoder.pt2")
+        assert logging.root.manager.disable == logging.WARNING
+    finally:
+        logging.disable(logging.NOTSET)

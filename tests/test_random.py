@@ -96,3 +96,9 @@ def test_lists_of_draws_side_by_side_draw_what_each_draws():
     expected = parts[1].expand(sample, place).bits(2)
     parts[0].expand(sample, place)
     assert torch.equal(together.expand(sample + 4, place).bits(2), expected)
+
+
+def test_a_first_draw_on_another_default_device_serves_the_next():
+    with torch.device("meta"):
+        SampleRandom(torch.arange(3, device="cpu"), seed=987654321)
+    assert SampleRandom(torch.arange(3), seed=987654321).uniform().shape == (3,)

@@ -82,6 +82,8 @@ def read_graphs(
     Raises:
         ContrastiveError: nothing there, or a file that does not fit the others; the message names it.
     """
+    if node_features not in ("auto", "attributes", "degree"):
+        raise ContrastiveError(f"node_features is {node_features!r}; give auto, attributes or degree")
     with reading(named(source)):
         dataset = _read(source)
     graphs = dataset.graphs
@@ -154,7 +156,7 @@ class GraphData(PretrainingData):
         test_fraction: share held out as a test split, where none is published; the cross-validation
             protocols pretrain on all graphs without their labels and want 0.
         num_workers: processes that assemble batches.
-        seed: of the validation split and of the order; taken from ``seed_everything``.
+        seed: of the validation split and of the order; ``pretrain`` takes it from ``seed_everything``.
     """
 
     def __init__(

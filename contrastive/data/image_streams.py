@@ -48,7 +48,7 @@ class ImageStream(LightningDataModule):
             files.
         num_workers: processes that read and decode, for each process that trains; each needs a shard.
         skip_corrupt: for an image that does not decode take another, and count them, instead of stopping.
-        seed: of the order; taken from ``seed_everything``.
+        seed: of the order; ``pretrain`` takes it from ``seed_everything``.
     """
 
     def __init__(

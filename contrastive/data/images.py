@@ -82,6 +82,8 @@ def open_images(
     Raises:
         ContrastiveError: nothing there, or targets of another source than a .csv file.
     """
+    if split not in ("train", "test", "all"):
+        raise ContrastiveError(f"split is {split!r}; give train, test (or val, where there is none) or all")
     path, shape = Path(source).expanduser(), (image_size, channels or 3)
     kind = path.suffix.lower()
     if kind == ".csv":
@@ -121,7 +123,7 @@ class ImageData(PretrainingData):
         download: whether torchvision or Hugging Face may download the data.
         unlabelled: pretrain on the unlabelled images of STL10 too.
         skip_corrupt: leave out files that do not decode, and count them, instead of stopping.
-        seed: of the validation split and of the order of the images; taken from ``seed_everything``.
+        seed: of the validation split and the images' order; ``pretrain`` takes it from ``seed_everything``.
     """
 
     def __init__(

@@ -63,7 +63,7 @@ class LinkData(LightningDataModule):
             ``contrastive.data.link_evidence.Evidence``: ``none``, ``ends`` or ``all``. For ``triples``.
         ridge: of the evidence.
         features: a .npz with ``names`` (nodes) and ``h``, one row a name, for the encoder.
-        seed: of split, order and corruptions; taken from ``seed_everything``.
+        seed: of split, order and corruptions; ``pretrain`` takes it from ``seed_everything``.
     """
 
     val = None  # no labelled samples for the online kNN

@@ -126,7 +126,7 @@ class MoleculeData(PretrainingData):
         time_limit: seconds one molecule may take to featurise; then it is left out.
         descriptors: give every molecule its standardised descriptors as its label, computed from the SMILES
             and known without a measurement (see ``contrastive.data.descriptors``).
-        seed: of the validation split and of the order; taken from ``seed_everything``.
+        seed: of the validation split and of the order; ``pretrain`` takes it from ``seed_everything``.
     """
 
     def __init__(

@@ -109,7 +109,7 @@ class NodeData(LightningDataModule):
             None encodes the whole graph. Needs ``batch_size``.
         steps_per_epoch: passes that count as an epoch.
         num_workers: processes that sample neighbourhoods.
-        seed: of targets and neighbours; taken from ``seed_everything``.
+        seed: of targets and neighbours; ``pretrain`` takes it from ``seed_everything``.
     """
 
     val = None  # nothing is set aside: the labels are not seen

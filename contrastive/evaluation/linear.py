@@ -142,6 +142,8 @@ def fit_path(
     accelerator where there is one.
     """
     classes = np.unique(fit.y)
+    if classes.min(initial=0) < 0:
+        raise ContrastiveError(f"a label is {classes.min()}, which is no class: leave out items without one")
     if len(classes) < 2:
         raise ContrastiveError(
             f"the {len(fit.y)} labelled items to fit on are of one class; give more labels a class"
@@ -199,8 +201,8 @@ class LargeLogisticRegression:
         self.y = torch.from_numpy(fit.y).to(device)
         self.squares, self.axes = torch.linalg.eigh(h.T @ h)
         self.h = h @ self.axes
-        self.weight = torch.zeros(int(self.y.max()) + 1, h.shape[1], device=device)
-        self.bias = torch.zeros(len(self.weight), device=device)
+        self.weight = h.new_zeros(int(self.y.max()) + 1, h.shape[1])
+        self.bias = h.new_zeros(len(self.weight))
         self.one_hot = F.one_hot(self.y).float() if one_vs_rest else None
 
     def fit(self, c: float) -> tuple[np.ndarray, np.ndarray]:

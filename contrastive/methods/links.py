@@ -53,7 +53,7 @@ class LinkPrediction(LightningModule):
         schedule: called with the optimizer, gives another schedule of torch's, which counts steps.
         dropout: of the nodes' features.
         validate_every_n_epochs: how often; the last epoch always.
-        seed: of the initial weights; taken from ``seed_everything``.
+        seed: of the initial weights; ``pretrain`` takes it from ``seed_everything``.
     """
 
     def __init__(

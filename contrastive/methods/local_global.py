@@ -67,7 +67,7 @@ class _LocalGlobal(ContrastiveModule):
         optimizer: called with the parameter groups, biases and norms without weight decay; None is AdamW.
         warmup_epochs: epochs in which the learning rate rises from 0; then it falls along a cosine.
         schedule: called with the optimizer, gives another schedule of torch's, which counts steps.
-        seed: of augmentations and corruptions; taken from ``seed_everything``.
+        seed: of augmentations and corruptions; ``pretrain`` takes it from ``seed_everything``.
     """
 
     def __init__(
