@@ -265,13 +265,14 @@ def test_processes_from_outside_need_one_folder(tmp_path):
         (lambda z: info_nce(z[:1], z[:1]), "a batch of 1 is compared.* give a batch_size of 2 or more"),
         (lambda z: torch.nn.BatchNorm1d(4)(z[:1]), "a batch norm was given one sample.*batch_size of 2"),
         (lambda z: NodePasses(None, num_targets=1, fanouts=None, seed=0).__getitems__([1, 2]), None),
+        (lambda z: torch.nn.Linear(4, 2)(z.double()), "precision 64-true does not fit views or encoder"),
         (lambda z: [][0], None),
     ],
 )
 def test_what_a_step_refuses_is_a_message_and_what_it_gets_wrong_a_traceback(fails, said):
     with pytest.raises(Exception) as raised:
         fails(torch.ones(3, 4))
-    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", precision="64-true")
     found = explained(raised.value, trainer)
     assert found is None if said is None else re.search(said, str(found))
 

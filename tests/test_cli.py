@@ -124,7 +124,6 @@ def test_accumulated_negatives_train(pretrain, tmp_path):
         (("--trainer.accumulate_grad_batches", 0), "trainer.accumulate_grad_batches is 0 and"),
         (("--trainer.gradient_clip_val", -1), "trainer.gradient_clip_val -1; give 1 or more, and 0 or more"),
         (("--model.accumulate_negatives", 2, "--trainer.gradient_clip_val", 1), "takes its steps by itself"),
-        (("--trainer.precision", "64-true"), "trainer.precision 64-true does not fit views or encoder"),
         (
             (
                 "--trainer.callbacks+=EarlyStopping",
