@@ -23,9 +23,8 @@ def by_relation(
         ``auroc``, ``auprc`` (average precision: the mean over links of the precision at their rank, equal
         scores counted as one rank) and ``ap_at_k``, each ``(R,)`` with NaN where a relation has no link or
         no other pair. AP@k is the average precision within the k best scored pairs, Σ_{i≤k} precision@i ·
-        [i is a link] / #links among the k, as Decagon's code has it (arXiv 1802.00543); 0 where none is.
-        Of equal scores it takes a random order, always the same: in the given one, links first, a constant
-        score would have 1.
+        [i is a link] / min(k, #links), as Decagon's code has it (arXiv 1802.00543). Of equal scores it takes
+        a random order, always the same: in the given one, links first, a constant score would have 1.
     """
     relation, truth = np.asarray(relation, dtype=np.int64), np.asarray(truth, dtype=bool)
     shuffled = np.random.default_rng(0).permutation(len(truth))
@@ -48,9 +47,8 @@ def by_relation(
         )
         auroc = (rank_sum - links * (links + 1) / 2) / (links * others)
         within = truth & (place <= k)
-        best = np.bincount(relation, weights=within, minlength=num_relations)
         total = np.bincount(relation, weights=within * hits / place, minlength=num_relations)
-        ap_at_k = np.where(best > 0, total / np.maximum(best, 1), 0.0)
+        ap_at_k = total / np.minimum(links, k)
     defined = (links > 0) & (others > 0)
     return {
         name: np.where(defined, values, np.nan)
