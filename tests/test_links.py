@@ -12,7 +12,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from sklearn.neighbors import NearestNeighbors
 
 from contrastive.data.links import LinkData
+from contrastive.errors import ContrastiveError
 from contrastive.evaluation.link_page import page
+from contrastive.evaluation.link_report import rank_links
 from contrastive.methods.links import LinkPrediction, open_links
 from encoders.decoders import ComplEx, DistMult, Dot, SimplE
 from encoders.graph_batch import GraphBatch
@@ -266,6 +268,17 @@ def test_a_training_step_is_the_loss_of_single_triples(links_csv, queries):
             total = total + torch.nn.functional.softplus(-s if key in train else s)
             count += 1
     torch.testing.assert_close(loss, total / count, rtol=1e-6, atol=1e-8)
+
+
+def test_scores_that_are_no_numbers_are_no_success(links_csv):
+    """No score is above nan, so that every link of a diverged model would be the first of its ranking."""
+    data = LinkData(str(links_csv), undirected=True)
+    data.setup()
+    module = LinkPrediction()
+    module.build(data)
+    module.model.encoder.free.data[0] = torch.inf
+    with pytest.raises(ContrastiveError, match="scores links as nan"):
+        rank_links(module, data, 100, seed=0)
 
 
 def test_the_page_escapes_names():

@@ -195,6 +195,9 @@ def score_triples(
         triples: on the CPU.
         evidence: what makes it, or that of these triples ``(M, F)``; None where the model takes none.
         h: what `node_features` gave, for many calls: an R-GCN encodes the whole graph for it.
+
+    Raises:
+        ContrastiveError: a score is no number; no rank would be worse than its own, and its MRR 1.
     """
     model = module.model
     assert model is not None
@@ -205,7 +208,12 @@ def score_triples(
         for rows in torch.arange(len(triples)).split(CHUNK):
             own = None if known is None else known[rows].float().to(h.device)
             parts.append(model.triples(h, triples[rows].to(h.device), own).float().cpu())
-    return torch.cat(parts) if parts else torch.empty(0)
+    scores = torch.cat(parts) if parts else torch.empty(0)
+    if scores.isnan().any():
+        raise ContrastiveError(
+            "the model scores links as nan: its weights are too large or no numbers; lower the learning rate"
+        )
+    return scores
 
 
 def evaluate_held_out(
