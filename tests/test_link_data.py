@@ -7,7 +7,7 @@ from link_cases import as_set
 
 from contrastive.data.link_evidence import Evidence
 from contrastive.data.link_files import read_links
-from contrastive.data.link_splits import split_links
+from contrastive.data.link_splits import _by_link, split_links
 from contrastive.data.link_table import contains, keep_relations, select_relations
 from contrastive.data.links import LinkData, read_features, typed_edges
 from contrastive.errors import ContrastiveError
@@ -201,3 +201,40 @@ def test_links_that_are_there_in_both_directions_are_told_of(tmp_path, caplog):
     caplog.clear()
     LinkData(str(tmp_path / "friends.csv"), undirected=True).setup()
     assert not caplog.text
+
+
+def test_a_fingerprint_tells_nodes_links_and_parts(tmp_path):
+    rows = [f"n{u},r,n{v}" for u in range(20) for v in range(u) if (u + v) % 3]
+    others = {
+        "again": rows,
+        "another order": rows[::-1],
+        "one more": [*rows, "n0,r,n3"],
+        "renamed": [row.replace("n5", "n50") for row in rows],
+        "another seed": rows,
+        "another context": rows,
+    }
+    (tmp_path / "context.csv").write_text("head,tail\nn0,n1\n")
+    found = {}
+    for name, lines in others.items():
+        file = tmp_path / f"{name}.csv"
+        file.write_text("\n".join(["head,relation,tail", *lines]))
+        context = [str(tmp_path / "context.csv")] if name == "another context" else None
+        data = LinkData(str(file), context=context, seed=int(name == "another seed"))
+        data.setup()
+        found[name] = data.fingerprint.tolist()
+    first = LinkData(str(tmp_path / "again.csv"))
+    first.setup()
+    assert found["again"] == first.fingerprint.tolist()
+    assert len(set(map(tuple, found.values()))) == len(others)
+
+
+def test_a_split_of_equal_draws_is_that_of_a_stable_sort(links, monkeypatch):
+    """Which of equal draws comes first must not be the machine's choice: test links would be trained on."""
+    draws = torch.rand(len(links.triples)).mul(4).floor()
+    monkeypatch.setattr("contrastive.data.link_splits.torch.rand", lambda *_, **__: draws.clone())
+    part = _by_link(links, torch.tensor([0.2, 0.2]), torch.Generator())[0]
+    for r in range(links.num_relations):
+        own = (links.triples[:, 1] == r).nonzero()[:, 0].numpy()
+        order = own[np.argsort(draws[own].numpy(), kind="stable")]
+        size = int(len(own) * 0.2 + 1e-9)
+        assert (part[order[:size]] == 1).all() and (part[order[size : 2 * size]] == 2).all()

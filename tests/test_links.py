@@ -100,6 +100,35 @@ def test_an_opened_run_has_the_split_of_its_seed(command, links_csv, tmp_path):
     assert opened.seed == 3 and torch.equal(opened.split.test.positive, trained.split.test.positive)
 
 
+def test_a_model_of_other_links_is_refused(command, links_csv, tmp_path):
+    """Its rows would be taken for other nodes, and most of the test part would be what it was trained on."""
+    source = tmp_path / "links.csv"
+    source.write_text(links_csv.read_text())
+    assert command(*arguments(source, tmp_path / "run", "--trainer.max_epochs=1")).returncode == 0
+    header, *rows = links_csv.read_text().splitlines()
+    source.write_text("\n".join([header, *rows[::-1]]))
+    message = "the links are not those that the model was trained on, or not in their order"
+    done = command("links", tmp_path / "run")
+    assert done.returncode == 1 and f"run do not fit {source}: {message}" in done.stderr
+    done = command(*arguments(source, tmp_path / "run", "--trainer.max_epochs=1", "--ckpt_path=last"))
+    assert done.returncode == 1 and message in done.stderr
+    done = command(
+        "links", tmp_path / "run", f"--source={links_csv}", "--num_ranked=5", "--num_predictions=1"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_model_of_a_run_without_a_fingerprint_is_opened(links_csv):
+    data = LinkData(str(links_csv), undirected=True)
+    data.setup()
+    module = LinkPrediction()
+    module.build(data)
+    state = module.state_dict()
+    del state["fingerprint"]
+    module.on_load_checkpoint({"state_dict": state})
+    module.load_state_dict(state)
+
+
 def test_a_damaged_checkpoint_is_named(command, links_csv, tmp_path):
     done = command(*arguments(links_csv, tmp_path / "run", "--trainer.max_epochs=1"))
     assert done.returncode == 0, done.stderr

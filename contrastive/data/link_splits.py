@@ -115,7 +115,7 @@ Allowed = Callable[[int, Tensor], Tensor]  # (part, triples): which can be held-
 def _by_link(links: Links, fractions: Tensor, generator: torch.Generator) -> tuple[Tensor, Allowed, Tensor]:
     """The same share of every relation, rounded down and one at least where there are three links."""
     relation = links.triples[:, 1]
-    order = torch.rand(len(relation), generator=generator).argsort()
+    order = torch.rand(len(relation), generator=generator).argsort(stable=True)
     order = order[relation[order].argsort(stable=True)]  # relation by relation, within it at random
     counts = relation.bincount(minlength=links.num_relations)
     starts = counts.cumsum(0) - counts

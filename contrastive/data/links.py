@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from functools import cached_property, partial
 from pathlib import Path
@@ -111,6 +113,7 @@ class LinkData(LightningDataModule):
         self.evidence_kind, self.ridge, self.seed = evidence, ridge, seed
         self.files: tuple[Links, Links] | None = None
         self.split: LinkSplit | None = None
+        self.fingerprint: Tensor | None = None
         self.graph: LinkGraph | None = None
         self._queries: TailQueries | TripleQueries | None = None
 
@@ -123,6 +126,7 @@ class LinkData(LightningDataModule):
             self.files = read_links(source, context=context, **self.reading)
         links, known = keep_relations(self.files[0], self.min_links), self.files[1]
         self.split = split_links(links, self.split_kind, **self.fractions, seed=self.seed)
+        self.fingerprint = fingerprint(self.split, known)
         if self.split_kind == "links":
             _tell_of_both_directions(links, self.source)
         features = None if self.features_file is None else read_features(self.features_file, links)
@@ -163,6 +167,22 @@ class LinkData(LightningDataModule):
             world_size=self.trainer.world_size,
         )
         return EpochLoader(passes, self.trainer, batch_size=1, sampler=Passes(steps))
+
+
+def fingerprint(split: LinkSplit, known: Links) -> Tensor:
+    """SHA-256, ``(32,)`` uint8, of what a model's rows stand for and which links are in which part.
+
+    A model knows nodes and relations by their places, which are those of the file's rows: the same links in
+    another order are other nodes, and links that are added move others from the training part to the test's.
+    """
+    digest = hashlib.sha256()
+    for links in (split.links, known):
+        digest.update(json.dumps([links.nodes, links.node_types, links.relations]).encode())
+        for numbers in (links.node_type, links.undirected, links.triples):
+            digest.update(numbers.contiguous().numpy().data)
+    for part in (split.train, *split.val, *split.test):
+        digest.update(part.contiguous().numpy().data)
+    return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
 
 def _tell_of_both_directions(links: Links, source: str | list[str]) -> None:

@@ -56,6 +56,8 @@ class LinkPrediction(LightningModule):
         seed: of the initial weights; taken from ``seed_everything``.
     """
 
+    fingerprint: Tensor  # of the links that it is built for
+
     def __init__(
         self,
         encoder: Callable[[LinkGraph], nn.Module] = NodeTable,
@@ -100,6 +102,7 @@ class LinkPrediction(LightningModule):
         """Build the model for data that are set up."""
         if self.model is None:
             assert data.graph is not None
+            self.register_buffer("fingerprint", data.fingerprint)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 self.model = LinkModel(
@@ -111,6 +114,19 @@ class LinkPrediction(LightningModule):
                 )
             if self.started_from is not None:
                 _start_free_vectors(self, data, self.started_from)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of other links, whose rows stand for other nodes and whose parts are others.
+
+        Raises:
+            ContrastiveError: the links are not those that the checkpoint's model was trained on.
+        """
+        theirs = checkpoint["state_dict"].setdefault("fingerprint", self.fingerprint)  # older ones have none
+        if not torch.equal(theirs.cpu(), self.fingerprint.cpu()):
+            raise ContrastiveError(
+                "the links are not those that the model was trained on, or not in their order, so that nodes "
+                "and held-out links would be mixed up; give the files as they were"
+            )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss ``()`` of a batch of queries."""
@@ -249,7 +265,7 @@ def open_links(run: str | Path, *, source: str | None = None) -> tuple[LinkPredi
     """A trained link model and its data, read and split as they were.
 
     Raises:
-        ContrastiveError: no run of link prediction, or weights that do not fit its data.
+        ContrastiveError: no run of link prediction, or weights of other links.
     """
     config = run_config(Path(run))
     module = build_module(config.get("model") or {})
@@ -262,10 +278,12 @@ def open_links(run: str | Path, *, source: str | None = None) -> tuple[LinkPredi
         data.source = source
     data.setup()
     module.build(data)
+    state = read_state(checkpoint_of(Path(run)))[1]
     try:
-        module.load_state_dict(read_state(checkpoint_of(Path(run)))[1])
-    except RuntimeError as error:
-        raise ContrastiveError(f"the weights of {run} do not fit its data: {error}") from error
+        module.on_load_checkpoint({"state_dict": state})
+        module.load_state_dict(state)
+    except (ContrastiveError, RuntimeError) as error:
+        raise ContrastiveError(f"the weights of {run} do not fit {data.source}: {error}") from error
     return module.eval(), data
 
 
