@@ -175,6 +175,41 @@ def test_features_are_found_by_name(tmp_path, links):
         read_features(file, links)
 
 
+def test_a_constant_feature_is_none(tmp_path, links):
+    np.savez(tmp_path / "h.npz", names=np.array(links.nodes), h=np.full((links.num_nodes, 1), 1000.3))
+    assert read_features(tmp_path / "h.npz", links).abs().max() < 1e-3
+
+
+def test_features_of_users_are_not_those_of_items(tmp_path):
+    """User 1 is not item 1, and gets no features of it."""
+    (tmp_path / "links.csv").write_text("head,tail\n1,2\n2,1\n3,1\n")
+    links, _ = read_links(tmp_path / "links.csv", types=["user", "item"])
+    file, arrays = tmp_path / "h.npz", dict(names=np.array([1, 2]), h=np.array([[1.0], [3.0]]))
+    np.savez(file, **arrays)
+    with pytest.raises(ContrastiveError, match="1 is the name of nodes of several types; add types"):
+        read_features(file, links)
+    np.savez(file, **arrays, types=np.array(["item", "item"]))
+    h = read_features(file, links)
+    items = links.node_type == links.node_types.index("item")
+    assert (h[~items] == 0).all() and (h[items] != 0).all()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"names": ["n1", "n1"]}, "n1 is named twice"),
+        ({"h": [[0.0], [np.nan]]}, "n2 has features that are not finite"),
+        ({"h": [0.0, 1.0]}, "2 names for h of the shape"),
+        ({"h": [["a"], ["b"]]}, "is no .npz with names"),
+        ({"types": ["node"]}, "2 names for h of the shape"),
+    ],
+)
+def test_features_that_are_wrong_are_named(tmp_path, links, arrays, message):
+    np.savez(tmp_path / "h.npz", **({"names": ["n1", "n2"], "h": [[0.0], [1.0]]} | arrays))
+    with pytest.raises(ContrastiveError, match=message):
+        read_features(tmp_path / "h.npz", links)
+
+
 def test_membership_of_sorted_keys():
     ordered = torch.tensor([1, 4, 9])
     assert contains(ordered, torch.tensor([0, 1, 9, 10])).tolist() == [False, True, True, False]

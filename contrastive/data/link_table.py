@@ -46,6 +46,11 @@ class Links:
         """R."""
         return len(self.relations)
 
+    @property
+    def typed_nodes(self) -> list[tuple[str, str]]:
+        """(type, name) of every node."""
+        return [(self.node_types[t], name) for t, name in zip(self.node_type.tolist(), self.nodes)]
+
     def keys(self, triples: Tensor) -> Tensor:
         """One int64 a triple ``(…, 3)``, the same for both directions of an undirected link."""
         head, relation, tail = self.canonical(triples).unbind(-1)

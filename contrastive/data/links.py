@@ -64,7 +64,7 @@ class LinkData(LightningDataModule):
         evidence: features of triples from the training links in closed form, see
             ``contrastive.data.link_evidence.Evidence``: ``none``, ``ends`` or ``all``. For ``triples``.
         ridge: of the evidence.
-        features: a .npz with ``names`` (nodes) and ``h``, one row a name, for the encoder.
+        features: a .npz with ``names`` (nodes) and ``h``, a row a name, see `read_features`.
         seed: of split, order and corruptions; taken from ``seed_everything``.
     """
 
@@ -203,26 +203,47 @@ def read_features(file: str | Path, links: Links) -> Tensor:
     Nodes that the file does not name get zeros.
 
     Args:
-        file: a .npz with ``names`` ``(M,)`` and ``h`` ``(M, F)``.
+        file: a .npz with ``names`` ``(M,)``, each once, and ``h`` ``(M, F)``; ``types`` ``(M,)`` too where a
+            name is of nodes of several types, as user 7 and item 7.
         links: the nodes.
 
     Raises:
-        ContrastiveError: no such file, no such arrays, or no node named.
+        ContrastiveError: no such file, no such arrays, a value that is not finite, a name that is there
+            twice or of two nodes, or no node named.
     """
-    try:
-        with np.load(Path(file).expanduser(), allow_pickle=False) as arrays:
-            names, h = arrays["names"].astype(str).tolist(), torch.from_numpy(arrays["h"]).float()
-    except (OSError, ValueError, KeyError) as error:
-        raise ContrastiveError(f"{file} is no .npz with names (M,) and h (M, F) of nodes: {error}") from error
-    place = {name: i for i, name in enumerate(names)}
-    rows = torch.tensor([place.get(name, -1) for name in links.nodes])
+    names, types, h = _feature_arrays(file)
+    keys, nodes = (names, links.nodes) if types is None else (list(zip(types, names)), links.typed_nodes)
+    place = {key: i for i, key in enumerate(keys)}
+    rows = torch.tensor([place.get(node, -1) for node in nodes])
     found = rows >= 0
-    if len(names) != len(h) or not found.any():
-        raise ContrastiveError(f"{file} has {len(h)} rows for {len(names)} names, of which none is a node")
+    if not found.any():
+        raise ContrastiveError(f"{file} has features of {len(names)} names, of which none is a node")
+    counts = rows[found].bincount(minlength=len(names))
+    for wrong, what in (
+        (torch.tensor([place[key] != i for i, key in enumerate(keys)]), "is named twice"),
+        (counts > 1, "is the name of nodes of several types; add types (M,), those of the nodes"),
+        ((counts > 0) & ~h.isfinite().all(dim=1), "has features that are not finite"),
+    ):
+        if wrong.any():
+            raise ContrastiveError(f"{file}: {names[int(wrong.nonzero()[0])]} {what}")
     out = torch.zeros(links.num_nodes, h.shape[1])
     own = h[rows[found]]
-    out[found] = (own - own.mean(dim=0)) / own.std(dim=0, correction=min(1, len(own) - 1)).clamp(min=1e-6)
+    spread = own.std(dim=0, correction=min(1, len(own) - 1)).clamp(min=1e-6)
+    out[found] = ((own - own.mean(dim=0)) / spread).float()
     return out
+
+
+def _feature_arrays(file: str | Path) -> tuple[list[str], list[str] | None, Tensor]:
+    """Names, types where given, and h ``(M, F)`` float64: in float32 a constant would have a spread."""
+    try:
+        with np.load(Path(file).expanduser(), allow_pickle=False) as arrays:
+            names, h = arrays["names"].astype(str).tolist(), torch.from_numpy(arrays["h"]).double()
+            types = arrays["types"].astype(str).tolist() if "types" in arrays else None
+        if h.ndim != 2 or len(names) != len(h) or len(types or names) != len(h):
+            raise ValueError(f"{len(names)} names for h of the shape {tuple(h.shape)}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ContrastiveError(f"{file} is no .npz with names (M,) and h (M, F) of nodes: {error}") from error
+    return names, types, h
 
 
 def decagon_files(source: str | list[str], context: list[str] | None) -> tuple[list[str], list[str]]:

@@ -21,7 +21,7 @@ from contrastive.data import Batch
 from contrastive.data.link_evidence import NUM_FEATURES, Evidence
 from contrastive.data.link_queries import LinkQueries
 from contrastive.data.link_splits import HeldOut
-from contrastive.data.link_table import Links, shortened
+from contrastive.data.link_table import shortened
 from contrastive.data.links import LinkData
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.links import by_relation, summary
@@ -297,8 +297,8 @@ def _start_free_vectors(module: LinkPrediction, data: LinkData, run: str) -> Non
     if free is None or free.shape[1] != h.shape[1]:
         own = "no free vectors" if free is None else f"free vectors of {free.shape[1]} features"
         raise ContrastiveError(f"{run} has {h.shape[1]} features a node and {type(nodes).__name__} has {own}")
-    place = {name: i for i, name in enumerate(_named(theirs.split.links))}
-    rows = torch.tensor([place.get(name, -1) for name in _named(data.split.links)])
+    place = {name: i for i, name in enumerate(theirs.split.links.typed_nodes)}
+    rows = torch.tensor([place.get(name, -1) for name in data.split.links.typed_nodes])
     found = rows >= 0
     if not found.any():
         raise ContrastiveError(
@@ -308,8 +308,3 @@ def _start_free_vectors(module: LinkPrediction, data: LinkData, run: str) -> Non
     with torch.no_grad():
         free[found] = h[rows[found]]
     print(f"{int(found.sum())} of {len(rows)} nodes start from {run}", flush=True)
-
-
-def _named(links: Links) -> list[tuple[str, str]]:
-    """(type, name) of every node."""
-    return [(links.node_types[t], name) for t, name in zip(links.node_type.tolist(), links.nodes)]
