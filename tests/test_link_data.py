@@ -273,3 +273,25 @@ def test_a_split_of_equal_draws_is_that_of_a_stable_sort(links, monkeypatch):
         order = own[np.argsort(draws[own].numpy(), kind="stable")]
         size = int(len(own) * 0.2 + 1e-9)
         assert (part[order[:size]] == 1).all() and (part[order[size : 2 * size]] == 2).all()
+
+
+@pytest.mark.parametrize("undirected", [False, True])
+def test_a_context_of_held_out_links_is_told_of(tmp_path, caplog, undirected):
+    """Message passing would see what is predicted."""
+    pairs = [(u, v) for u in range(20) for v in range(u) if (u + v) % 3]
+    texts = {
+        "links": ["head,relation,tail", *(f"n{u},cites,n{v}" for u, v in pairs)],
+        "other": ["head,relation,tail", *(f"n{u},likes,n{v}" for u, v in pairs)],
+        "same": ["head,relation,tail", *(f"n{v},cites,n{u}" for u, v in pairs)],
+    }
+    for name, rows in texts.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join(rows))
+    for context in ("other", "same"):
+        data = LinkData(
+            str(tmp_path / "links.csv"), context=[str(tmp_path / f"{context}.csv")], undirected=undirected
+        )
+        data.setup()
+        told = [message for message in caplog.messages if "held-out" in message]
+        number = len(data.split.val.positive) + len(data.split.test.positive)
+        assert len(told) == (context == "same")
+    assert f"the context has {number} of the {number} held-out links" in told[0]

@@ -27,7 +27,7 @@ from contrastive.data.link_queries import (
     TripleQueries,
 )
 from contrastive.data.link_splits import LinkSplit, SplitKind, split_links
-from contrastive.data.link_table import Links, keep_relations, shortened
+from contrastive.data.link_table import Links, contains, keep_relations, shortened
 from contrastive.data.nodes import Passes
 from contrastive.errors import ContrastiveError
 from encoders.graph_batch import GraphBatch
@@ -129,6 +129,7 @@ class LinkData(LightningDataModule):
         self.fingerprint = fingerprint(self.split, known)
         if self.split_kind == "links":
             _tell_of_both_directions(links, self.source)
+        _tell_of_held_out(self.split, known)
         features = None if self.features_file is None else read_features(self.features_file, links)
         self.graph = LinkGraph(
             links.num_nodes, links.num_relations, partial(typed_edges, self.split, known), features
@@ -194,6 +195,25 @@ def _tell_of_both_directions(links: Links, source: str | list[str]) -> None:
             "set data.init_args.undirected to true, or data.init_args.split to pairs",
             source,
             shortened(names),
+        )
+
+
+def _tell_of_held_out(split: LinkSplit, known: Links) -> None:
+    """Warn of held-out links that the context has too, in either direction, under the same name."""
+    place = {name: r for r, name in enumerate(split.links.relations)}
+    same = torch.tensor([place.get(name, -1) for name in known.relations], dtype=torch.int64)
+    shown = known.triples.clone()
+    shown[:, 1] = same[shown[:, 1]]
+    shown = shown[shown[:, 1] >= 0]
+    keys = split.links.keys(torch.cat([shown, shown.flip(1)])).unique()
+    held_out = torch.cat([split.val.positive, split.test.positive])
+    count = int(contains(keys, split.links.keys(held_out)).sum())
+    if count:
+        log.warning(
+            "the context has %d of the %d held-out links, under the same name: an encoder of the graph is "
+            "told of them; leave them out of data.init_args.context",
+            count,
+            len(held_out),
         )
 
 
