@@ -14,8 +14,8 @@ from sklearn.neighbors import NearestNeighbors
 from contrastive.data.links import LinkData
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.link_page import page
-from contrastive.evaluation.link_report import rank_links
-from contrastive.methods.links import LinkPrediction, open_links
+from contrastive.evaluation.link_report import new_links, rank_links
+from contrastive.methods.links import LinkPrediction, open_links, score_triples
 from encoders.decoders import ComplEx, DistMult, Dot, SimplE
 from encoders.graph_batch import GraphBatch
 from encoders.links import LinkGraph, NodeTable, RelationalNodes
@@ -308,6 +308,34 @@ def test_scores_that_are_no_numbers_are_no_success(links_csv):
     module.model.encoder.free.data[0] = torch.inf
     with pytest.raises(ContrastiveError, match="scores links as nan"):
         rank_links(module, data, 100, seed=0)
+
+
+@pytest.mark.parametrize("evidence", ["none", "all"])
+def test_new_links_are_the_best_of_all_pairs(links_csv, monkeypatch, evidence):
+    """Looked for some heads at a time: all pairs of users and items at once would not fit in memory."""
+    data = LinkData(str(links_csv), undirected=True, queries="triples", evidence=evidence)
+    data.setup()
+    module = LinkPrediction(partial(NodeTable, num_features=4))
+    module.build(data)
+    links = data.split.links
+    n, known = links.num_nodes, set(map(tuple, links.triples.tolist()))
+    pairs = {(u, v) for u, _, v in data.split.train.tolist()} if evidence == "all" else None
+    left = [
+        (u, r, v)
+        for r in range(links.num_relations)
+        for u in range(n)
+        for v in range(u + 1, n)
+        if (u, r, v) not in known and (pairs is None or (u, v) in pairs)
+    ]
+    scores = score_triples(module, torch.tensor(left), data.evidence)
+    expected = [left[i] for i in scores.topk(20).indices.tolist()]
+    for pairs_at_a_time in (2**22, 100, 1):
+        monkeypatch.setattr("contrastive.evaluation.link_report.PAIRS", pairs_at_a_time)
+        found = new_links(module, data, 20)
+        assert [
+            (links.nodes.index(row["head"]), int(row["relation"][1:]), links.nodes.index(row["tail"]))
+            for row in found
+        ] == expected
 
 
 def test_the_page_escapes_names():

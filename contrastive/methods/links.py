@@ -90,6 +90,19 @@ class LinkPrediction(LightningModule):
         """
         self.started_from = path
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of other links, whose rows stand for other nodes and whose parts are others.
+
+        Raises:
+            ContrastiveError: the links are not those that the checkpoint's model was trained on.
+        """
+        theirs = checkpoint["state_dict"].setdefault("fingerprint", self.fingerprint)  # older ones have none
+        if not torch.equal(theirs.cpu(), self.fingerprint.cpu()):
+            raise ContrastiveError(
+                "the links are not those that the model was trained on, or not in their order, so that nodes "
+                "and held-out links would be mixed up; give the files as they were"
+            )
+
     def configure_model(self) -> None:
         """Build the model for the data, once these are read."""
         data: LinkData = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -114,19 +127,6 @@ class LinkPrediction(LightningModule):
                 )
             if self.started_from is not None:
                 _start_free_vectors(self, data, self.started_from)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the weights of other links, whose rows stand for other nodes and whose parts are others.
-
-        Raises:
-            ContrastiveError: the links are not those that the checkpoint's model was trained on.
-        """
-        theirs = checkpoint["state_dict"].setdefault("fingerprint", self.fingerprint)  # older ones have none
-        if not torch.equal(theirs.cpu(), self.fingerprint.cpu()):
-            raise ContrastiveError(
-                "the links are not those that the model was trained on, or not in their order, so that nodes "
-                "and held-out links would be mixed up; give the files as they were"
-            )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss ``()`` of a batch of queries."""
