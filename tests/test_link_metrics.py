@@ -89,3 +89,12 @@ def test_what_training_knows_is_not_recommended():
     scores = torch.tensor([[5.0, 4.0, 3.0]])
     relevant, known = torch.tensor([[False, False, True]]), torch.tensor([[True, True, False]])
     assert recommendation(scores, relevant, known)["mrr"].item() == 1
+
+
+def test_equal_scores_recommend_no_item_before_another():
+    """Items are numbered as they come in the file, those of many links early: that order is no success."""
+    relevant = torch.zeros(2000, 100, dtype=torch.bool)
+    relevant[:, 0] = True
+    found = recommendation(torch.zeros(2000, 100), relevant, torch.zeros_like(relevant))
+    assert found["hits@10"].mean() == pytest.approx(0.1, abs=0.03)
+    assert found["recall@20"].mean() == pytest.approx(0.2, abs=0.03)

@@ -120,10 +120,13 @@ def recommendation(
     Returns:
         Each ``(U,)`` float64: ``hits@k`` is 1 where the list has a relevant item; ``ndcg@k`` =
         Σ_{i≤k} [item i relevant]/log₂(i + 1) over the same of the best list (Järvelin and Kekäläinen 2002);
-        ``mrr`` 1/rank of the first relevant item.
+        ``mrr`` 1/rank of the first relevant item. Items of equal scores have a random order, always the same:
+        in the files' own the much linked ones are first, so that a constant score would be a success.
     """
     scores = scores.masked_fill(known & ~relevant, -torch.inf)
-    order = scores.argsort(dim=1, descending=True, stable=True)
+    draws = torch.rand(scores.shape, generator=torch.Generator().manual_seed(0))
+    shuffled = draws.argsort(dim=1, stable=True)
+    order = shuffled.gather(1, scores.gather(1, shuffled).argsort(dim=1, descending=True, stable=True))
     hit = relevant.gather(1, order).double()
     place = torch.arange(1, hit.shape[1] + 1)
     discount = 1 / (place + 1).double().log2()
