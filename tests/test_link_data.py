@@ -56,6 +56,12 @@ def test_every_relation_has_its_share(links):
         assert part.positive[:, 1].bincount().tolist() == (whole * share + 1e-9).floor().int().tolist()
 
 
+@pytest.mark.parametrize("fractions", [(-0.1, 0.1), (0.6, 0.6), (0.5, 0.5), (float("nan"), 0.1), (10, 10)])
+def test_fractions_that_leave_no_rest_are_refused(links, fractions):
+    with pytest.raises(ContrastiveError, match="than 1 together"):
+        split_links(links, val_fraction=fractions[0], test_fraction=fractions[1])
+
+
 def test_an_unseen_pair_is_unseen_in_every_relation(links):
     split = split_links(links, "pairs", val_fraction=0.2, test_fraction=0.2)
 
@@ -229,13 +235,13 @@ def test_links_that_are_there_in_both_directions_are_told_of(tmp_path, caplog):
         True,
     ]
     LinkData(source, split="pairs").setup()
-    assert not caplog.text
+    assert "in both directions" not in caplog.text
     LinkData(source).setup()
     assert f"{source} has every link of friend in both directions, so that" in caplog.text
     (tmp_path / "friends.csv").write_text("head,tail\n" + "\n".join(f"{u},{v}\n{v},{u}" for u, v in pairs))
     caplog.clear()
     LinkData(str(tmp_path / "friends.csv"), undirected=True).setup()
-    assert not caplog.text
+    assert "in both directions" not in caplog.text
 
 
 def test_a_fingerprint_tells_nodes_links_and_parts(tmp_path):
@@ -295,3 +301,12 @@ def test_a_context_of_held_out_links_is_told_of(tmp_path, caplog, undirected):
         number = len(data.split.val.positive) + len(data.split.test.positive)
         assert len(told) == (context == "same")
     assert f"the context has {number} of the {number} held-out links" in told[0]
+
+
+def test_held_out_loops_are_told_of(tmp_path, caplog):
+    rows = [f"n{u},cites,n{v}" for u in range(12) for v in range(u) if (u + v) % 3]
+    for loops, told in (([], False), ([f"n{u},cites,n{u}" for u in range(12)], True)):
+        (tmp_path / "links.csv").write_text("\n".join(["head,relation,tail", *rows, *loops]))
+        data = LinkData(str(tmp_path / "links.csv"), val_fraction=0.3, test_fraction=0.3)
+        data.setup()
+        assert ("of a node to itself" in caplog.text) == told

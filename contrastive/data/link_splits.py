@@ -86,8 +86,14 @@ def split_links(
         seed: of the draws.
 
     Raises:
-        ContrastiveError: a part would be empty, or a relation has too few pairs that are not linked.
+        ContrastiveError: fractions that leave nothing for training, a part that would be empty, or a relation
+            with too few pairs that are not linked.
     """
+    if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
+        raise ContrastiveError(
+            f"val_fraction is {val_fraction} and test_fraction {test_fraction}; expected 0 or more, and less "
+            "than 1 together, for training has the rest"
+        )
     generator = torch.Generator().manual_seed(seed)
     fractions = torch.tensor([val_fraction, test_fraction])
     part, allowed, hidden_nodes = _PARTS[kind](links, fractions, generator)

@@ -130,6 +130,7 @@ class LinkData(LightningDataModule):
         if self.split_kind == "links":
             _tell_of_both_directions(links, self.source)
         _tell_of_held_out(self.split, known)
+        _tell_of_loops(self.split)
         features = None if self.features_file is None else read_features(self.features_file, links)
         self.graph = LinkGraph(
             links.num_nodes, links.num_relations, partial(typed_edges, self.split, known), features
@@ -212,6 +213,19 @@ def _tell_of_held_out(split: LinkSplit, known: Links) -> None:
         log.warning(
             "the context has %d of the %d held-out links, under the same name: an encoder of the graph is "
             "told of them; leave them out of data.init_args.context",
+            count,
+            len(held_out),
+        )
+
+
+def _tell_of_loops(split: LinkSplit) -> None:
+    """Warn of held-out links of a node to itself, which no negative and no other candidate is."""
+    held_out = torch.cat([split.val.positive, split.test.positive])
+    count = int((held_out[:, 0] == held_out[:, 2]).sum())
+    if count:
+        log.warning(
+            "%d of the %d held-out links are of a node to itself, and their negatives are not, which alone "
+            "tells them apart; leave such rows out",
             count,
             len(held_out),
         )
