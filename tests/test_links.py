@@ -18,7 +18,7 @@ from contrastive.evaluation.link_report import new_links, rank_links
 from contrastive.methods.links import LinkPrediction, open_links, score_triples
 from encoders.decoders import ComplEx, DistMult, Dot, SimplE
 from encoders.graph_batch import GraphBatch
-from encoders.links import LinkGraph, NodeTable, RelationalNodes
+from encoders.links import LinkGraph, LinkModel, NodeTable, RelationalNodes
 from encoders.relational import RGCN
 
 
@@ -220,6 +220,15 @@ def test_nodes_are_free_vectors_features_or_both():
     assert mapped.free is None and mapped().shape == (12, 8)
     with pytest.raises(ValueError, match="no features"):
         NodeTable(graph_of(), free=False)
+
+
+@pytest.mark.parametrize("encoder", [NodeTable, RelationalNodes])
+def test_without_free_vectors_no_node_has_a_bias_of_its_own(encoder):
+    """A node that training sees no link of would have none, and be less likely than the others for it."""
+    graph = graph_of(features=torch.randn(12, 5))
+    for free in (True, False):
+        model = LinkModel(graph, partial(encoder, num_features=8, free=free), DistMult)
+        assert model.node_bias.requires_grad == free
 
 
 def test_relational_nodes_take_every_relation_apart(kernels):
