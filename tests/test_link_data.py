@@ -288,19 +288,21 @@ def test_a_context_of_held_out_links_is_told_of(tmp_path, caplog, undirected):
     texts = {
         "links": ["head,relation,tail", *(f"n{u},cites,n{v}" for u, v in pairs)],
         "other": ["head,relation,tail", *(f"n{u},likes,n{v}" for u, v in pairs)],
-        "same": ["head,relation,tail", *(f"n{v},cites,n{u}" for u, v in pairs)],
+        "same": ["head,relation,tail", *(f"n{u},cites,n{v}" for u, v in pairs)],
+        "reversed": ["head,relation,tail", *(f"n{v},cites,n{u}" for u, v in pairs)],
     }
     for name, rows in texts.items():
         (tmp_path / f"{name}.csv").write_text("\n".join(rows))
-    for context in ("other", "same"):
+    for context in ("other", "same", "reversed"):
+        caplog.clear()
         data = LinkData(
             str(tmp_path / "links.csv"), context=[str(tmp_path / f"{context}.csv")], undirected=undirected
         )
         data.setup()
         told = [message for message in caplog.messages if "held-out" in message]
         number = len(data.split.val.positive) + len(data.split.test.positive)
-        assert len(told) == (context == "same")
-    assert f"the context has {number} of the {number} held-out links" in told[0]
+        assert len(told) == (context == "same" or (undirected and context == "reversed"))
+        assert all(f"the context has {number} of the {number} held-out links" in message for message in told)
 
 
 def test_held_out_loops_are_told_of(tmp_path, caplog):

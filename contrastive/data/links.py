@@ -27,7 +27,7 @@ from contrastive.data.link_queries import (
     TripleQueries,
 )
 from contrastive.data.link_splits import LinkSplit, SplitKind, split_links
-from contrastive.data.link_table import Links, contains, keep_relations, shortened
+from contrastive.data.link_table import Links, contains, keep_relations, places, shortened
 from contrastive.data.nodes import Passes
 from contrastive.errors import ContrastiveError
 from encoders.graph_batch import GraphBatch
@@ -129,7 +129,7 @@ class LinkData(LightningDataModule):
         self.fingerprint = fingerprint(self.split, known)
         if self.split_kind == "links":
             _tell_of_both_directions(links, self.source)
-        _tell_of_held_out(self.split, known)
+        tell_of_held_out(self.split, "the context", known, known.triples)
         _tell_of_loops(self.split)
         features = None if self.features_file is None else read_features(self.features_file, links)
         self.graph = LinkGraph(
@@ -199,20 +199,28 @@ def _tell_of_both_directions(links: Links, source: str | list[str]) -> None:
         )
 
 
-def _tell_of_held_out(split: LinkSplit, known: Links) -> None:
-    """Warn of held-out links that the context has too, in either direction, under the same name."""
-    place = {name: r for r, name in enumerate(split.links.relations)}
-    same = torch.tensor([place.get(name, -1) for name in known.relations], dtype=torch.int64)
-    shown = known.triples.clone()
-    shown[:, 1] = same[shown[:, 1]]
-    shown = shown[shown[:, 1] >= 0]
-    keys = split.links.keys(torch.cat([shown, shown.flip(1)])).unique()
+def tell_of_held_out(split: LinkSplit, whose: str, others: Links, triples: Tensor) -> None:
+    """Warn of held-out links that other links have too, by the names of ends and relation.
+
+    Args:
+        split: of the links to predict.
+        whose: the others, for the message.
+        others: their nodes and relations.
+        triples: ``(M, 3)`` int64, those of the others that the model learns from.
+    """
+    if not len(triples):
+        return
+    links = split.links
+    node = places(links.typed_nodes, others.typed_nodes)
+    relation = places(links.relations, others.relations)
+    shown = torch.stack([node[triples[:, 0]], relation[triples[:, 1]], node[triples[:, 2]]], dim=1)
+    keys = links.keys(shown[(shown >= 0).all(dim=1)]).unique()
     held_out = torch.cat([split.val.positive, split.test.positive])
-    count = int(contains(keys, split.links.keys(held_out)).sum())
+    count = int(contains(keys, links.keys(held_out)).sum())
     if count:
         log.warning(
-            "the context has %d of the %d held-out links, under the same name: an encoder of the graph is "
-            "told of them; leave them out of data.init_args.context",
+            "%s has %d of the %d held-out links, under the same names: what is evaluated may know them",
+            whose,
             count,
             len(held_out),
         )

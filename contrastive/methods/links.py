@@ -21,8 +21,8 @@ from contrastive.data import Batch
 from contrastive.data.link_evidence import NUM_FEATURES, Evidence
 from contrastive.data.link_queries import LinkQueries
 from contrastive.data.link_splits import HeldOut
-from contrastive.data.link_table import shortened
-from contrastive.data.links import LinkData
+from contrastive.data.link_table import places, shortened
+from contrastive.data.links import LinkData, tell_of_held_out
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.links import by_relation, summary
 from contrastive.features import evaluating
@@ -297,14 +297,14 @@ def _start_free_vectors(module: LinkPrediction, data: LinkData, run: str) -> Non
     if free is None or free.shape[1] != h.shape[1]:
         own = "no free vectors" if free is None else f"free vectors of {free.shape[1]} features"
         raise ContrastiveError(f"{run} has {h.shape[1]} features a node and {type(nodes).__name__} has {own}")
-    place = {name: i for i, name in enumerate(theirs.split.links.typed_nodes)}
-    rows = torch.tensor([place.get(name, -1) for name in data.split.links.typed_nodes])
+    rows = places(theirs.split.links.typed_nodes, data.split.links.typed_nodes)
     found = rows >= 0
     if not found.any():
         raise ContrastiveError(
             f"{run} has no node of {data.source}; its nodes are called like "
             f"{', '.join(theirs.split.links.nodes[:3])}"
         )
+    tell_of_held_out(data.split, f"the training part of {run}", theirs.split.links, theirs.split.train)
     with torch.no_grad():
         free[found] = h[rows[found]]
     print(f"{int(found.sum())} of {len(rows)} nodes start from {run}", flush=True)
