@@ -26,7 +26,7 @@ from contrastive.methods.links import (
 from contrastive.report import print_table, require_writable, track, write_json, write_whole
 
 METRICS = ("auroc", "auprc", "ap_at_k")
-PAIRS = 2**22  # scored together in the search for new links, in half a gigabyte
+PAIRS = 2**22  # candidates that are looked at together, with a few hundred MB
 TITLES = {"auroc": "AUROC", "auprc": "AUPRC", "ap_at_k": "AP@50"}
 
 
