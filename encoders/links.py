@@ -172,7 +172,8 @@ class LinkModel(nn.Module):
         self.evidence = EvidenceHead(num_evidence, graph.num_relations) if num_evidence else None
         self.dropout = nn.Dropout(dropout)
         # a node without links of its own in training keeps no bias either
-        self.node_bias.requires_grad_(getattr(self.encoder, "free", True) is not None)
+        table = getattr(self.encoder, "nodes", self.encoder)
+        self.node_bias.requires_grad_(getattr(table, "free", True) is not None)
 
     def nodes(self) -> Tensor:
         """Features of all nodes, ``(N, D)``, after dropout."""

@@ -102,6 +102,15 @@ def test_nodes_start_from_the_vectors_of_their_names(command, network, tmp_path,
         assert torch.equal(own, theirs.model.encoder.free[their_data.split.links.nodes.index(name)])
 
 
+def test_vectors_that_were_trained_on_held_out_links_are_told_of(command, network, tmp_path):
+    """Of the same links another seed holds out others: most of them the first run was trained on."""
+    file = network.parent / "a.csv"
+    done = command(*links(file, tmp_path / "same", "--init_from", network))
+    assert done.returncode == 0 and "the training part" not in done.stderr, done.stderr
+    done = command(*links(file, tmp_path / "other", "--seed_everything", 1, "--init_from", network))
+    assert done.returncode == 0 and f"the training part of {network} has " in done.stderr, done.stderr
+
+
 def test_nodes_that_do_not_fit_are_named(command, network, tmp_path):
     file = links_file(tmp_path / "b.csv", [f"m{i}" for i in range(20)])
     done = command(*links(file, tmp_path / "run", "--init_from", network))

@@ -7,7 +7,7 @@ from link_cases import as_set
 
 from contrastive.data.link_evidence import Evidence
 from contrastive.data.link_files import read_links
-from contrastive.data.link_splits import split_links
+from contrastive.data.link_splits import _by_link, split_links
 from contrastive.data.link_table import contains, keep_relations, select_relations
 from contrastive.data.links import LinkData, read_features, typed_edges
 from contrastive.errors import ContrastiveError
@@ -54,6 +54,12 @@ def test_every_relation_has_its_share(links):
     whole = links.triples[:, 1].bincount()
     for part, share in ((split.val, 0.1), (split.test, 0.2)):
         assert part.positive[:, 1].bincount().tolist() == (whole * share + 1e-9).floor().int().tolist()
+
+
+@pytest.mark.parametrize("fractions", [(-0.1, 0.1), (0.6, 0.6), (0.5, 0.5), (float("nan"), 0.1), (10, 10)])
+def test_fractions_that_leave_no_rest_are_refused(links, fractions):
+    with pytest.raises(ContrastiveError, match="than 1 together"):
+        split_links(links, val_fraction=fractions[0], test_fraction=fractions[1])
 
 
 def test_an_unseen_pair_is_unseen_in_every_relation(links):
@@ -175,6 +181,41 @@ def test_features_are_found_by_name(tmp_path, links):
         read_features(file, links)
 
 
+def test_a_constant_feature_is_none(tmp_path, links):
+    np.savez(tmp_path / "h.npz", names=np.array(links.nodes), h=np.full((links.num_nodes, 1), 1000.3))
+    assert read_features(tmp_path / "h.npz", links).abs().max() < 1e-3
+
+
+def test_features_of_users_are_not_those_of_items(tmp_path):
+    """User 1 is not item 1, and gets no features of it."""
+    (tmp_path / "links.csv").write_text("head,tail\n1,2\n2,1\n3,1\n")
+    links, _ = read_links(tmp_path / "links.csv", types=["user", "item"])
+    file, arrays = tmp_path / "h.npz", dict(names=np.array([1, 2]), h=np.array([[1.0], [3.0]]))
+    np.savez(file, **arrays)
+    with pytest.raises(ContrastiveError, match="1 is the name of nodes of several types; add types"):
+        read_features(file, links)
+    np.savez(file, **arrays, types=np.array(["item", "item"]))
+    h = read_features(file, links)
+    items = links.node_type == links.node_types.index("item")
+    assert (h[~items] == 0).all() and (h[items] != 0).all()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"names": ["n1", "n1"]}, "n1 is named twice"),
+        ({"h": [[0.0], [np.nan]]}, "n2 has features that are not finite"),
+        ({"h": [0.0, 1.0]}, "2 names for h of the shape"),
+        ({"h": [["a"], ["b"]]}, "is no .npz with names"),
+        ({"types": ["node"]}, "2 names for h of the shape"),
+    ],
+)
+def test_features_that_are_wrong_are_named(tmp_path, links, arrays, message):
+    np.savez(tmp_path / "h.npz", **({"names": ["n1", "n2"], "h": [[0.0], [1.0]]} | arrays))
+    with pytest.raises(ContrastiveError, match=message):
+        read_features(tmp_path / "h.npz", links)
+
+
 def test_membership_of_sorted_keys():
     ordered = torch.tensor([1, 4, 9])
     assert contains(ordered, torch.tensor([0, 1, 9, 10])).tolist() == [False, True, True, False]
@@ -194,10 +235,80 @@ def test_links_that_are_there_in_both_directions_are_told_of(tmp_path, caplog):
         True,
     ]
     LinkData(source, split="pairs").setup()
-    assert not caplog.text
+    assert "in both directions" not in caplog.text
     LinkData(source).setup()
     assert f"{source} has every link of friend in both directions, so that" in caplog.text
     (tmp_path / "friends.csv").write_text("head,tail\n" + "\n".join(f"{u},{v}\n{v},{u}" for u, v in pairs))
     caplog.clear()
     LinkData(str(tmp_path / "friends.csv"), undirected=True).setup()
-    assert not caplog.text
+    assert "in both directions" not in caplog.text
+
+
+def test_a_fingerprint_tells_nodes_links_and_parts(tmp_path):
+    rows = [f"n{u},r,n{v}" for u in range(20) for v in range(u) if (u + v) % 3]
+    others = {
+        "again": rows,
+        "another order": rows[::-1],
+        "one more": [*rows, "n0,r,n3"],
+        "renamed": [row.replace("n5", "n50") for row in rows],
+        "another seed": rows,
+        "another context": rows,
+    }
+    (tmp_path / "context.csv").write_text("head,tail\nn0,n1\n")
+    found = {}
+    for name, lines in others.items():
+        file = tmp_path / f"{name}.csv"
+        file.write_text("\n".join(["head,relation,tail", *lines]))
+        context = [str(tmp_path / "context.csv")] if name == "another context" else None
+        data = LinkData(str(file), context=context, seed=int(name == "another seed"))
+        data.setup()
+        found[name] = data.fingerprint.tolist()
+    first = LinkData(str(tmp_path / "again.csv"))
+    first.setup()
+    assert found["again"] == first.fingerprint.tolist()
+    assert len(set(map(tuple, found.values()))) == len(others)
+
+
+def test_a_split_of_equal_draws_is_that_of_a_stable_sort(links, monkeypatch):
+    """Which of equal draws comes first must not be the machine's choice: test links would be trained on."""
+    draws = torch.rand(len(links.triples)).mul(4).floor()
+    monkeypatch.setattr("contrastive.data.link_splits.torch.rand", lambda *_, **__: draws.clone())
+    part = _by_link(links, torch.tensor([0.2, 0.2]), torch.Generator())[0]
+    for r in range(links.num_relations):
+        own = (links.triples[:, 1] == r).nonzero()[:, 0].numpy()
+        order = own[np.argsort(draws[own].numpy(), kind="stable")]
+        size = int(len(own) * 0.2 + 1e-9)
+        assert (part[order[:size]] == 1).all() and (part[order[size : 2 * size]] == 2).all()
+
+
+@pytest.mark.parametrize("undirected", [False, True])
+def test_a_context_of_held_out_links_is_told_of(tmp_path, caplog, undirected):
+    """Message passing would see what is predicted."""
+    pairs = [(u, v) for u in range(20) for v in range(u) if (u + v) % 3]
+    texts = {
+        "links": ["head,relation,tail", *(f"n{u},cites,n{v}" for u, v in pairs)],
+        "other": ["head,relation,tail", *(f"n{u},likes,n{v}" for u, v in pairs)],
+        "same": ["head,relation,tail", *(f"n{u},cites,n{v}" for u, v in pairs)],
+        "reversed": ["head,relation,tail", *(f"n{v},cites,n{u}" for u, v in pairs)],
+    }
+    for name, rows in texts.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join(rows))
+    for context in ("other", "same", "reversed"):
+        caplog.clear()
+        data = LinkData(
+            str(tmp_path / "links.csv"), context=[str(tmp_path / f"{context}.csv")], undirected=undirected
+        )
+        data.setup()
+        told = [message for message in caplog.messages if "held-out" in message]
+        number = len(data.split.val.positive) + len(data.split.test.positive)
+        assert len(told) == (context == "same" or (undirected and context == "reversed"))
+        assert all(f"the context has {number} of the {number} held-out links" in message for message in told)
+
+
+def test_held_out_loops_are_told_of(tmp_path, caplog):
+    rows = [f"n{u},cites,n{v}" for u in range(12) for v in range(u) if (u + v) % 3]
+    for loops, told in (([], False), ([f"n{u},cites,n{u}" for u in range(12)], True)):
+        (tmp_path / "links.csv").write_text("\n".join(["head,relation,tail", *rows, *loops]))
+        data = LinkData(str(tmp_path / "links.csv"), val_fraction=0.3, test_fraction=0.3)
+        data.setup()
+        assert ("of a node to itself" in caplog.text) == told

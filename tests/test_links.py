@@ -12,11 +12,13 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from sklearn.neighbors import NearestNeighbors
 
 from contrastive.data.links import LinkData
+from contrastive.errors import ContrastiveError
 from contrastive.evaluation.link_page import page
-from contrastive.methods.links import LinkPrediction, open_links
+from contrastive.evaluation.link_report import new_links, rank_links
+from contrastive.methods.links import LinkPrediction, open_links, score_triples
 from encoders.decoders import ComplEx, DistMult, Dot, SimplE
 from encoders.graph_batch import GraphBatch
-from encoders.links import LinkGraph, NodeTable, RelationalNodes
+from encoders.links import LinkGraph, LinkModel, NodeTable, RelationalNodes
 from encoders.relational import RGCN
 
 
@@ -96,6 +98,35 @@ def test_an_opened_run_has_the_split_of_its_seed(command, links_csv, tmp_path):
     trained.setup()
     _, opened = open_links(tmp_path / "run")
     assert opened.seed == 3 and torch.equal(opened.split.test.positive, trained.split.test.positive)
+
+
+def test_a_model_of_other_links_is_refused(command, links_csv, tmp_path):
+    """Its rows would be taken for other nodes, and most of the test part would be what it was trained on."""
+    source = tmp_path / "links.csv"
+    source.write_text(links_csv.read_text())
+    assert command(*arguments(source, tmp_path / "run", "--trainer.max_epochs=1")).returncode == 0
+    header, *rows = links_csv.read_text().splitlines()
+    source.write_text("\n".join([header, *rows[::-1]]))
+    message = "the links are not those that the model was trained on, or not in their order"
+    done = command("links", tmp_path / "run")
+    assert done.returncode == 1 and f"run do not fit {source}: {message}" in done.stderr
+    done = command(*arguments(source, tmp_path / "run", "--trainer.max_epochs=1", "--ckpt_path=last"))
+    assert done.returncode == 1 and message in done.stderr
+    done = command(
+        "links", tmp_path / "run", f"--source={links_csv}", "--num_ranked=5", "--num_predictions=1"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_model_of_a_run_without_a_fingerprint_is_opened(links_csv):
+    data = LinkData(str(links_csv), undirected=True)
+    data.setup()
+    module = LinkPrediction()
+    module.build(data)
+    state = module.state_dict()
+    del state["fingerprint"]
+    module.on_load_checkpoint({"state_dict": state})
+    module.load_state_dict(state)
 
 
 def test_a_damaged_checkpoint_is_named(command, links_csv, tmp_path):
@@ -191,6 +222,15 @@ def test_nodes_are_free_vectors_features_or_both():
         NodeTable(graph_of(), free=False)
 
 
+@pytest.mark.parametrize("encoder", [NodeTable, RelationalNodes])
+def test_without_free_vectors_no_node_has_a_bias_of_its_own(encoder):
+    """A node that training sees no link of would have none, and be less likely than the others for it."""
+    graph = graph_of(features=torch.randn(12, 5))
+    for free in (True, False):
+        model = LinkModel(graph, partial(encoder, num_features=8, free=free), DistMult)
+        assert model.node_bias.requires_grad == free
+
+
 def test_relational_nodes_take_every_relation_apart(kernels):
     encoder = RelationalNodes(graph_of(), num_features=8, num_layers=1, num_bases=2)
     layer, edges = encoder.layers[0], encoder.edges
@@ -266,6 +306,45 @@ def test_a_training_step_is_the_loss_of_single_triples(links_csv, queries):
             total = total + torch.nn.functional.softplus(-s if key in train else s)
             count += 1
     torch.testing.assert_close(loss, total / count, rtol=1e-6, atol=1e-8)
+
+
+def test_scores_that_are_no_numbers_are_no_success(links_csv):
+    """No score is above nan, so that every link of a diverged model would be the first of its ranking."""
+    data = LinkData(str(links_csv), undirected=True)
+    data.setup()
+    module = LinkPrediction()
+    module.build(data)
+    module.model.encoder.free.data[0] = torch.inf
+    with pytest.raises(ContrastiveError, match="scores links as nan"):
+        rank_links(module, data, 100, seed=0)
+
+
+@pytest.mark.parametrize("evidence", ["none", "all"])
+def test_new_links_are_the_best_of_all_pairs(links_csv, monkeypatch, evidence):
+    """Looked for some heads at a time: all pairs of users and items at once would not fit in memory."""
+    data = LinkData(str(links_csv), undirected=True, queries="triples", evidence=evidence)
+    data.setup()
+    module = LinkPrediction(partial(NodeTable, num_features=4))
+    module.build(data)
+    links = data.split.links
+    n, known = links.num_nodes, set(map(tuple, links.triples.tolist()))
+    pairs = {(u, v) for u, _, v in data.split.train.tolist()} if evidence == "all" else None
+    left = [
+        (u, r, v)
+        for r in range(links.num_relations)
+        for u in range(n)
+        for v in range(u + 1, n)
+        if (u, r, v) not in known and (pairs is None or (u, v) in pairs)
+    ]
+    scores = score_triples(module, torch.tensor(left), data.evidence)
+    expected = [left[i] for i in scores.topk(20).indices.tolist()]
+    for pairs_at_a_time in (2**22, 100, 1):
+        monkeypatch.setattr("contrastive.evaluation.link_report.PAIRS", pairs_at_a_time)
+        found = new_links(module, data, 20)
+        assert [
+            (links.nodes.index(row["head"]), int(row["relation"][1:]), links.nodes.index(row["tail"]))
+            for row in found
+        ] == expected
 
 
 def test_the_page_escapes_names():

@@ -89,7 +89,7 @@ class Evidence:
         relations, counts = flat[order, 1].unique_consecutive(return_counts=True)
         for relation, rows in zip(relations.tolist(), order.split(counts.tolist())):
             out[rows] = self._of_relation(relation, flat[rows])
-        return out.view(*triples.shape[:-1], -1)
+        return out.view(*triples.shape[:-1], self.num_features)
 
     def _of_relation(self, relation: int, triples: Tensor) -> Tensor:
         head, tail = triples[:, 0], triples[:, 2]

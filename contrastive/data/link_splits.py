@@ -86,8 +86,14 @@ def split_links(
         seed: of the draws.
 
     Raises:
-        ContrastiveError: a part would be empty, or a relation has too few pairs that are not linked.
+        ContrastiveError: fractions that leave nothing for training, a part that would be empty, or a relation
+            with too few pairs that are not linked.
     """
+    if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
+        raise ContrastiveError(
+            f"val_fraction is {val_fraction} and test_fraction {test_fraction}; expected 0 or more, and less "
+            "than 1 together, for training has the rest"
+        )
     generator = torch.Generator().manual_seed(seed)
     fractions = torch.tensor([val_fraction, test_fraction])
     part, allowed, hidden_nodes = _PARTS[kind](links, fractions, generator)
@@ -115,7 +121,7 @@ Allowed = Callable[[int, Tensor], Tensor]  # (part, triples): which can be held-
 def _by_link(links: Links, fractions: Tensor, generator: torch.Generator) -> tuple[Tensor, Allowed, Tensor]:
     """The same share of every relation, rounded down and one at least where there are three links."""
     relation = links.triples[:, 1]
-    order = torch.rand(len(relation), generator=generator).argsort()
+    order = torch.rand(len(relation), generator=generator).argsort(stable=True)
     order = order[relation[order].argsort(stable=True)]  # relation by relation, within it at random
     counts = relation.bincount(minlength=links.num_relations)
     starts = counts.cumsum(0) - counts

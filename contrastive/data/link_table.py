@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,11 @@ class Links:
     def num_relations(self) -> int:
         """R."""
         return len(self.relations)
+
+    @property
+    def typed_nodes(self) -> list[tuple[str, str]]:
+        """(type, name) of every node."""
+        return [(self.node_types[t], name) for t, name in zip(self.node_type.tolist(), self.nodes)]
 
     def keys(self, triples: Tensor) -> Tensor:
         """One int64 a triple ``(…, 3)``, the same for both directions of an undirected link."""
@@ -152,6 +158,12 @@ def select_relations(links: Links, keep: Tensor) -> Links:
 def shortened(names: Sequence[str]) -> str:
     """The first names of many, for messages."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more relations" if len(names) > 3 else "")
+
+
+def places(names: Sequence[Any], others: Sequence[Any]) -> Tensor:
+    """``(len(others),)`` int64: where each of the others is among the names, -1 where it is not."""
+    place = {name: i for i, name in enumerate(names)}
+    return torch.tensor([place.get(name, -1) for name in others], dtype=torch.int64)
 
 
 def contains(ordered: Tensor, keys: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,7 +27,7 @@ from contrastive.data.link_queries import (
     TripleQueries,
 )
 from contrastive.data.link_splits import LinkSplit, SplitKind, split_links
-from contrastive.data.link_table import Links, keep_relations, shortened
+from contrastive.data.link_table import Links, contains, keep_relations, places, shortened
 from contrastive.data.nodes import Passes
 from contrastive.errors import ContrastiveError
 from encoders.graph_batch import GraphBatch
@@ -62,7 +64,7 @@ class LinkData(LightningDataModule):
         evidence: features of triples from the training links in closed form, see
             ``contrastive.data.link_evidence.Evidence``: ``none``, ``ends`` or ``all``. For ``triples``.
         ridge: of the evidence.
-        features: a .npz with ``names`` (nodes) and ``h``, one row a name, for the encoder.
+        features: a .npz with ``names`` (nodes) and ``h``, a row a name, see `read_features`.
         seed: of split, order and corruptions; ``pretrain`` takes it from ``seed_everything``.
     """
 
@@ -111,6 +113,7 @@ class LinkData(LightningDataModule):
         self.evidence_kind, self.ridge, self.seed = evidence, ridge, seed
         self.files: tuple[Links, Links] | None = None
         self.split: LinkSplit | None = None
+        self.fingerprint: Tensor | None = None
         self.graph: LinkGraph | None = None
         self._queries: TailQueries | TripleQueries | None = None
 
@@ -123,8 +126,11 @@ class LinkData(LightningDataModule):
             self.files = read_links(source, context=context, **self.reading)
         links, known = keep_relations(self.files[0], self.min_links), self.files[1]
         self.split = split_links(links, self.split_kind, **self.fractions, seed=self.seed)
+        self.fingerprint = fingerprint(self.split, known)
         if self.split_kind == "links":
             _tell_of_both_directions(links, self.source)
+        tell_of_held_out(self.split, "the context", known, known.triples)
+        _tell_of_loops(self.split)
         features = None if self.features_file is None else read_features(self.features_file, links)
         self.graph = LinkGraph(
             links.num_nodes, links.num_relations, partial(typed_edges, self.split, known), features
@@ -165,6 +171,22 @@ class LinkData(LightningDataModule):
         return EpochLoader(passes, self.trainer, batch_size=1, sampler=Passes(steps))
 
 
+def fingerprint(split: LinkSplit, known: Links) -> Tensor:
+    """SHA-256, ``(32,)`` uint8, of what a model's rows stand for and which links are in which part.
+
+    A model knows nodes and relations by their places, which are those of the file's rows: the same links in
+    another order are other nodes, and links that are added move others from the training part to the test's.
+    """
+    digest = hashlib.sha256()
+    for links in (split.links, known):
+        digest.update(json.dumps([links.nodes, links.node_types, links.relations]).encode())
+        for numbers in (links.node_type, links.undirected, links.triples):
+            digest.update(numbers.contiguous().numpy().data)
+    for part in (split.train, *split.val, *split.test):
+        digest.update(part.contiguous().numpy().data)
+    return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+
+
 def _tell_of_both_directions(links: Links, source: str | list[str]) -> None:
     """Warn of relations all of whose links are there in both directions, so that a split parts the two."""
     names = [name for name, share in zip(links.relations, links.reversed_share.tolist()) if share == 1]
@@ -177,32 +199,93 @@ def _tell_of_both_directions(links: Links, source: str | list[str]) -> None:
         )
 
 
+def tell_of_held_out(split: LinkSplit, whose: str, others: Links, triples: Tensor) -> None:
+    """Warn of held-out links that other links have too, by the names of ends and relation.
+
+    Args:
+        split: of the links to predict.
+        whose: the others, for the message.
+        others: their nodes and relations.
+        triples: ``(M, 3)`` int64, those of the others that the model learns from.
+    """
+    if not len(triples):
+        return
+    links = split.links
+    node = places(links.typed_nodes, others.typed_nodes)
+    relation = places(links.relations, others.relations)
+    shown = torch.stack([node[triples[:, 0]], relation[triples[:, 1]], node[triples[:, 2]]], dim=1)
+    keys = links.keys(shown[(shown >= 0).all(dim=1)]).unique()
+    held_out = torch.cat([split.val.positive, split.test.positive])
+    count = int(contains(keys, links.keys(held_out)).sum())
+    if count:
+        log.warning(
+            "%s has %d of the %d held-out links, under the same names: what is evaluated may know them",
+            whose,
+            count,
+            len(held_out),
+        )
+
+
+def _tell_of_loops(split: LinkSplit) -> None:
+    """Warn of held-out links of a node to itself, which no negative and no other candidate is."""
+    held_out = torch.cat([split.val.positive, split.test.positive])
+    count = int((held_out[:, 0] == held_out[:, 2]).sum())
+    if count:
+        log.warning(
+            "%d of the %d held-out links are of a node to itself, and their negatives are not, which alone "
+            "tells them apart; leave such rows out",
+            count,
+            len(held_out),
+        )
+
+
 def read_features(file: str | Path, links: Links) -> Tensor:
     """Features of the nodes by name, ``(N, F)`` float32 with the mean 0 and the deviation 1 over those named.
 
     Nodes that the file does not name get zeros.
 
     Args:
-        file: a .npz with ``names`` ``(M,)`` and ``h`` ``(M, F)``.
+        file: a .npz with ``names`` ``(M,)``, each once, and ``h`` ``(M, F)``; ``types`` ``(M,)`` too where a
+            name is of nodes of several types, as user 7 and item 7.
         links: the nodes.
 
     Raises:
-        ContrastiveError: no such file, no such arrays, or no node named.
+        ContrastiveError: no such file, no such arrays, a value that is not finite, a name that is there
+            twice or of two nodes, or no node named.
     """
-    try:
-        with np.load(Path(file).expanduser(), allow_pickle=False) as arrays:
-            names, h = arrays["names"].astype(str).tolist(), torch.from_numpy(arrays["h"]).float()
-    except (OSError, ValueError, KeyError) as error:
-        raise ContrastiveError(f"{file} is no .npz with names (M,) and h (M, F) of nodes: {error}") from error
-    place = {name: i for i, name in enumerate(names)}
-    rows = torch.tensor([place.get(name, -1) for name in links.nodes])
+    names, types, h = _feature_arrays(file)
+    keys, nodes = (names, links.nodes) if types is None else (list(zip(types, names)), links.typed_nodes)
+    place = {key: i for i, key in enumerate(keys)}
+    rows = torch.tensor([place.get(node, -1) for node in nodes])
     found = rows >= 0
-    if len(names) != len(h) or not found.any():
-        raise ContrastiveError(f"{file} has {len(h)} rows for {len(names)} names, of which none is a node")
+    if not found.any():
+        raise ContrastiveError(f"{file} has features of {len(names)} names, of which none is a node")
+    counts = rows[found].bincount(minlength=len(names))
+    for wrong, what in (
+        (torch.tensor([place[key] != i for i, key in enumerate(keys)]), "is named twice"),
+        (counts > 1, "is the name of nodes of several types; add types (M,), those of the nodes"),
+        ((counts > 0) & ~h.isfinite().all(dim=1), "has features that are not finite"),
+    ):
+        if wrong.any():
+            raise ContrastiveError(f"{file}: {names[int(wrong.nonzero()[0])]} {what}")
     out = torch.zeros(links.num_nodes, h.shape[1])
     own = h[rows[found]]
-    out[found] = (own - own.mean(dim=0)) / own.std(dim=0, correction=min(1, len(own) - 1)).clamp(min=1e-6)
+    spread = own.std(dim=0, correction=min(1, len(own) - 1)).clamp(min=1e-6)
+    out[found] = ((own - own.mean(dim=0)) / spread).float()
     return out
+
+
+def _feature_arrays(file: str | Path) -> tuple[list[str], list[str] | None, Tensor]:
+    """Names, types where given, and h ``(M, F)`` float64: in float32 a constant would have a spread."""
+    try:
+        with np.load(Path(file).expanduser(), allow_pickle=False) as arrays:
+            names, h = arrays["names"].astype(str).tolist(), torch.from_numpy(arrays["h"]).double()
+            types = arrays["types"].astype(str).tolist() if "types" in arrays else None
+        if h.ndim != 2 or len(names) != len(h) or len(types or names) != len(h):
+            raise ValueError(f"{len(names)} names for h of the shape {tuple(h.shape)}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ContrastiveError(f"{file} is no .npz with names (M,) and h (M, F) of nodes: {error}") from error
+    return names, types, h
 
 
 def decagon_files(source: str | list[str], context: list[str] | None) -> tuple[list[str], list[str]]:

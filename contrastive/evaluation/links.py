@@ -23,9 +23,8 @@ def by_relation(
         ``auroc``, ``auprc`` (average precision: the mean over links of the precision at their rank, equal
         scores counted as one rank) and ``ap_at_k``, each ``(R,)`` with NaN where a relation has no link or
         no other pair. AP@k is the average precision within the k best scored pairs, Σ_{i≤k} precision@i ·
-        [i is a link] / #links among the k, as Decagon's code has it (arXiv 1802.00543); 0 where none is.
-        Of equal scores it takes a random order, always the same: in the given one, links first, a constant
-        score would have 1.
+        [i is a link] / min(k, #links), as Decagon's code has it (arXiv 1802.00543). Of equal scores it takes
+        a random order, always the same: in the given one, links first, a constant score would have 1.
     """
     relation, truth = np.asarray(relation, dtype=np.int64), np.asarray(truth, dtype=bool)
     score = np.where(np.isnan(score), -np.inf, score)
@@ -49,9 +48,8 @@ def by_relation(
         )
         auroc = (rank_sum - links * (links + 1) / 2) / (links * others)
         within = truth & (place <= k)
-        best = np.bincount(relation, weights=within, minlength=num_relations)
         total = np.bincount(relation, weights=within * hits / place, minlength=num_relations)
-        ap_at_k = np.where(best > 0, total / np.maximum(best, 1), 0.0)
+        ap_at_k = total / np.minimum(links, k)
     defined = (links > 0) & (others > 0)
     return {
         name: np.where(defined, values, np.nan)
@@ -123,10 +121,13 @@ def recommendation(
     Returns:
         Each ``(U,)`` float64: ``hits@k`` is 1 where the list has a relevant item; ``ndcg@k`` =
         Σ_{i≤k} [item i relevant]/log₂(i + 1) over the same of the best list (Järvelin and Kekäläinen 2002);
-        ``mrr`` 1/rank of the first relevant item.
+        ``mrr`` 1/rank of the first relevant item. Items of equal scores have a random order, always the same:
+        in the files' own the much linked ones are first, so that a constant score would be a success.
     """
     scores = scores.masked_fill(known & ~relevant, -torch.inf)
-    order = scores.argsort(dim=1, descending=True, stable=True)
+    draws = torch.rand(scores.shape, generator=torch.Generator().manual_seed(0))
+    shuffled = draws.argsort(dim=1, stable=True)
+    order = shuffled.gather(1, scores.gather(1, shuffled).argsort(dim=1, descending=True, stable=True))
     hit = relevant.gather(1, order).double()
     place = torch.arange(1, hit.shape[1] + 1)
     discount = 1 / (place + 1).double().log2()

@@ -21,8 +21,8 @@ from contrastive.data import Batch
 from contrastive.data.link_evidence import NUM_FEATURES, Evidence
 from contrastive.data.link_queries import LinkQueries
 from contrastive.data.link_splits import HeldOut
-from contrastive.data.link_table import Links, shortened
-from contrastive.data.links import LinkData
+from contrastive.data.link_table import places, shortened
+from contrastive.data.links import LinkData, tell_of_held_out
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.links import by_relation, summary
 from contrastive.features import evaluating
@@ -56,6 +56,8 @@ class LinkPrediction(LightningModule):
         seed: of the initial weights; ``pretrain`` takes it from ``seed_everything``.
     """
 
+    fingerprint: Tensor  # of the links that it is built for
+
     def __init__(
         self,
         encoder: Callable[[LinkGraph], nn.Module] = NodeTable,
@@ -88,6 +90,19 @@ class LinkPrediction(LightningModule):
         """
         self.started_from = path
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of other links, whose rows stand for other nodes and whose parts are others.
+
+        Raises:
+            ContrastiveError: the links are not those that the checkpoint's model was trained on.
+        """
+        theirs = checkpoint["state_dict"].setdefault("fingerprint", self.fingerprint)  # older ones have none
+        if not torch.equal(theirs.cpu(), self.fingerprint.cpu()):
+            raise ContrastiveError(
+                "the links are not those that the model was trained on, or not in their order, so that nodes "
+                "and held-out links would be mixed up; give the files as they were"
+            )
+
     def configure_model(self) -> None:
         """Build the model for the data, once these are read."""
         data: LinkData = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -100,6 +115,7 @@ class LinkPrediction(LightningModule):
         """Build the model for data that are set up."""
         if self.model is None:
             assert data.graph is not None
+            self.register_buffer("fingerprint", data.fingerprint)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 self.model = LinkModel(
@@ -195,6 +211,9 @@ def score_triples(
         triples: on the CPU.
         evidence: what makes it, or that of these triples ``(M, F)``; None where the model takes none.
         h: what `node_features` gave, for many calls: an R-GCN encodes the whole graph for it.
+
+    Raises:
+        ContrastiveError: a score is no number; no rank would be worse than its own, and its MRR 1.
     """
     model = module.model
     assert model is not None
@@ -205,7 +224,12 @@ def score_triples(
         for rows in torch.arange(len(triples)).split(CHUNK):
             own = None if known is None else known[rows].float().to(h.device)
             parts.append(model.triples(h, triples[rows].to(h.device), own).float().cpu())
-    return torch.cat(parts) if parts else torch.empty(0)
+    scores = torch.cat(parts) if parts else torch.empty(0)
+    if scores.isnan().any():
+        raise ContrastiveError(
+            "the model scores links as nan: its weights are too large or no numbers; lower the learning rate"
+        )
+    return scores
 
 
 def evaluate_held_out(
@@ -241,7 +265,7 @@ def open_links(run: str | Path, *, source: str | None = None) -> tuple[LinkPredi
     """A trained link model and its data, read and split as they were.
 
     Raises:
-        ContrastiveError: no run of link prediction, or weights that do not fit its data.
+        ContrastiveError: no run of link prediction, or weights of other links.
     """
     config = run_config(Path(run))
     module = build_module(config.get("model") or {})
@@ -254,10 +278,12 @@ def open_links(run: str | Path, *, source: str | None = None) -> tuple[LinkPredi
         data.source = source
     data.setup()
     module.build(data)
+    state = read_state(checkpoint_of(Path(run)))[1]
     try:
-        module.load_state_dict(read_state(checkpoint_of(Path(run)))[1])
-    except RuntimeError as error:
-        raise ContrastiveError(f"the weights of {run} do not fit its data: {error}") from error
+        module.on_load_checkpoint({"state_dict": state})
+        module.load_state_dict(state)
+    except (ContrastiveError, RuntimeError) as error:
+        raise ContrastiveError(f"the weights of {run} do not fit {data.source}: {error}") from error
     return module.eval(), data
 
 
@@ -271,19 +297,14 @@ def _start_free_vectors(module: LinkPrediction, data: LinkData, run: str) -> Non
     if free is None or free.shape[1] != h.shape[1]:
         own = "no free vectors" if free is None else f"free vectors of {free.shape[1]} features"
         raise ContrastiveError(f"{run} has {h.shape[1]} features a node and {type(nodes).__name__} has {own}")
-    place = {name: i for i, name in enumerate(_named(theirs.split.links))}
-    rows = torch.tensor([place.get(name, -1) for name in _named(data.split.links)])
+    rows = places(theirs.split.links.typed_nodes, data.split.links.typed_nodes)
     found = rows >= 0
     if not found.any():
         raise ContrastiveError(
             f"{run} has no node of {data.source}; its nodes are called like "
             f"{', '.join(theirs.split.links.nodes[:3])}"
         )
+    tell_of_held_out(data.split, f"the training part of {run}", theirs.split.links, theirs.split.train)
     with torch.no_grad():
         free[found] = h[rows[found]]
     print(f"{int(found.sum())} of {len(rows)} nodes start from {run}", flush=True)
-
-
-def _named(links: Links) -> list[tuple[str, str]]:
-    """(type, name) of every node."""
-    return [(links.node_types[t], name) for t, name in zip(links.node_type.tolist(), links.nodes)]
