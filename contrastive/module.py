@@ -107,10 +107,7 @@ class ContrastiveModule(LightningModule):
             plain = batch.input[0] if isinstance(batch.input, tuple) else batch.input
             if isinstance(plain, Tensor):
                 _warn_of_another_range(self.augment(batch), self.preprocess(plain))
-        key = torch.tensor(self.seed)
-        for part in (self.current_epoch, batch_idx, self.global_rank):
-            key = hash64(key) ^ part
-        torch.manual_seed(int(hash64(key)))
+        key_draws(self, batch_idx)
 
     def augment(self, batch: Batch) -> list[Any]:
         """Draw two views of every sample, which follow from (seed, epoch, index, view) alone."""
@@ -194,6 +191,14 @@ class ContrastiveModule(LightningModule):
         """Build the optimizer and a schedule that moves every step."""
         optimizer = built("model.optimizer", self.optimizer, decay_groups(self))
         return scheduled(optimizer, self.trainer, self.warmup_epochs, self.schedule)
+
+
+def key_draws(module: LightningModule, batch_idx: int) -> None:
+    """Seed torch's generators by (``module.seed``, epoch, batch, process), for a resume to draw the same."""
+    key = torch.tensor(module.seed)
+    for part in (module.current_epoch, batch_idx, module.global_rank):
+        key = hash64(key) ^ part
+    torch.manual_seed(int(hash64(key)))
 
 
 def _require_one_normalisation(views: list[nn.Module], preprocess: nn.Module) -> None:
