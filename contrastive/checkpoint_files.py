@@ -40,9 +40,14 @@ class WholeFiles(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             record = dict(size=part.stat().st_size, sha256=stream.digest.hexdigest())
-            write_record(path, record | {"step": checkpoint["global_step"], "saved": time.time()})
+            write_record(path, record | {"step": checkpoint["global_step"], "saved": _now(path.parent)})
 
         write_whole(path, write, advice=_ADVICE)
+
+
+def _now(folder: Path) -> float:
+    """The time, later than every checkpoint's there: a clock may have been set back, or be another node's."""
+    return max([time.time(), *(record["saved"] + 0.001 for _, record in records(folder))])
 
 
 class _Hashed:

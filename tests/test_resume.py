@@ -1,6 +1,7 @@
 """A run that ends at any step and is resumed goes on, to the bit, as if nothing had happened."""
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -211,6 +212,16 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(damage, says, 
     run = resume(folder, "graphs")
     assert f"{newest} {says}" in run.printed
     assert "the checkpoint before it is used" in run.printed
+    assert_same_run(folder, uninterrupted("graphs"))
+
+
+def test_a_clock_that_was_set_back(uninterrupted, folder):
+    """What is written now would be the oldest by the clock, and the first to be removed."""
+    assert pretrain(folder, "graphs", end=("SIGKILL", 10)).wait() == -9
+    for file in (folder / "checkpoints").glob("step-*.json"):
+        record = json.loads(file.read_text())
+        file.write_text(json.dumps(record | {"saved": record["saved"] + 3600}))
+    resume(folder, "graphs")
     assert_same_run(folder, uninterrupted("graphs"))
 
 
