@@ -225,6 +225,27 @@ def test_a_clock_that_was_set_back(uninterrupted, folder):
     assert_same_run(folder, uninterrupted("graphs"))
 
 
+@pytest.mark.parametrize(
+    "lose",
+    [
+        lambda checkpoints: (checkpoints / "last.ckpt").unlink(),
+        lambda checkpoints: (checkpoints / "step-9.ckpt").unlink(),  # the link is left
+        lambda checkpoints: (checkpoints / "step-9.json").write_text(""),  # as a crash of the system does
+    ],
+)
+def test_a_run_that_lost_a_file_of_its_newest_checkpoint_does_not_begin_anew(lose, uninterrupted, folder):
+    assert pretrain(folder, "graphs", end=("SIGKILL", 10)).wait() == -9
+    lose(folder / "checkpoints")
+    (folder / "losses-0").unlink()
+    run = pretrain(folder, "graphs")
+    assert run.wait() == 1 and f"{folder} already holds a run" in run.printed
+    run = pretrain(folder, "graphs", ckpt_path="auto")
+    assert run.wait() == 0, run.printed
+    assert len(steps(folder, 0)) <= 12  # from step 6 or 9
+    (folder / "losses-0").write_bytes((uninterrupted("graphs") / "losses-0").read_bytes())
+    assert_same_run(folder, uninterrupted("graphs"))
+
+
 def test_no_checkpoint_that_is_whole(folder):
     assert pretrain(folder, "graphs", end=("SIGKILL", 10)).wait() == -9
     for file in (folder / "checkpoints").glob("step-*.ckpt"):
