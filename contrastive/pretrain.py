@@ -259,6 +259,8 @@ def _refuse_settings(model: LightningModule, trainer: Trainer) -> None:
             "model.accumulate_negatives takes its steps by itself: leave out trainer.accumulate_grad_batches "
             "and trainer.gradient_clip_val"
         )
+    if trainer.overfit_batches and trainer.world_size > 1:  # type: ignore[attr-defined]
+        raise ContrastiveError("trainer.overfit_batches is for one process: take --trainer.devices 1")
     if 0 in (trainer.max_epochs, trainer.max_steps, trainer.limit_train_batches):
         raise ContrastiveError(
             "nothing would be trained: trainer.max_epochs, max_steps or limit_train_batches is 0"

@@ -17,7 +17,7 @@ FREE = re.compile(
     r"(wandb|run_dir|ckpt_path|allow_changes|config|knn|collapse|checkpoints)(\.|$)"
     r"|data\.(init_args\.)?(num_workers|cache_dir|download|time_limit|batch_size)$"
     r"|trainer\.(accelerator|strategy|devices|num_nodes|logger|callbacks|log_every_n_steps|enable_\w+|profiler"
-    r"|plugins|default_root_dir|detect_anomaly|benchmark|barebones|fast_dev_run|inference_mode|num_sanity_\w+"
+    r"|plugins|default_root_dir|detect_anomaly|benchmark|barebones|inference_mode|num_sanity_\w+"
     r"|limit_(val|test|predict)\w+|check_val\w+|val_check\w+|max_time)(\.|$)"
 )
 STREAMS = "contrastive.data.image_streams.ImageStream"  # its order follows the workers

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import SequentialSampler
 
 from contrastive.data.epochs import EpochLoader
 from contrastive.data.image_crops import Crop
@@ -110,3 +111,11 @@ def test_a_process_exits_while_workers_wait_for_the_rest_of_an_epoch():
     done = subprocess.run(command, cwd=Path(__file__).parent, timeout=100, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout, done.stderr
     assert not done.stderr, done.stderr
+
+
+def test_another_order_than_ours_is_passed_over_too():
+    """As ``trainer.overfit_batches`` sets one, and a loader of one's own may."""
+    graph = GraphBatch.from_edges(torch.tensor([[0, 1]]), torch.zeros(2, 1))
+    passes = NodePasses(graph, num_targets=None, fanouts=None, seed=3)
+    loader = EpochLoader(passes, at(2, 3), batch_size=1, sampler=SequentialSampler(range(7)))
+    assert [int(batch.index) for batch in loader] == [3, 4, 5, 6]

@@ -48,6 +48,23 @@ def test_a_method_of_ones_own_keeps_its_queue_and_its_averaged_encoder(uninterru
     assert_same_run(folder, uninterrupted("queue"))
 
 
+def test_weights_in_double_precision_keep_all_their_bits(folder, tmp_path):
+    precision = {"trainer.precision": "64-true"}
+    whole = pretrain(tmp_path / "whole", "graphs", **precision)
+    assert whole.wait() == 0, whole.printed
+    assert pretrain(folder, "graphs", end=("SIGKILL", 10), **precision).wait() == -9
+    resume(folder, "graphs", **precision)
+    assert_same_run(folder, tmp_path / "whole")
+
+
+def test_a_trial_of_few_steps_is_no_beginning_of_a_run(folder):
+    run = pretrain(folder, "graphs", **{"trainer.fast_dev_run": 2})
+    assert run.wait() == 0, run.printed
+    run = pretrain(folder, "graphs", ckpt_path="auto")
+    assert run.wait() == 1
+    assert "trainer.fast_dev_run was 2 and is False" in run.printed
+
+
 def write_stream(kind, folder):
     """96 images of noise as four tar shards, or as chunks of litdata; returns the source."""
     files = []

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from contrastive.signals import end_workers_at_exit, ignore_in_worker
 
@@ -35,8 +35,8 @@ class EpochLoader(DataLoader):
     Args:
         dataset: yields whole batches.
         trainer: asked for the epoch, and for its batches that are done.
-        options: of ``DataLoader``. A ``sampler`` takes ``start``, or the data set, where it is iterable,
-            takes ``epoch`` and ``start``.
+        options: of ``DataLoader``. A ``sampler`` that is an ``EpochOrder`` begins at ``start``, and a data set
+            that is iterable takes ``epoch`` and ``start``; of any other the batches before it are read.
     """
 
     def __init__(self, dataset: Any, trainer: Trainer, **options: Any) -> None:
@@ -61,6 +61,8 @@ class EpochLoader(DataLoader):
         if isinstance(self.sampler, EpochOrder):
             self.sampler.start = done * (self.batch_size or 1)
             return 0
+        if not isinstance(self.dataset, IterableDataset):
+            return done  # of another order, as trainer.overfit_batches gives one
         stream: Any = self.dataset
         stream.epoch = self._trainer.current_epoch
         workers = max(1, self.num_workers)  # batch k is worker k % workers': each skips equally many
