@@ -35,8 +35,8 @@ class EpochLoader(DataLoader):
     Args:
         dataset: yields whole batches.
         trainer: asked for the epoch, and for its batches that are done.
-        options: of ``DataLoader``. A ``sampler`` that is an ``EpochOrder`` begins at ``start``, and a data set
-            that is iterable takes ``epoch`` and ``start``; of any other the batches before it are read.
+        options: of ``DataLoader``. A ``sampler`` that is an ``EpochOrder`` takes ``start``, or the data set,
+            where it is iterable, takes ``epoch`` and ``start``; else what is done is read and passed over.
     """
 
     def __init__(self, dataset: Any, trainer: Trainer, **options: Any) -> None:
