@@ -35,6 +35,7 @@ from contrastive.saved import CONFIG, LAST
 
 _SAY_WHAT = ("--config", "-c", "--model", "--help", "-h", "--print_config")  # one of them is needed
 _ROOM = "make room, or give another --run_dir"
+_ANOTHER_OPTIMIZER = "optimizer.class_path was"  # it has no use for the state of the one before
 _NOT_OF_THE_RUN = ("config", "run_dir", "ckpt_path", "allow_changes")
 
 
@@ -224,13 +225,16 @@ class PretrainCLI(LightningCLI):
         assert self.checkpoint is not None
         saved = read_checkpoint(self.checkpoint)
         changes = "\n  ".join(changed_settings(saved, config, world_size))
-        if changes and not self.config.allow_changes:
+        if changes and (_ANOTHER_OPTIMIZER in changes or not self.config.allow_changes):
+            other = "" if _ANOTHER_OPTIMIZER in changes else ", or pass --allow_changes true"
             raise ContrastiveError(
                 f"{self.checkpoint} was written with other settings, and a resume would be another run:\n  "
-                f"{changes}\nSet them back, start a new --run_dir, or pass --allow_changes true"
+                f"{changes}\nSet them back, start a new --run_dir{other}"
             )
         if changes and is_first_process():
             print(f"resuming with changed settings:\n  {changes}", flush=True)
+            if ".optimizer." in changes:
+                print("the optimizer's stay as they were: they are part of its state", flush=True)
         return saved["global_step"]
 
 

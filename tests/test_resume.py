@@ -293,6 +293,19 @@ def test_changed_settings_are_refused_by_name(folder):
     assert "resuming with changed settings" in run.printed
 
 
+def test_the_optimizer_s_settings_are_those_of_its_state(folder):
+    sgd = {"model.optimizer": "torch.optim.SGD", "model.optimizer.lr": 0.01}
+    assert pretrain(folder, "graphs", end=("SIGKILL", 10), **sgd).wait() == -9
+    allowed = {"ckpt_path": "last", "allow_changes": "true"}
+    run = pretrain(folder, "graphs", **allowed, **{"model.optimizer": "torch.optim.Adam"})
+    assert run.wait() == 1
+    assert "optimizer.class_path was 'torch.optim.SGD' and is 'torch.optim.Adam'" in run.printed
+    assert "Set them back, start a new --run_dir\n" in run.printed
+    run = resume(folder, "graphs", allow_changes="true", **(sgd | {"model.optimizer.lr": 0.2}))
+    assert "the optimizer's stay as they were: they are part of its state" in run.printed
+    assert {group["initial_lr"] for group in last(folder)["optimizer_states"][0]["param_groups"]} == {0.01}
+
+
 def test_the_number_of_processes_may_change_with_the_batch_over_all_of_them(uninterrupted, folder):
     assert pretrain(folder, world_size=2, end=("SIGKILL", 10)).wait() == -9
     (folder / "losses-0").unlink()
