@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,11 @@ import yaml
 from forked import pretrain
 from PIL import Image
 from same_run import assert_same_run, last, steps
+
+from contrastive.checkpoints import Checkpoints
+from contrastive.data.links import LinkData
+from contrastive.data.nodes import NodeData
+from contrastive.errors import ContrastiveError
 
 
 @pytest.fixture
@@ -270,6 +276,30 @@ def test_no_checkpoint_that_is_whole(folder):
     run = pretrain(folder, "graphs", ckpt_path="last")
     assert run.wait() == 1
     assert f"there is no checkpoint in {folder / 'checkpoints'} to resume from" in run.printed
+
+
+def test_a_shard_that_is_gone_is_refused(folder, tmp_path):
+    """The others would come in another order, in which an epoch's rest has samples that it had before."""
+    pytest.importorskip("webdataset", reason="needs webdataset: pip install webdataset")
+    (tmp_path / "data").mkdir()
+    write_stream("webdataset", tmp_path / "data")
+    source = {"data.init_args.source": tmp_path / "data" / "*.tar"}
+    assert pretrain(folder, "stream", end=("SIGKILL", 10), **source).wait() == -9
+    (tmp_path / "data" / "2.tar").unlink()
+    run = pretrain(folder, "stream", ckpt_path="last", **source)
+    assert run.wait() == 1, run.printed
+    assert "the data holds 3 shards for pretraining, and held 4 when the checkpoint was" in run.printed
+
+
+@pytest.mark.parametrize("data", [NodeData("g"), LinkData("l")])
+def test_the_size_of_one_graph_is_compared_too(data):
+    """It has no data set of its samples."""
+    data.nodes = SimpleNamespace(graph=SimpleNamespace(num_nodes=7))
+    data.split = SimpleNamespace(train=torch.zeros(7, 3))
+    trainer = SimpleNamespace(datamodule=data)
+    Checkpoints().on_load_checkpoint(trainer, None, {"num_samples": 7})
+    with pytest.raises(ContrastiveError, match="holds 7 samples for pretraining, and held 8"):
+        Checkpoints().on_load_checkpoint(trainer, None, {"num_samples": 8})
 
 
 def test_changed_settings_are_refused_by_name(folder):
