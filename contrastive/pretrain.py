@@ -13,6 +13,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentError
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -51,7 +52,12 @@ def pretrain(args: list[str]) -> Path:
             remove_folders(cli.made)
         raise
     if cli.trainer.is_global_zero:
-        if not has_begun(cli.trainer):
+        if _time_is_over(cli.trainer):
+            print(
+                f"trainer.max_time is over, in which the time before a resume counts, after step "
+                f"{cli.trainer.global_step}; give more and go on with --ckpt_path last"
+            )
+        elif not has_begun(cli.trainer):
             print(f"nothing was left to train after step {cli.trainer.global_step}")
         print(f"run folder: {cli.run_dir}")
     return cli.run_dir
@@ -239,6 +245,13 @@ class PretrainCLI(LightningCLI):
 
 
 CLI = TypeVar("CLI", bound=PretrainCLI)
+
+
+def _time_is_over(trainer: Trainer) -> bool:
+    """Whether ``max_time`` has ended training."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    left = [callback.time_remaining() for callback in callbacks if isinstance(callback, Timer)]
+    return trainer.should_stop and any(seconds is not None and seconds <= 0 for seconds in left)
 
 
 def _start_from(model: LightningModule, path: str) -> None:

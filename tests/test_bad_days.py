@@ -63,6 +63,15 @@ def test_features_on_a_full_disk_are_one_message(command, digits_run, suffix, tm
         assert not list(disk.iterdir())
 
 
+def test_time_that_is_over_is_said_also_of_a_resume(folder):
+    """Lightning's timer goes on from the checkpoint's; with the same ``max_time`` a resume has none left."""
+    settings = {"trainer.max_time": "00:00:00:01", "trainer.max_epochs": 10_000}
+    for path in ("auto", "last"):
+        run = pretrain(folder, "graphs", ckpt_path=path, **settings)
+        assert run.wait() == 0, run.printed
+        assert "trainer.max_time is over, in which the time before a resume counts, after step" in run.printed
+
+
 def test_output_that_cannot_be_written(tmp_path):
     run = pretrain(tmp_path / "run", run_dir="/proc/run")
     assert run.wait() == 1
