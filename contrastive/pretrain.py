@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -215,7 +216,11 @@ class PretrainCLI(LightningCLI):
         if trainer_config.get("enable_progress_bar") is not False:
             own.append(Progress())
         trainer_config["callbacks"] = own + _as_list(trainer_config.get("callbacks"))
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except RuntimeError as error:  # of variables of SLURM's that do not go together
+            raise ContrastiveError(f"the trainer cannot be built: {error}") from error
+        _refuse_to_train_alone(trainer)
         step = self._resumed_step(config, trainer.world_size) if self.checkpoint else None
         if is_first_process():
             text = yaml.safe_dump(config, sort_keys=False)
@@ -281,6 +286,17 @@ def _refuse_settings(model: LightningModule, trainer: Trainer) -> None:
     if 0 in (trainer.max_epochs, trainer.max_steps, trainer.limit_train_batches):
         raise ContrastiveError(
             "nothing would be trained: trainer.max_epochs, max_steps or limit_train_batches is 0"
+        )
+
+
+def _refuse_to_train_alone(trainer: Trainer) -> None:
+    """Raise ContrastiveError in one of several processes that would each be a run, all in one folder."""
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE") or 1) > 1
+    if trainer.world_size == 1 and (by_torchrun or not is_first_process()):
+        raise ContrastiveError(
+            "the environment (WORLD_SIZE, RANK, LOCAL_RANK, SLURM_PROCID or NODE_RANK) says that this is one "
+            "of several processes, but trainer.devices times trainer.num_nodes is 1, and each would train "
+            "alone: give --trainer.devices and --trainer.num_nodes, or unset those variables"
         )
 
 

@@ -31,7 +31,7 @@ def settle_folder(given: str | None, recipe: str, asked: str | None) -> Path:
         if not candidates:
             raise ContrastiveError(f"no run in {runs} has a checkpoint to resume; name one with --run_dir")
         return candidates[-1].parent.parent
-    if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) == 1:
+    if int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) == 1:
         os.environ[_FOLDER] = time.strftime("%Y-%m-%d_%H-%M-%S")  # for the processes that this one may start
     elif _FOLDER not in os.environ:
         raise ContrastiveError("several processes need one folder that they agree on; give --run_dir")

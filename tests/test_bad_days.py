@@ -269,6 +269,34 @@ def test_processes_from_outside_need_one_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "variables",
+    [
+        {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"},  # torchrun
+        {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"},
+        {"RANK": "1"},  # left by another job
+        {"NODE_RANK": "1"},
+    ],
+)
+def test_a_process_of_several_does_not_train_alone(variables, folder):
+    """It would write the others' checkpoints, on samples of its own, or no metrics."""
+    run = pretrain(folder, "graphs", env=variables)
+    assert run.wait() == 1, run.printed
+    assert "says that this is one of several processes, but trainer.devices times" in run.printed
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("variables", [{"WORLD_SIZE": "", "NODE_RANK": ""}, {"SLURM_NTASKS": "2"}])
+def test_variables_of_a_cluster_that_say_nothing_or_too_little(variables, folder):
+    variables |= {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train"} if "SLURM_NTASKS" in variables else {}
+    run = pretrain(folder, "graphs", env=variables, **{"trainer.max_epochs": 1})
+    assert run.wait() == int("SLURM_NTASKS" in variables), run.printed
+    assert "Traceback" not in run.printed
+    assert (
+        "SLURM_NTASKS" not in variables or "the trainer cannot be built: You set `--ntasks=2`" in run.printed
+    )
+
+
+@pytest.mark.parametrize(
     "fails, said",
     [
         (lambda z: info_nce(z[:1], z[:1]), "a batch of 1 is compared.* give a batch_size of 2 or more"),
