@@ -7,10 +7,11 @@ import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import SequentialSampler
+from torch.utils.data import Dataset, SequentialSampler
 
 from contrastive.data.epochs import EpochLoader
 from contrastive.data.image_crops import Crop
@@ -92,6 +93,31 @@ def test_processes_share_an_epoch_without_repeats():
         read.append(torch.cat([batch.index for batch in loader]).tolist())
     assert len(read[0]) == len(read[1]) == 450  # three batches of 150 on each
     assert len({*read[0], *read[1]}) == 900
+
+
+class Drawing(Dataset):
+    """A data set of a user's own, which draws where it is read."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        return torch.rand(()).item(), np.random.rand()
+
+
+def test_workers_of_other_processes_draw_other_numbers():
+    def drawn(epoch, rank):
+        trainer = SimpleNamespace(**vars(at(epoch, 0)) | {"world_size": 2, "global_rank": rank})
+        return [
+            number
+            for item in EpochLoader(Drawing(), trainer, num_workers=2, batch_size=None)
+            for number in item
+        ]
+
+    first = drawn(2, 0)
+    torch.rand(3)  # what was drawn before does not matter
+    assert drawn(2, 0) == first
+    assert not {*first} & {*drawn(2, 1)} and not {*first} & {*drawn(3, 0)}
 
 
 def _content(input):

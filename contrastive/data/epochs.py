@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
+from augmentations.random import hash64
 from contrastive.signals import end_workers_at_exit, ignore_in_worker
 
 
@@ -54,7 +55,15 @@ class EpochLoader(DataLoader):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         done = self._trainer.fit_loop.epoch_loop.batch_progress.current.ready
         passed = self._start_at(done)
+        self.generator = torch.Generator().manual_seed(self._seed_of_workers())
         yield from islice(super().__iter__(), passed, None)
+
+    def _seed_of_workers(self) -> int:
+        """Of what a data set of one's own draws in its workers: by (seed, epoch, process), as all else."""
+        key = torch.tensor(getattr(self._trainer.lightning_module, "seed", 0))
+        for part in (self._trainer.current_epoch, self._trainer.global_rank):
+            key = hash64(key) ^ part
+        return int(hash64(key))
 
     def _start_at(self, done: int) -> int:
         """Have the order begin after ``done`` batches; return how many of its first to pass over as well."""
