@@ -21,10 +21,15 @@ def settle_folder(given: str | None, recipe: str, asked: str | None) -> Path:
     """The run's folder, one for all processes.
 
     Raises:
-        ContrastiveError: there is no run to resume; or processes started from outside were given no folder.
+        ContrastiveError: there is no run to resume; or processes started from outside, or a job that is to
+            find its run again, were given no folder.
     """
     if given:
         return Path(given).expanduser()
+    if asked == "auto":
+        raise ContrastiveError(
+            "--ckpt_path auto goes on with what is in --run_dir, which is not given: name it"
+        )
     runs = Path("runs") / recipe
     if asked == "last":
         candidates = sorted(runs.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime)
