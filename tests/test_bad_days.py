@@ -19,6 +19,7 @@ from contrastive.checkpoint_files import WholeFiles
 from contrastive.data.nodes import NodePasses
 from contrastive.errors import ContrastiveError
 from contrastive.faults import explained
+from contrastive.loggers import MetricsCSV
 from contrastive.losses import info_nce
 from contrastive.resume import lock
 
@@ -61,6 +62,16 @@ def test_features_on_a_full_disk_are_one_message(command, digits_run, suffix, tm
         done = command("embed", digits_run, "--data", "digits", "--output", disk / f"f{suffix}")
         assert done.returncode == 1 and f"f{suffix}: No space left on device" in done.stderr
         assert not list(disk.iterdir())
+
+
+def test_a_row_that_a_full_disk_cut_is_none_of_an_earlier_step(tmp_path):
+    logger = MetricsCSV(tmp_path)
+    for step in (8, 12):
+        logger.log_metrics({"loss": 0.5}, step)
+    file = tmp_path / "metrics.csv"
+    file.write_bytes(file.read_bytes().removesuffix(b"2\r\n"))  # of step 12 stays a 1
+    MetricsCSV(tmp_path, steps_done=9)
+    assert file.read_text().split() == ["loss,step", "0.5,8"]
 
 
 def test_time_that_is_over_is_said_also_of_a_resume(folder):
