@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -17,7 +16,7 @@ from pytorch_lightning.strategies import Strategy
 from torch.optim import Optimizer
 
 from contrastive.callbacks import OnlineKNN, is_last_epoch
-from contrastive.checkpoint_files import record_of, records, write_record
+from contrastive.checkpoint_files import read_record, record_of, records, write_record
 from contrastive.errors import ContrastiveError
 from contrastive.saved import LAST
 from contrastive.signals import Signals, Stopped, requeue
@@ -122,14 +121,14 @@ class Checkpoints(Checkpoint):
     def _tidy(self, trainer: Trainer, folder: Path, path: Path) -> None:
         """Point ``last`` and ``best`` to their checkpoints and remove those that are neither."""
         knn = next((c for c in trainer.callbacks if isinstance(c, OnlineKNN)), None)  # type: ignore[attr-defined]
-        if knn and knn.latest and knn.latest[0] == trainer.global_step and record_of(path).exists():
+        record = read_record(path)
+        if knn and knn.latest and knn.latest[0] == trainer.global_step and record:
             _, name, value = knn.latest
-            record = json.loads(record_of(path).read_text())
             score = -value if name == "knn_rmse" else value  # the higher the better
             write_record(path, record | {name: value, "score": score})
         _point(folder / LAST.name, path)
         found = records(folder)
-        judged = [(record["score"], path) for path, record in found if "score" in record]
+        judged = [(known["score"], path) for path, known in found if "score" in known]
         keep = {path for path, _ in found[: self.keep_last]}
         if judged:
             best = max(judged, key=lambda item: item[0])[1]

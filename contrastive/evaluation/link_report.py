@@ -26,7 +26,6 @@ from contrastive.methods.links import (
 from contrastive.report import print_table, require_writable, track, write_json, write_whole
 
 METRICS = ("auroc", "auprc", "ap_at_k")
-PAIRS = 2**22  # candidates that are looked at together, with a few hundred MB
 TITLES = {"auroc": "AUROC", "auprc": "AUPRC", "ap_at_k": "AP@50"}
 
 
@@ -170,12 +169,17 @@ def new_links(module: LinkPrediction, data: LinkData, number: int) -> list[dict[
     best: list[tuple[Tensor, Tensor]] = []
     for relation in track(range(links.num_relations), "Predicting", links.num_relations):
         heads, tails = links.pools[0][relation], links.pools[1][relation]
-        for some in heads.split(max(1, PAIRS // len(tails))):
-            triples = torch.cartesian_prod(some, torch.tensor([relation]), tails)
-            triples = triples[_is_new(triples, data, keys)]
-            scores = score_triples(module, triples, data.evidence, h)
-            top = scores.topk(min(number, len(scores))).indices
-            best.append((triples[top], scores[top]))
+        triples = torch.cartesian_prod(heads, torch.tensor([relation]), tails)
+        different = (
+            triples[:, 0] < triples[:, 2] if links.undirected[relation] else triples[:, 0] != triples[:, 2]
+        )
+        triples = triples[different]
+        if data.evidence is not None and data.evidence.kind == "all" and links.num_relations > 1:
+            triples = triples[contains(data.evidence.pairs, triples[:, 0] * links.num_nodes + triples[:, 2])]
+        triples = triples[links.fits(triples) & ~contains(keys, links.keys(triples))]
+        scores = score_triples(module, triples, data.evidence, h)
+        top = scores.topk(min(number, len(scores))).indices
+        best.append((triples[top], scores[top]))
     triples, scores = torch.cat([part for part, _ in best]), torch.cat([part for _, part in best])
     top = scores.topk(min(number, len(scores))).indices
     return [
@@ -189,17 +193,6 @@ def new_links(module: LinkPrediction, data: LinkData, number: int) -> list[dict[
         }
         for (head, relation, tail), score in zip(triples[top].tolist(), scores[top].tolist())
     ]
-
-
-def _is_new(triples: Tensor, data: LinkData, keys: Tensor) -> Tensor:
-    """Whether each of a relation's triples ``(M, 3)`` is a candidate: no known link, no loop, once."""
-    links = data.split.links  # type: ignore[union-attr]
-    head, relation, tail = triples.unbind(1)
-    new = torch.where(links.undirected[relation], head < tail, head != tail)
-    new &= links.fits(triples) & ~contains(keys, links.keys(triples))
-    if data.evidence is not None and data.evidence.kind == "all" and links.num_relations > 1:
-        new &= contains(data.evidence.pairs, head * links.num_nodes + tail)
-    return new
 
 
 def write_table(file: Path, rows: Sequence[dict[str, Any]]) -> None:
