@@ -57,21 +57,24 @@ class OnlineKNN(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if data.val is None or data.val.labels is None:
             return
-        if not trainer.is_global_zero and not is_sharded(pl_module):
-            return
+        found: Any = None
+        if trainer.is_global_zero or is_sharded(pl_module):
+            found = self._measure(pl_module, data)
+        # to all processes: each has callbacks that watch it, as EarlyStopping does
+        name, value = trainer.strategy.broadcast(found)
+        trainer.callback_metrics[name] = torch.tensor(value)
+        self.latest = trainer.global_step, name, value
+        step = max(0, trainer.global_step - 1)  # steps count from 0: that of the last batch
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            logger.log_metrics({name: value, "epoch": trainer.current_epoch}, step)
+
+    def _measure(self, module: LightningModule, data: Any) -> tuple[str, float]:
         known = labelled(data.train.labels)
         number = min(self.max_bank, len(known))
         bank = data.train.subset(known[np.arange(number) * len(known) // max(1, number)])
         val = data.val.subset(labelled(data.val.labels))
-        h, held_out = (_encoded(pl_module, part) for part in (bank, val))
-        name, value = neighbour_metric(h, bank.labels, held_out, val.labels, k=self.k)
-        if not trainer.is_global_zero:
-            return
-        trainer.callback_metrics[name] = torch.tensor(value)
-        self.latest = trainer.global_step, name, value
-        step = max(0, trainer.global_step - 1)  # steps count from 0: that of the last batch
-        for logger in trainer.loggers:
-            logger.log_metrics({name: value, "epoch": trainer.current_epoch}, step)
+        h, held_out = (_encoded(module, part) for part in (bank, val))
+        return neighbour_metric(h, bank.labels, held_out, val.labels, k=self.k)
 
 
 def is_last_epoch(trainer: Trainer) -> bool:

@@ -40,9 +40,14 @@ class WholeFiles(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             record = dict(size=part.stat().st_size, sha256=stream.digest.hexdigest())
-            write_record(path, record | {"step": checkpoint["global_step"], "saved": time.time()})
+            write_record(path, record | {"step": checkpoint["global_step"], "saved": _now(path.parent)})
 
         write_whole(path, write, advice=_ADVICE)
+
+
+def _now(folder: Path) -> float:
+    """The time, later than every checkpoint's there: a clock may have been set back, or be another node's."""
+    return max([time.time(), *(record["saved"] + 0.001 for _, record in records(folder))])
 
 
 class _Hashed:
@@ -77,13 +82,16 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
 
 def records(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """The checkpoints of a folder with their records, the one that was saved last first."""
-    found = [(path, json.loads(record_of(path).read_text())) for path in _recorded(folder)]
+    found = [(path, record) for path in folder.glob("step-*.ckpt") if (record := read_record(path))]
     return sorted(found, key=lambda item: item[1]["saved"], reverse=True)
 
 
-def _recorded(folder: Path) -> list[Path]:
-    paths = (path.with_suffix(".ckpt") for path in folder.glob("step-*.json"))
-    return [path for path in paths if path.exists()]
+def read_record(path: Path) -> dict[str, Any] | None:
+    """What is known of a checkpoint; None without a record, or of one that a crash of the system emptied."""
+    try:
+        return json.loads(record_of(path).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def verify(path: Path) -> None:
@@ -93,15 +101,20 @@ def verify(path: Path) -> None:
         ContrastiveError: it is not the file that was written; the message says how.
     """
     path = path.resolve()
-    if not record_of(path).exists():
+    record = read_record(path)
+    if record is None:
         return
-    record = json.loads(record_of(path).read_text())
     if path.stat().st_size != record["size"]:
         raise ContrastiveError(
             f"{path} is damaged: it has {path.stat().st_size:,} bytes of {record['size']:,}"
         )
     if sha256(path) != record["sha256"]:
         raise ContrastiveError(f"{path} is damaged: its SHA-256 is not the one that was written down")
+
+
+def holds_checkpoints(run_dir: Path) -> bool:
+    """Whether a folder has a checkpoint, whole or not, though the link to the newest may be lost."""
+    return (run_dir / LAST).exists() or any((run_dir / LAST.parent).glob("step-*.ckpt"))
 
 
 def newest(run_dir: Path) -> Path:

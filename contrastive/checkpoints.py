@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -17,7 +16,7 @@ from pytorch_lightning.strategies import Strategy
 from torch.optim import Optimizer
 
 from contrastive.callbacks import OnlineKNN, is_last_epoch
-from contrastive.checkpoint_files import record_of, records, write_record
+from contrastive.checkpoint_files import read_record, record_of, records, write_record
 from contrastive.errors import ContrastiveError
 from contrastive.saved import LAST
 from contrastive.signals import Signals, Stopped, requeue
@@ -90,7 +89,7 @@ class Checkpoints(Checkpoint):
         set_position(checkpoint, trainer)
         number_parameters(checkpoint, trainer, pl_module)
         checkpoint["world_size"] = trainer.world_size
-        checkpoint["num_samples"] = _num_samples(trainer)
+        checkpoint.update({f"num_{what}": number for what, number in _sizes(trainer).items()})
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -98,14 +97,15 @@ class Checkpoints(Checkpoint):
         """Refuse data of another size.
 
         Raises:
-            ContrastiveError: samples were added or removed since the checkpoint.
+            ContrastiveError: samples or shards were added or removed since the checkpoint.
         """
-        before, now = checkpoint.get("num_samples"), _num_samples(trainer)
-        if before is not None and before != now:
-            raise ContrastiveError(
-                f"the data holds {now:,} samples for pretraining, and held {before:,} when the checkpoint "
-                "was written: a resumed run would see others. Restore the data, or start a new run"
-            )
+        for what, now in _sizes(trainer).items():
+            before = checkpoint.get(f"num_{what}")
+            if before is not None and before != now:
+                raise ContrastiveError(
+                    f"the data holds {now:,} {what} for pretraining, and held {before:,} when the checkpoint "
+                    "was written: a resumed run would see others. Restore the data, or start a new run"
+                )
 
     def save(self, trainer: Trainer) -> None:
         """Write a checkpoint of this step, unless there is one."""
@@ -121,14 +121,14 @@ class Checkpoints(Checkpoint):
     def _tidy(self, trainer: Trainer, folder: Path, path: Path) -> None:
         """Point ``last`` and ``best`` to their checkpoints and remove those that are neither."""
         knn = next((c for c in trainer.callbacks if isinstance(c, OnlineKNN)), None)  # type: ignore[attr-defined]
-        if knn and knn.latest and knn.latest[0] == trainer.global_step and record_of(path).exists():
+        record = read_record(path)
+        if knn and knn.latest and knn.latest[0] == trainer.global_step and record:
             _, name, value = knn.latest
-            record = json.loads(record_of(path).read_text())
             score = -value if name == "knn_rmse" else value  # the higher the better
             write_record(path, record | {name: value, "score": score})
         _point(folder / LAST.name, path)
         found = records(folder)
-        judged = [(record["score"], path) for path, record in found if "score" in record]
+        judged = [(known["score"], path) for path, known in found if "score" in known]
         keep = {path for path, _ in found[: self.keep_last]}
         if judged:
             best = max(judged, key=lambda item: item[0])[1]
@@ -183,9 +183,14 @@ def has_begun(trainer: Trainer) -> bool:
     return any(isinstance(callback, Checkpoints) and callback.signals.training for callback in callbacks)
 
 
-def _num_samples(trainer: Trainer) -> int | None:
-    train: Any = getattr(trainer.datamodule, "train", None)  # type: ignore[attr-defined]
-    return len(train) if hasattr(train, "__len__") else None
+def _sizes(trainer: Trainer) -> dict[str, int]:
+    """How many samples the data holds, and how many shards, as far as that is known."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    train: Any = getattr(data, "train", None)
+    sizes = {"shards": len(train.shards)} if hasattr(train, "shards") else {}
+    if hasattr(data, "num_samples"):
+        return sizes | {"samples": data.num_samples}
+    return sizes | {"samples": len(train)} if hasattr(train, "__len__") else sizes
 
 
 def _point(link: Path, path: Path) -> None:

@@ -28,7 +28,7 @@ def num_processes() -> int:
 def is_first_process() -> bool:
     """Whether this process is the one that writes and prints; known before torch.distributed is."""
     first_of_node = rank_zero_only.rank == 0  # type: ignore[attr-defined]
-    return first_of_node and int(os.environ.get("NODE_RANK", 0)) == 0  # of nodes started by hand
+    return first_of_node and int(os.environ.get("NODE_RANK") or 0) == 0  # of nodes started by hand
 
 
 def other_ranks_logsumexp(z: Tensor, scale: Tensor, *, beta: float = 0.0) -> Tensor:

@@ -42,6 +42,8 @@ def fit(trainer: Trainer, model: LightningModule, data: Any, checkpoint: Path | 
     """
     # its handlers would take part in collectives; see `Signals`
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    if trainer.precision == "64-true":
+        model.double()  # before a checkpoint is loaded: Lightning does it after, and would round its weights
     saving = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
     try:
         with saving.signals:

@@ -6,12 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from contrastive.distributed import num_processes, sum_over_ranks
+
 
 class LinkLoss(nn.Module):
     """Called as ``loss(scores, positive, negative)``, all ``(Q, K)``; the masks are bool and disjoint.
 
     With β > 0 near negatives weigh more, as Robinson et al. (2021, arXiv 2010.04592) have it for views:
     negative j of a query weighs n e^{βs_j} / Σ e^{βs} over its n negatives. The weights are not detached.
+
+    With torch.distributed initialised the mean over processes is the loss of all queries, though queries
+    have unequally many candidates that count.
     """
 
 
@@ -35,7 +40,7 @@ class LinkBCE(LinkLoss):
         loss = F.binary_cross_entropy_with_logits(scores, positive.to(scores.dtype), reduction="none")
         if self.beta:
             loss = loss * (positive + near(scores, negative, self.beta))
-        return loss.masked_fill(~counted, 0.0).sum() / counted.sum().clamp(min=1)
+        return _divided(loss.masked_fill(~counted, 0.0).sum(), counted.sum())
 
 
 class LinkInfoNCE(LinkLoss):
@@ -65,7 +70,7 @@ class LinkInfoNCE(LinkLoss):
             log_negatives = negative.sum(dim=1).to(x.dtype).log() + weighed
         query, candidate = positive.nonzero(as_tuple=True)
         link = x[query, candidate]
-        return (torch.logaddexp(link, log_negatives[query]) - link).sum() / max(1, len(query))
+        return _divided((torch.logaddexp(link, log_negatives[query]) - link).sum(), len(query))
 
 
 class LinkMargin(LinkLoss):
@@ -87,11 +92,17 @@ class LinkMargin(LinkLoss):
         if self.beta:
             weight = negative * near(scores, negative, self.beta)
         query, candidate = positive.nonzero(as_tuple=True)
-        total, pairs = scores.new_zeros(()), negative.sum(dim=1)[query].sum().clamp(min=1)
+        total, pairs = scores.new_zeros(()), negative.sum(dim=1)[query].sum()
         for rows, columns in zip(query.split(4096), candidate.split(4096)):  # a link has K differences
             hinge = (self.margin - scores[rows, columns].unsqueeze(1) + scores[rows]).relu()
             total = total + (hinge * weight[rows]).sum()
-        return total / pairs
+        return _divided(total, pairs)
+
+
+def _divided(total: Tensor, count: Tensor | int) -> Tensor:
+    """A sum ``()`` over the mean count of all processes, which is at least 1 in all."""
+    own = torch.as_tensor(count, dtype=total.dtype, device=total.device)
+    return total * num_processes() / sum_over_ranks(own).clamp(min=1)
 
 
 def at_least_float32(scores: Tensor) -> Tensor:

@@ -39,8 +39,7 @@ class MetricsCSV(Logger):
         self._columns: list[str] = []
         if is_first_process():
             rows = [] if steps_done is None else self._read()
-            whole = [row for row in rows if (row.get("step") or "").isdigit()]  # a full disk cuts a line off
-            self._rewrite([row for row in whole if int(row["step"]) < (steps_done or 0)])
+            self._rewrite([row for row in rows if int(row["step"]) < (steps_done or 0)])
 
     @property
     def name(self) -> str:
@@ -71,7 +70,8 @@ class MetricsCSV(Logger):
         if not self._path.exists():
             return []
         with self._path.open(newline="") as file:
-            return list(csv.DictReader(file))
+            lines = [line for line in file if line.endswith("\n")]  # a full disk cuts a line off
+        return [row for row in csv.DictReader(lines) if (row.get("step") or "").isdigit()]
 
     def _rewrite(self, rows: list[dict[str, Any]], columns: list[str] | None = None) -> None:
         self._columns = columns or (list(rows[0]) if rows else ["step"])

@@ -106,10 +106,7 @@ class ContrastiveModule(LightningModule):
             plain = batch.input[0] if isinstance(batch.input, tuple) else batch.input
             if isinstance(plain, Tensor):
                 _warn_of_another_range(self.augment(batch), self.preprocess(plain))
-        key = torch.tensor(self.seed)
-        for part in (self.current_epoch, batch_idx, self.global_rank):
-            key = hash64(key) ^ part
-        torch.manual_seed(int(hash64(key)))
+        key_draws(self, batch_idx)
 
     def augment(self, batch: Batch) -> list[Any]:
         """Draw two views of every sample, which follow from (seed, epoch, index, view) alone."""
@@ -229,6 +226,14 @@ def _require_parts(encoder: Any, views: Any, projector: Any) -> None:
             f"projector is a {type(projector).__name__}; give what makes one of num_features, as "
             "lambda num_features: torch.nn.Linear(num_features, 128)"
         )
+
+
+def key_draws(module: LightningModule, batch_idx: int) -> None:
+    """Seed torch's generators by (``module.seed``, epoch, batch, process), for a resume to draw the same."""
+    key = torch.tensor(module.seed)
+    for part in (module.current_epoch, batch_idx, module.global_rank):
+        key = hash64(key) ^ part
+    torch.manual_seed(int(hash64(key)))
 
 
 def _require_one_normalisation(views: list[nn.Module], preprocess: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentError
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -35,6 +37,7 @@ from contrastive.saved import CONFIG, LAST
 
 _SAY_WHAT = ("--config", "-c", "--model", "--help", "-h", "--print_config")  # one of them is needed
 _ROOM = "make room, or give another --run_dir"
+_ANOTHER_OPTIMIZER = "optimizer.class_path was"  # it has no use for the state of the one before
 _NOT_OF_THE_RUN = ("config", "run_dir", "ckpt_path", "allow_changes")
 
 
@@ -50,7 +53,12 @@ def pretrain(args: list[str]) -> Path:
             remove_folders(cli.made)
         raise
     if cli.trainer.is_global_zero:
-        if not has_begun(cli.trainer):
+        if _time_is_over(cli.trainer):
+            print(
+                f"trainer.max_time is over, in which the time before a resume counts, after step "
+                f"{cli.trainer.global_step}; give more and go on with --ckpt_path last"
+            )
+        elif not has_begun(cli.trainer):
             print(f"nothing was left to train after step {cli.trainer.global_step}")
         print(f"run folder: {cli.run_dir}")
     return cli.run_dir
@@ -210,7 +218,11 @@ class PretrainCLI(LightningCLI):
         if trainer_config.get("enable_progress_bar") is not False:
             own.append(Progress())
         trainer_config["callbacks"] = own + _as_list(trainer_config.get("callbacks"))
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except RuntimeError as error:  # of variables of SLURM's that do not go together
+            raise ContrastiveError(f"the trainer cannot be built: {error}") from error
+        _refuse_to_train_alone(trainer)
         step = self._resumed_step(config, trainer.world_size) if self.checkpoint else None
         if is_first_process():
             text = yaml.safe_dump(config, sort_keys=False)
@@ -226,17 +238,27 @@ class PretrainCLI(LightningCLI):
         assert self.checkpoint is not None
         saved = read_checkpoint(self.checkpoint)
         changes = "\n  ".join(changed_settings(saved, config, world_size))
-        if changes and not self.config.allow_changes:
+        if changes and (_ANOTHER_OPTIMIZER in changes or not self.config.allow_changes):
+            other = "" if _ANOTHER_OPTIMIZER in changes else ", or pass --allow_changes true"
             raise ContrastiveError(
                 f"{self.checkpoint} was written with other settings, and a resume would be another run:\n  "
-                f"{changes}\nSet them back, start a new --run_dir, or pass --allow_changes true"
+                f"{changes}\nSet them back, start a new --run_dir{other}"
             )
         if changes and is_first_process():
             print(f"resuming with changed settings:\n  {changes}", flush=True)
+            if ".optimizer." in changes:
+                print("the optimizer's stay as they were: they are part of its state", flush=True)
         return saved["global_step"]
 
 
 CLI = TypeVar("CLI", bound=PretrainCLI)
+
+
+def _time_is_over(trainer: Trainer) -> bool:
+    """Whether ``max_time`` has ended training."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    left = [callback.time_remaining() for callback in callbacks if isinstance(callback, Timer)]
+    return trainer.should_stop and any(seconds is not None and seconds <= 0 for seconds in left)
 
 
 def _start_from(model: LightningModule, path: str) -> None:
@@ -261,9 +283,22 @@ def _refuse_settings(model: LightningModule, trainer: Trainer) -> None:
             "model.accumulate_negatives takes its steps by itself: leave out trainer.accumulate_grad_batches "
             "and trainer.gradient_clip_val"
         )
+    if trainer.overfit_batches and trainer.world_size > 1:  # type: ignore[attr-defined]
+        raise ContrastiveError("trainer.overfit_batches is for one process: take --trainer.devices 1")
     if 0 in (trainer.max_epochs, trainer.max_steps, trainer.limit_train_batches):
         raise ContrastiveError(
             "nothing would be trained: trainer.max_epochs, max_steps or limit_train_batches is 0"
+        )
+
+
+def _refuse_to_train_alone(trainer: Trainer) -> None:
+    """Raise ContrastiveError in one of several processes that would each be a run, all in one folder."""
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE") or 1) > 1
+    if trainer.world_size == 1 and (by_torchrun or not is_first_process()):
+        raise ContrastiveError(
+            "the environment (WORLD_SIZE, RANK, LOCAL_RANK, SLURM_PROCID or NODE_RANK) says that this is one "
+            "of several processes, but trainer.devices times trainer.num_nodes is 1, and each would train "
+            "alone: give --trainer.devices and --trainer.num_nodes, or unset those variables"
         )
 
 

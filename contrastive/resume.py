@@ -8,16 +8,15 @@ import socket
 from pathlib import Path
 from typing import IO, Any
 
-from contrastive.checkpoint_files import newest, verify
+from contrastive.checkpoint_files import holds_checkpoints, newest, verify
 from contrastive.errors import ContrastiveError
-from contrastive.saved import LAST
 
 # What may change between a checkpoint and its resume: where a run computes and reports, not what.
 FREE = re.compile(
     r"(wandb|run_dir|ckpt_path|allow_changes|config|knn|collapse|checkpoints)(\.|$)"
     r"|data\.(init_args\.)?(num_workers|cache_dir|download|time_limit|batch_size)$"
     r"|trainer\.(accelerator|strategy|devices|num_nodes|logger|callbacks|log_every_n_steps|enable_\w+|profiler"
-    r"|plugins|default_root_dir|detect_anomaly|benchmark|barebones|fast_dev_run|inference_mode|num_sanity_\w+"
+    r"|plugins|default_root_dir|detect_anomaly|benchmark|barebones|inference_mode|num_sanity_\w+"
     r"|limit_(val|test|predict)\w+|check_val\w+|val_check\w+|max_time)(\.|$)"
 )
 STREAMS = "contrastive.data.image_streams.ImageStream"  # its order follows the workers
@@ -33,12 +32,12 @@ def find_checkpoint(run_dir: Path, asked: str | None) -> Path | None:
     Raises:
         ContrastiveError: it is not there or damaged; or nothing is asked for, and the folder holds a run.
     """
-    if asked == "auto" and not (run_dir / LAST).exists():
+    if asked == "auto" and not holds_checkpoints(run_dir):
         return None
     if asked in ("last", "auto"):
         return newest(run_dir)
     if asked is None:
-        if (run_dir / LAST).exists():
+        if holds_checkpoints(run_dir):
             raise ContrastiveError(
                 f"{run_dir} already holds a run; resume with --ckpt_path last or give another --run_dir"
             )

@@ -21,17 +21,22 @@ def settle_folder(given: str | None, recipe: str, asked: str | None) -> Path:
     """The run's folder, one for all processes.
 
     Raises:
-        ContrastiveError: there is no run to resume; or processes started from outside were given no folder.
+        ContrastiveError: there is no run to resume; or processes started from outside, or a job that is to
+            find its run again, were given no folder.
     """
     if given:
         return Path(given).expanduser()
+    if asked == "auto":
+        raise ContrastiveError(
+            "--ckpt_path auto goes on with what is in --run_dir, which is not given: name it"
+        )
     runs = Path("runs") / recipe
     if asked == "last":
         candidates = sorted(runs.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime)
         if not candidates:
             raise ContrastiveError(f"no run in {runs} has a checkpoint to resume; name one with --run_dir")
         return candidates[-1].parent.parent
-    if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) == 1:
+    if int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) == 1:
         os.environ[_FOLDER] = time.strftime("%Y-%m-%d_%H-%M-%S")  # for the processes that this one may start
     elif _FOLDER not in os.environ:
         raise ContrastiveError("several processes need one folder that they agree on; give --run_dir")

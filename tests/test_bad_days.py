@@ -19,6 +19,7 @@ from contrastive.checkpoint_files import WholeFiles
 from contrastive.data.nodes import NodePasses
 from contrastive.errors import ContrastiveError
 from contrastive.faults import explained
+from contrastive.loggers import MetricsCSV
 from contrastive.losses import info_nce
 from contrastive.resume import lock
 
@@ -61,6 +62,25 @@ def test_features_on_a_full_disk_are_one_message(command, digits_run, suffix, tm
         done = command("embed", digits_run, "--data", "digits", "--output", disk / f"f{suffix}")
         assert done.returncode == 1 and f"f{suffix}: No space left on device" in done.stderr
         assert not list(disk.iterdir())
+
+
+def test_a_row_that_a_full_disk_cut_is_none_of_an_earlier_step(tmp_path):
+    logger = MetricsCSV(tmp_path)
+    for step in (8, 12):
+        logger.log_metrics({"loss": 0.5}, step)
+    file = tmp_path / "metrics.csv"
+    file.write_bytes(file.read_bytes().removesuffix(b"2\r\n"))  # of step 12 stays a 1
+    MetricsCSV(tmp_path, steps_done=9)
+    assert file.read_text().split() == ["loss,step", "0.5,8"]
+
+
+def test_time_that_is_over_is_said_also_of_a_resume(folder):
+    """Lightning's timer goes on from the checkpoint's; with the same ``max_time`` a resume has none left."""
+    settings = {"trainer.max_time": "00:00:00:01", "trainer.max_epochs": 10_000}
+    for path in ("auto", "last"):
+        run = pretrain(folder, "graphs", ckpt_path=path, **settings)
+        assert run.wait() == 0, run.printed
+        assert "trainer.max_time is over, in which the time before a resume counts, after step" in run.printed
 
 
 def test_output_that_cannot_be_written(tmp_path):
@@ -257,6 +277,34 @@ def test_processes_from_outside_need_one_folder(tmp_path):
     run = start(args, tmp_path / "log", env={"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"})
     assert run.wait() == 1
     assert "several processes need one folder that they agree on; give --run_dir" in run.printed
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"},  # torchrun
+        {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"},
+        {"RANK": "1"},  # left by another job
+        {"NODE_RANK": "1"},
+    ],
+)
+def test_a_process_of_several_does_not_train_alone(variables, folder):
+    """It would write the others' checkpoints, on samples of its own, or no metrics."""
+    run = pretrain(folder, "graphs", env=variables)
+    assert run.wait() == 1, run.printed
+    assert "says that this is one of several processes, but trainer.devices times" in run.printed
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("variables", [{"WORLD_SIZE": "", "NODE_RANK": ""}, {"SLURM_NTASKS": "2"}])
+def test_variables_of_a_cluster_that_say_nothing_or_too_little(variables, folder):
+    variables |= {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train"} if "SLURM_NTASKS" in variables else {}
+    run = pretrain(folder, "graphs", env=variables, **{"trainer.max_epochs": 1})
+    assert run.wait() == int("SLURM_NTASKS" in variables), run.printed
+    assert "Traceback" not in run.printed
+    assert (
+        "SLURM_NTASKS" not in variables or "the trainer cannot be built: You set `--ntasks=2`" in run.printed
+    )
 
 
 @pytest.mark.parametrize(

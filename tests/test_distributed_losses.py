@@ -15,6 +15,7 @@ from torch import multiprocessing, nn
 
 from contrastive import distributed
 from contrastive.correlation_losses import CCASSG, cca_ssg
+from contrastive.link_losses import LinkBCE, LinkInfoNCE, LinkMargin
 from contrastive.losses import (
     CrossModalInfoNCE,
     DebiasedInfoNCE,
@@ -43,6 +44,17 @@ class SupervisedInfoNCE(nn.Module):
         return supervised_info_nce(z0, z1, labels, temperature=0.2, **self.options)
 
 
+class OfLinks(nn.Module):
+    """Rows of the first view are scores of queries; the second view says which of their candidates count."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, z0, z1):
+        return self.loss(z0, z1 > 0.2, z1 < -0.1)
+
+
 LOSSES = {
     "info_nce": lambda: InfoNCE(temperature=0.2),
     "info_nce at a low temperature": lambda: InfoNCE(temperature=0.015),
@@ -57,6 +69,9 @@ LOSSES = {
     "cross_modal": lambda: CrossModalInfoNCE(temperature=0.2),
     "further negatives": QueueInfoNCE,
     "cca_ssg": lambda: CCASSG(decorrelation=0.1),
+    "links, cross-entropy": lambda: OfLinks(LinkBCE(beta=0.5)),
+    "links, InfoNCE": lambda: OfLinks(LinkInfoNCE()),
+    "links, margin": lambda: OfLinks(LinkMargin()),
 }
 
 

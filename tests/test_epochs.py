@@ -7,9 +7,11 @@ import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset, SequentialSampler
 
 from contrastive.data.epochs import EpochLoader
 from contrastive.data.image_crops import Crop
@@ -93,6 +95,31 @@ def test_processes_share_an_epoch_without_repeats():
     assert len({*read[0], *read[1]}) == 900
 
 
+class Drawing(Dataset):
+    """A data set of a user's own, which draws where it is read."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        return torch.rand(()).item(), np.random.rand()
+
+
+def test_workers_of_other_processes_draw_other_numbers():
+    def drawn(epoch, rank):
+        trainer = SimpleNamespace(**vars(at(epoch, 0)) | {"world_size": 2, "global_rank": rank})
+        return [
+            number
+            for item in EpochLoader(Drawing(), trainer, num_workers=2, batch_size=None)
+            for number in item
+        ]
+
+    first = drawn(2, 0)
+    torch.rand(3)  # what was drawn before does not matter
+    assert drawn(2, 0) == first
+    assert not {*first} & {*drawn(2, 1)} and not {*first} & {*drawn(3, 0)}
+
+
 def _content(input):
     if isinstance(input, GraphBatch):
         return input.target.tolist()
@@ -110,3 +137,11 @@ def test_a_process_exits_while_workers_wait_for_the_rest_of_an_epoch():
     done = subprocess.run(command, cwd=Path(__file__).parent, timeout=100, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout, done.stderr
     assert not done.stderr, done.stderr
+
+
+def test_another_order_than_ours_is_passed_over_too():
+    """As ``trainer.overfit_batches`` sets one, and a loader of one's own may."""
+    graph = GraphBatch.from_edges(torch.tensor([[0, 1]]), torch.zeros(2, 1))
+    passes = NodePasses(graph, num_targets=None, fanouts=None, seed=3)
+    loader = EpochLoader(passes, at(2, 3), batch_size=1, sampler=SequentialSampler(range(7)))
+    assert [int(batch.index) for batch in loader] == [3, 4, 5, 6]

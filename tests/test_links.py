@@ -162,7 +162,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_cut_off(links_csv, tmp_path, que
     def fit(**settings):
         evidence = "all" if queries == "triples" else "none"
         data = LinkData(str(links_csv), undirected=True, queries=queries, batch_size=16, evidence=evidence)
-        module = LinkPrediction(lambda graph: NodeTable(graph, num_features=8), DistMult)
+        module = LinkPrediction(lambda graph: NodeTable(graph, num_features=8), DistMult, dropout=0.3)
         each = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
         quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False)
         Trainer(max_epochs=4, accelerator="cpu", callbacks=[each], **quiet).fit(module, data, **settings)

@@ -1,12 +1,14 @@
 """A run that ends at any step and is resumed goes on, to the bit, as if nothing had happened."""
 
 import io
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +17,11 @@ import yaml
 from forked import pretrain
 from PIL import Image
 from same_run import assert_same_run, last, steps
+
+from contrastive.checkpoints import Checkpoints
+from contrastive.data.links import LinkData
+from contrastive.data.nodes import NodeData
+from contrastive.errors import ContrastiveError
 
 
 @pytest.fixture
@@ -45,6 +52,23 @@ def test_a_method_of_ones_own_keeps_its_queue_and_its_averaged_encoder(uninterru
     assert not torch.equal(saved["queue"], torch.eye(64)) and any("averaged" in key for key in saved)
     resume(folder, "queue")
     assert_same_run(folder, uninterrupted("queue"))
+
+
+def test_weights_in_double_precision_keep_all_their_bits(folder, tmp_path):
+    precision = {"trainer.precision": "64-true"}
+    whole = pretrain(tmp_path / "whole", "graphs", **precision)
+    assert whole.wait() == 0, whole.printed
+    assert pretrain(folder, "graphs", end=("SIGKILL", 10), **precision).wait() == -9
+    resume(folder, "graphs", **precision)
+    assert_same_run(folder, tmp_path / "whole")
+
+
+def test_a_trial_of_few_steps_is_no_beginning_of_a_run(folder):
+    run = pretrain(folder, "graphs", **{"trainer.fast_dev_run": 2})
+    assert run.wait() == 0, run.printed
+    run = pretrain(folder, "graphs", ckpt_path="auto")
+    assert run.wait() == 1
+    assert "trainer.fast_dev_run was 2 and is False" in run.printed
 
 
 def write_stream(kind, folder):
@@ -214,6 +238,37 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(damage, says, 
     assert_same_run(folder, uninterrupted("graphs"))
 
 
+def test_a_clock_that_was_set_back(uninterrupted, folder):
+    """What is written now would be the oldest by the clock, and the first to be removed."""
+    assert pretrain(folder, "graphs", end=("SIGKILL", 10)).wait() == -9
+    for file in (folder / "checkpoints").glob("step-*.json"):
+        record = json.loads(file.read_text())
+        file.write_text(json.dumps(record | {"saved": record["saved"] + 3600}))
+    resume(folder, "graphs")
+    assert_same_run(folder, uninterrupted("graphs"))
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        lambda checkpoints: (checkpoints / "last.ckpt").unlink(),
+        lambda checkpoints: (checkpoints / "step-9.ckpt").unlink(),  # the link is left
+        lambda checkpoints: (checkpoints / "step-9.json").write_text(""),  # as a crash of the system does
+    ],
+)
+def test_a_run_that_lost_a_file_of_its_newest_checkpoint_does_not_begin_anew(lose, uninterrupted, folder):
+    assert pretrain(folder, "graphs", end=("SIGKILL", 10)).wait() == -9
+    lose(folder / "checkpoints")
+    (folder / "losses-0").unlink()
+    run = pretrain(folder, "graphs")
+    assert run.wait() == 1 and f"{folder} already holds a run" in run.printed
+    run = pretrain(folder, "graphs", ckpt_path="auto")
+    assert run.wait() == 0, run.printed
+    assert len(steps(folder, 0)) <= 12  # from step 6 or 9
+    (folder / "losses-0").write_bytes((uninterrupted("graphs") / "losses-0").read_bytes())
+    assert_same_run(folder, uninterrupted("graphs"))
+
+
 def test_no_checkpoint_that_is_whole(folder):
     assert pretrain(folder, "graphs", end=("SIGKILL", 10)).wait() == -9
     for file in (folder / "checkpoints").glob("step-*.ckpt"):
@@ -221,6 +276,30 @@ def test_no_checkpoint_that_is_whole(folder):
     run = pretrain(folder, "graphs", ckpt_path="last")
     assert run.wait() == 1
     assert f"there is no checkpoint in {folder / 'checkpoints'} to resume from" in run.printed
+
+
+def test_a_shard_that_is_gone_is_refused(folder, tmp_path):
+    """The others would come in another order, in which an epoch's rest has samples that it had before."""
+    pytest.importorskip("webdataset", reason="needs webdataset: pip install webdataset")
+    (tmp_path / "data").mkdir()
+    write_stream("webdataset", tmp_path / "data")
+    source = {"data.init_args.source": tmp_path / "data" / "*.tar"}
+    assert pretrain(folder, "stream", end=("SIGKILL", 10), **source).wait() == -9
+    (tmp_path / "data" / "2.tar").unlink()
+    run = pretrain(folder, "stream", ckpt_path="last", **source)
+    assert run.wait() == 1, run.printed
+    assert "the data holds 3 shards for pretraining, and held 4 when the checkpoint was" in run.printed
+
+
+@pytest.mark.parametrize("data", [NodeData("g"), LinkData("l")])
+def test_the_size_of_one_graph_is_compared_too(data):
+    """It has no data set of its samples."""
+    data.nodes = SimpleNamespace(graph=SimpleNamespace(num_nodes=7))
+    data.split = SimpleNamespace(train=torch.zeros(7, 3))
+    trainer = SimpleNamespace(datamodule=data)
+    Checkpoints().on_load_checkpoint(trainer, None, {"num_samples": 7})
+    with pytest.raises(ContrastiveError, match="holds 7 samples for pretraining, and held 8"):
+        Checkpoints().on_load_checkpoint(trainer, None, {"num_samples": 8})
 
 
 def test_changed_settings_are_refused_by_name(folder):
@@ -242,6 +321,19 @@ def test_changed_settings_are_refused_by_name(folder):
     run = pretrain(folder, ckpt_path="last", allow_changes="true", **{"data.init_args.batch_size": 32})
     assert run.wait() == 0, run.printed
     assert "resuming with changed settings" in run.printed
+
+
+def test_the_optimizer_s_settings_are_those_of_its_state(folder):
+    sgd = {"model.optimizer": "torch.optim.SGD", "model.optimizer.lr": 0.01}
+    assert pretrain(folder, "graphs", end=("SIGKILL", 10), **sgd).wait() == -9
+    allowed = {"ckpt_path": "last", "allow_changes": "true"}
+    run = pretrain(folder, "graphs", **allowed, **{"model.optimizer": "torch.optim.Adam"})
+    assert run.wait() == 1
+    assert "optimizer.class_path was 'torch.optim.SGD' and is 'torch.optim.Adam'" in run.printed
+    assert "Set them back, start a new --run_dir\n" in run.printed
+    run = resume(folder, "graphs", allow_changes="true", **(sgd | {"model.optimizer.lr": 0.2}))
+    assert "the optimizer's stay as they were: they are part of its state" in run.printed
+    assert {group["initial_lr"] for group in last(folder)["optimizer_states"][0]["param_groups"]} == {0.01}
 
 
 def test_the_number_of_processes_may_change_with_the_batch_over_all_of_them(uninterrupted, folder):

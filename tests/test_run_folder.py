@@ -11,7 +11,7 @@ from forked import pretrain as start
 from contrastive.errors import ContrastiveError
 from contrastive.loggers import end_wandb
 from contrastive.pretrain import pretrain
-from contrastive.run_folder import make_folder, remove_folders
+from contrastive.run_folder import make_folder, remove_folders, settle_folder
 
 DIGITS = ["--config", "configs/image/simclr_digits.yaml", "--trainer.accelerator", "cpu"]
 DIGITS += ["--trainer.enable_progress_bar", "false", "--wandb", "off"]
@@ -125,3 +125,9 @@ def test_a_run_that_failed_in_its_first_step_is_kept(tmp_path):
     run = start(tmp_path / "run", callbacks=(*fault, "--trainer.callbacks.rank", 0))
     assert run.wait() == 1, run.printed
     assert (tmp_path / "run" / "config.yaml").is_file() and (tmp_path / "run" / "metrics.csv").is_file()
+
+
+def test_a_job_that_is_started_again_names_its_folder():
+    """Each start would be a new run in a folder of its own."""
+    with pytest.raises(ContrastiveError, match="ckpt_path auto goes on with what is in --run_dir"):
+        settle_folder(None, "simclr", "auto")

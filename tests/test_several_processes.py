@@ -62,6 +62,13 @@ def test_batch_norm_over_two_processes_is_one_process_s(tmp_path):
     assert runs[1].printed.count("run folder: ") == 2  # at the start and at the end, from one process
 
 
+def test_what_watches_the_online_knn_knows_it_in_every_process(tmp_path):
+    watch = ("--trainer.callbacks+=pytorch_lightning.callbacks.EarlyStopping", "--trainer.callbacks.monitor")
+    watch += ("knn_accuracy", "--trainer.callbacks.mode", "max", "--trainer.callbacks.patience", 1)
+    run = pretrain(tmp_path / "run", world_size=2, callbacks=watch, **{"trainer.max_epochs": 2})
+    assert run.wait() == 0, run.printed
+
+
 def test_weights_shared_out_over_two_processes(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     plain = SGD | PLAIN | {"model.optimizer.momentum": 0.9}

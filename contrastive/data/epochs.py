@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
+from augmentations.random import hash64
 from contrastive.signals import end_workers_at_exit, ignore_in_worker
 
 
@@ -35,8 +36,8 @@ class EpochLoader(DataLoader):
     Args:
         dataset: yields whole batches.
         trainer: asked for the epoch, and for its batches that are done.
-        options: of ``DataLoader``. A ``sampler`` takes ``start``, or the data set, where it is iterable,
-            takes ``epoch`` and ``start``.
+        options: of ``DataLoader``. A ``sampler`` that is an ``EpochOrder`` takes ``start``, or the data set,
+            where it is iterable, takes ``epoch`` and ``start``; else what is done is read and passed over.
     """
 
     def __init__(self, dataset: Any, trainer: Trainer, **options: Any) -> None:
@@ -54,13 +55,23 @@ class EpochLoader(DataLoader):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         done = self._trainer.fit_loop.epoch_loop.batch_progress.current.ready
         passed = self._start_at(done)
+        self.generator = torch.Generator().manual_seed(self._seed_of_workers())
         yield from islice(super().__iter__(), passed, None)
+
+    def _seed_of_workers(self) -> int:
+        """Of what a data set of one's own draws in its workers: by (seed, epoch, process), as all else."""
+        key = torch.tensor(getattr(self._trainer.lightning_module, "seed", 0))
+        for part in (self._trainer.current_epoch, self._trainer.global_rank):
+            key = hash64(key) ^ part
+        return int(hash64(key))
 
     def _start_at(self, done: int) -> int:
         """Have the order begin after ``done`` batches; return how many of its first to pass over as well."""
         if isinstance(self.sampler, EpochOrder):
             self.sampler.start = done * (self.batch_size or 1)
             return 0
+        if not isinstance(self.dataset, IterableDataset):
+            return done  # of another order, as trainer.overfit_batches gives one
         stream: Any = self.dataset
         stream.epoch = self._trainer.current_epoch
         workers = max(1, self.num_workers)  # batch k is worker k % workers': each skips equally many

@@ -144,6 +144,12 @@ class LinkData(LightningDataModule):
         assert self.split is not None
         return Evidence(self.split.links, self.split.train, kind=self.evidence_kind, ridge=self.ridge)
 
+    @property
+    def num_samples(self) -> int:
+        """Training links, which a resume compares with those of its checkpoint."""
+        assert self.split is not None
+        return len(self.split.train)
+
     def train_dataloader(self) -> DataLoader:
         """Batches of queries."""
         assert self.split is not None and self.trainer is not None

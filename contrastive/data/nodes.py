@@ -159,6 +159,12 @@ class NodeData(LightningDataModule):
                 "all with null"
             )
 
+    @property
+    def num_samples(self) -> int:
+        """Nodes of the graph, which a resume compares with those of its checkpoint."""
+        assert self.nodes is not None
+        return self.nodes.graph.num_nodes
+
     def train_dataloader(self) -> DataLoader:
         """One pass a step."""
         assert self.nodes is not None and self.trainer is not None

@@ -27,6 +27,7 @@ from contrastive.errors import ContrastiveError
 from contrastive.evaluation.links import by_relation, summary
 from contrastive.features import evaluating
 from contrastive.link_losses import LinkBCE
+from contrastive.module import key_draws
 from contrastive.optimizers import ScheduleCallable, built, decay_groups, scheduled
 from contrastive.saved import CONFIG, checkpoint_of, read_state, run_config
 from encoders.decoders import DistMult
@@ -53,7 +54,7 @@ class LinkPrediction(LightningModule):
         schedule: called with the optimizer, gives another schedule of torch's, which counts steps.
         dropout: of the nodes' features.
         validate_every_n_epochs: how often; the last epoch always.
-        seed: of the initial weights; ``pretrain`` takes it from ``seed_everything``.
+        seed: of the initial weights and of dropout; ``pretrain`` takes it from ``seed_everything``.
     """
 
     fingerprint: Tensor  # of the links that it is built for
@@ -127,6 +128,10 @@ class LinkPrediction(LightningModule):
                 )
             if self.started_from is not None:
                 _start_free_vectors(self, data, self.started_from)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Key what dropout draws by (seed, epoch, batch, process)."""
+        key_draws(self, batch_idx)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss ``()`` of a batch of queries."""
