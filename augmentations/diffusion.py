@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from augmentations.random import SampleRandom
+from encoders.adjacency import Adjacency
 from encoders.graph_batch import GraphBatch
 
 _COLUMNS = 1024  # of S at a time: a graph of 20,000 nodes takes 80 MB, not 1.6 GB
 
 # Nothing is drawn, so a batch that is seen again, as in training on one graph, is diffused once.
-_SEEN: WeakKeyDictionary[GraphBatch, dict[tuple, GraphBatch]] = WeakKeyDictionary()
+_SEEN: WeakKeyDictionary[GraphBatch, dict[tuple, tuple[Adjacency, GraphBatch]]] = WeakKeyDictionary()
 
 
 class _Diffusion(nn.Module):
@@ -28,10 +29,10 @@ class _Diffusion(nn.Module):
     def forward(self, batch: GraphBatch, random: SampleRandom | None = None) -> GraphBatch:
         """Replace the edges by those of S; edge features and types are lost."""
         seen = _SEEN.setdefault(batch, {})
-        if self._key not in seen:
+        if self._key not in seen or seen[self._key][0] is not batch.adjacency:  # of tensors assigned since
             with torch.inference_mode(False):  # for training too, which saves no tensor that inference made
-                seen[self._key] = self._diffuse(batch)
-        return seen[self._key]
+                seen[self._key] = batch.adjacency, self._diffuse(batch)
+        return seen[self._key][1]
 
     def _diffuse(self, batch: GraphBatch) -> GraphBatch:
         place = torch.arange(batch.num_nodes, device=batch.device) - batch.ptr[batch.graph_of_node]

@@ -74,3 +74,13 @@ def test_a_batch_that_inference_diffused_is_trained_on():
     diffused.sum_neighbours(h).sum().backward()
     out = torch.zeros(3).index_add(0, diffused.src, diffused.edge_weight)
     torch.testing.assert_close(h.grad, out[:, None].expand(3, 2))
+
+
+def test_a_tensor_that_is_assigned_is_diffused():
+    batch, view = GraphBatch.from_edges([(0, 1), (1, 2)], x=torch.ones(3, 1), undirected=True), PPRDiffusion()
+    before = view(batch)
+    assert view(batch) is before, "what is seen again is diffused once"
+    batch.x = torch.zeros(3, 1)
+    assert view(batch).x is batch.x
+    batch.edge_weight = torch.tensor([1.0, 1.0, 9.0, 9.0])
+    assert not torch.equal(view(batch).edge_weight, before.edge_weight)
