@@ -11,7 +11,7 @@ import yaml
 from pytorch_lightning import LightningDataModule, LightningModule
 
 from contrastive import cli, data, methods
-from contrastive.parse_errors import in_a_line
+from contrastive.parse_errors import in_a_line, null_setting
 
 INFO_NCE = "contrastive.losses.InfoNCE"
 SAID = {
@@ -208,3 +208,17 @@ def test_nothing_is_imported_and_what_is_not_known_is_kept():
 def test_an_option_before_its_class_is_told_to_come_after(capsys):
     assert cli.main(["pretrain", "--model.encoder", "encoders.image.ResNet", "--data.source", "digits"]) == 2
     assert "data has no class yet, so no option source: give --data CLASS" in capsys.readouterr().err
+
+
+class Named:
+    """As much code has it: null is the default, though the type does not say so."""
+
+    def __init__(self, name: str = None, size: int = 1):  # noqa: RUF013
+        pass
+
+
+def test_null_is_let_through_where_it_is_the_default():
+    config = {"model": {"class_path": f"{__name__}.Named", "init_args": {"name": None, "size": 2}}}
+    assert null_setting(config) is None
+    config["model"]["init_args"]["size"] = None
+    assert null_setting(config) == "model.size: expected a whole number, but was given null"
