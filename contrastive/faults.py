@@ -85,6 +85,11 @@ def _of_settings(error: BaseException, trainer: Trainer) -> str | None:
             f"trainer.precision {trainer.precision} does not fit views or encoder ({text.splitlines()[0]}); "
             "take bf16-mixed or 32-true"
         )
+    if isinstance(error, ValueError) and "loaded state dict" in text:  # torch's optimizers
+        return (
+            "the optimizer's state in the checkpoint is of other parameters than those that are trained now, "
+            "by the settings or by this version: set the model back, or start a new --run_dir"
+        )
     return _misfit(error, trainer)
 
 

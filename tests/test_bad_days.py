@@ -194,6 +194,16 @@ def test_a_second_derivative_that_there_is_not_is_said_without_a_traceback():
     assert "contrastive losses have no second derivative" in str(said)
 
 
+def test_an_optimizer_s_state_of_other_parameters_is_said_without_a_traceback():
+    """As of an R-GCN without free vectors, whose nodes once had biases."""
+    first, second = torch.zeros(2, requires_grad=True), torch.zeros(2, requires_grad=True)
+    state = torch.optim.AdamW([first, second]).state_dict()
+    with pytest.raises(ValueError) as raised:
+        torch.optim.AdamW([first]).load_state_dict(state)
+    said = explained(raised.value, Trainer(logger=False, enable_checkpointing=False, accelerator="cpu"))
+    assert "the optimizer's state in the checkpoint is of other parameters" in str(said)
+
+
 class Broken:
     """A sample whose transfer from the worker breaks off, as it does when the worker has died amid it."""
 

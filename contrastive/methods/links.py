@@ -101,7 +101,7 @@ class LinkPrediction(LightningModule):
         if not torch.equal(theirs.cpu(), self.fingerprint.cpu()):
             raise ContrastiveError(
                 "the links are not those that the model was trained on, or not in their order, so that nodes "
-                "and held-out links would be mixed up; give the files as they were"
+                "and held-out links would be mixed up; give the files, their split and the seed as they were"
             )
 
     def configure_model(self) -> None:
