@@ -59,7 +59,10 @@ class EpochLoader(DataLoader):
         yield from islice(super().__iter__(), passed, None)
 
     def _seed_of_workers(self) -> int:
-        """Of what a data set of one's own draws in its workers: by (seed, epoch, process), as all else."""
+        """Of what a data set of one's own draws in its workers, other numbers in each process.
+
+        It holds where workers start: those that persist go on from it, and a resumed run draws others.
+        """
         key = torch.tensor(getattr(self._trainer.lightning_module, "seed", 0))
         for part in (self._trainer.current_epoch, self._trainer.global_rank):
             key = hash64(key) ^ part
