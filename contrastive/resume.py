@@ -59,7 +59,9 @@ def changed_settings(checkpoint: dict[str, Any], config: dict[str, Any], world_s
         config: of the run that resumes, with every default.
         world_size: its processes.
     """
-    before, now = _flat(checkpoint.get("config") or config), _flat(config)
+    saved = checkpoint.get("config") or {}
+    # that of a module from Python says how inputs are normalised, and nothing of a run
+    before, now = _flat(saved if "trainer" in saved else config), _flat(config)
     changed = [
         f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())

@@ -22,6 +22,7 @@ from contrastive.checkpoints import Checkpoints
 from contrastive.data.links import LinkData
 from contrastive.data.nodes import NodeData
 from contrastive.errors import ContrastiveError
+from contrastive.resume import changed_settings
 
 
 @pytest.fixture
@@ -367,3 +368,10 @@ def test_a_checkpoint_with_code_in_it_is_not_opened(folder, tmp_path):
     assert run.wait() == 1
     assert f"{tmp_path / 'evil.ckpt'} cannot be read" in run.printed
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_of_a_module_from_python_has_no_settings_to_compare():
+    """Only how it normalised; all others would be said to have been None, and its optimizer another."""
+    config = {"model": {"optimizer": {"class_path": "torch.optim.AdamW"}}, "trainer": {"max_epochs": 2}}
+    assert changed_settings({"config": {"model": {"preprocess": {}}}}, config, 1) == []
+    assert changed_settings({"config": config | {"trainer": {"max_epochs": 1}}}, config, 1)
