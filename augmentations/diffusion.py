@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from augmentations.random import SampleRandom
-from encoders.adjacency import Adjacency
 from encoders.graph_batch import GraphBatch
 
 _COLUMNS = 1024  # of S at a time: a graph of 20,000 nodes takes 80 MB, not 1.6 GB
 
 # Nothing is drawn, so a batch that is seen again, as in training on one graph, is diffused once.
-_SEEN: WeakKeyDictionary[GraphBatch, dict[tuple, tuple[Adjacency, GraphBatch]]] = WeakKeyDictionary()
+_SEEN: WeakKeyDictionary[GraphBatch, dict[tuple, tuple[object, GraphBatch]]] = WeakKeyDictionary()
 
 
 class _Diffusion(nn.Module):

@@ -70,7 +70,7 @@ def null_setting(config: Any, where: str = "") -> str | None:
         config = config.get("init_args", config) or {}
         for name in options.keys() & config.keys():
             kind = getattr(options[name].annotation, "__name__", options[name].annotation)
-            if config[name] is None is not options[name].default and kind in _KINDS:
+            if kind in _KINDS and config[name] is None and options[name].default is not None:
                 return f"{where}.{name}: expected {_KINDS[kind]}, but was given null"
         parts = {f"{where}.{name}".lstrip("."): part for name, part in config.items()}
     else:
