@@ -32,6 +32,14 @@ def hash64(x: Tensor) -> Tensor:
     return x.bitwise_xor_(_shift(x, 31))
 
 
+def seed_of(seed: int, *parts: int) -> int:
+    """A seed for torch's generators that follows from a run's seed and numbers such as epoch and batch."""
+    key = torch.tensor(seed)
+    for part in parts:
+        key = hash64(key) ^ part
+    return int(hash64(key))
+
+
 @lru_cache(maxsize=64)
 def _offset_hashes(call: int, count: int, device: torch.device) -> Tensor:
     """Hash the counters of one call: the same for every batch, and half the work of a small draw."""

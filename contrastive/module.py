@@ -13,7 +13,7 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from augmentations.colour import Normalize
-from augmentations.random import SampleRandom, hash64
+from augmentations.random import SampleRandom, seed_of
 from contrastive.data import Batch, concatenate, split_batch
 from contrastive.features import default_preprocess, start_from
 from contrastive.gradient_cache import cached_backward
@@ -230,10 +230,8 @@ def _require_parts(encoder: Any, views: Any, projector: Any) -> None:
 
 def key_draws(module: LightningModule, batch_idx: int) -> None:
     """Seed torch's generators by (``module.seed``, epoch, batch, process), for a resume to draw the same."""
-    key = torch.tensor(module.seed)
-    for part in (module.current_epoch, batch_idx, module.global_rank):
-        key = hash64(key) ^ part
-    torch.manual_seed(int(hash64(key)))
+    seed: Any = module.seed
+    torch.manual_seed(seed_of(seed, module.current_epoch, batch_idx, module.global_rank))
 
 
 def _require_one_normalisation(views: list[nn.Module], preprocess: nn.Module) -> None:

@@ -33,8 +33,9 @@ import numpy as np
 import torch
 from pytorch_lightning import Trainer, seed_everything
 
+from contrastive.data.link_features import read_features
 from contrastive.data.link_files import read_links
-from contrastive.data.links import LinkData, read_features
+from contrastive.data.links import LinkData
 from contrastive.data.molecules import read_molecules
 from contrastive.evaluation.links import summary
 from contrastive.evaluation.raw import morgan_fingerprints

@@ -6,10 +6,11 @@ import torch
 from link_cases import as_set
 
 from contrastive.data.link_evidence import Evidence
+from contrastive.data.link_features import read_features
 from contrastive.data.link_files import read_links
 from contrastive.data.link_splits import _by_link, split_links
 from contrastive.data.link_table import contains, keep_relations, select_relations
-from contrastive.data.links import LinkData, read_features, typed_edges
+from contrastive.data.links import LinkData, typed_edges
 from contrastive.errors import ContrastiveError
 
 

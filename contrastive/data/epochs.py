@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
-from augmentations.random import hash64
+from augmentations.random import seed_of
 from contrastive.signals import end_workers_at_exit, ignore_in_worker
 
 
@@ -63,10 +63,8 @@ class EpochLoader(DataLoader):
 
         It holds where workers start: those that persist go on from it, and a resumed run draws others.
         """
-        key = torch.tensor(getattr(self._trainer.lightning_module, "seed", 0))
-        for part in (self._trainer.current_epoch, self._trainer.global_rank):
-            key = hash64(key) ^ part
-        return int(hash64(key))
+        seed = getattr(self._trainer.lightning_module, "seed", 0)
+        return seed_of(seed, self._trainer.current_epoch, self._trainer.global_rank)
 
     def _start_at(self, done: int) -> int:
         """Have the order begin after ``done`` batches; return how many of its first to pass over as well."""

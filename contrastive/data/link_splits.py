@@ -53,6 +53,11 @@ class LinkSplit:
     hidden_pairs: Tensor
     hidden_nodes: Tensor
 
+    @property
+    def held_out(self) -> Tensor:
+        """The links of validation and test, ``(M, 3)``, without their negatives."""
+        return torch.cat([self.val.positive, self.test.positive])
+
     def is_hidden(self, triples: Tensor) -> Tensor:
         """Whether training must not score triples ``(…, 3)``."""
         head, _, tail = triples.unbind(-1)
