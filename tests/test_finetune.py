@@ -9,7 +9,7 @@ from molecule_cases import RINGS, TAILS
 from torch import nn
 
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.finetune import _groups, _Network, blocks, finetune
+from contrastive.evaluation.finetune import _groups, _Network, _Target, blocks, finetune
 from contrastive.evaluation.protocol import Finetuning, Protocol
 from contrastive.evaluation.tasks import read_task
 from contrastive.features import FrozenEncoder, load_encoder
@@ -37,6 +37,27 @@ def test_early_stopping_keeps_the_best_epoch(molecule_encoder, molecule_table):
     settings = Finetuning(num_epochs=40, min_steps=1, patience=3, lr=3e-2)
     chosen = finetune(molecule_encoder, task, task.draws[0], settings).chosen
     assert chosen["num_epochs"] <= min(40, chosen["epoch"] + 3)
+
+
+def test_of_epochs_that_are_equal_on_validation_the_surest_is_kept(digits_run, monkeypatch):
+    encoder = load_encoder(digits_run)
+    task = read_task(encoder, Protocol("digits", labels_per_class=1, repeats=1))
+    standings, judged = [], _Target.judged
+
+    def spied(self, model, items):
+        p = torch.from_numpy(self.predict(model, items)).double()
+        truth = torch.from_numpy(task.y[items])
+        loss = torch.nn.functional.nll_loss((p + 1e-12).log(), truth).item()
+        standings.append((float((p.argmax(1) == truth).numpy().mean()), -loss))
+        return judged(self, model, items)
+
+    monkeypatch.setattr(_Target, "judged", spied)
+    draw = task.draws[0]._replace(val=task.draws[0].val[:3])
+    result = finetune(encoder, task, draw, replace(QUICK, num_epochs=8))
+    most = max(accuracy for accuracy, _ in standings)
+    assert sum(accuracy == most for accuracy, _ in standings) > 1  # else nothing is tied
+    assert result.val == most and result.chosen["epoch"] == 1 + standings.index(max(standings))
+    assert standings.index(max(standings)) != [accuracy for accuracy, _ in standings].index(most)
 
 
 def test_fine_tuning_that_diverges_or_has_nothing_to_choose_by_is_one_message(digits_run):

@@ -9,7 +9,7 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from contrastive.evaluation.classifiers import predict_knn, predict_linear
 from contrastive.evaluation.draws import Draw
-from contrastive.evaluation.metrics import bootstrap, kind_of, measure
+from contrastive.evaluation.metrics import bootstrap, kind_of, measure, standing
 from contrastive.evaluation.quality import alignment, rankme, uniformity
 from contrastive.evaluation.statistics import bootstrap_p, mcnemar, percentile_interval, resamplings
 
@@ -44,6 +44,17 @@ def test_metrics_of_classes_are_scikit_learns(rng):
     )
     assert ours["calibration_error"] == pytest.approx(error, abs=1e-6)
     assert "calibration_error" not in measure("classes", y, p, probabilities=False)
+
+
+def test_lower_errors_stand_higher_and_likelihood_breaks_the_ties_of_classes():
+    y = np.array([[0.0], [1.0], [3.0]])
+    assert standing("values", y, y + 0.1) > standing("values", y, y + 0.2)
+    assert standing("labels", y[:2], y[:2]) == (1.0, 0.0)
+    truth, sure, unsure = np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]), np.full((2, 2), 0.5)
+    unsure += [[0.01, -0.01], [-0.01, 0.01]]
+    assert standing("classes", truth, sure) > standing("classes", truth, unsure)
+    assert standing("classes", truth, sure)[1] == pytest.approx(np.log([0.9, 0.8]).mean())
+    assert standing("classes", truth, unsure) > standing("classes", 1 - truth, sure)
 
 
 def test_a_class_that_no_test_item_has_is_left_out_of_averages():

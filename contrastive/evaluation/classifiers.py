@@ -22,7 +22,7 @@ from contrastive.evaluation.draws import Draw
 from contrastive.evaluation.knn import neighbour_vote
 from contrastive.evaluation.linear import Features, select_classifier
 from contrastive.evaluation.logistic import LogisticPath
-from contrastive.evaluation.metrics import LOWER_IS_BETTER, PRIMARY, Kind, measure
+from contrastive.evaluation.metrics import Kind, measure, standing
 from contrastive.evaluation.protocol import Objective
 from contrastive.predictor import Head
 
@@ -136,18 +136,16 @@ def _select(
     candidates: Iterable[tuple[float, np.ndarray, np.ndarray]], h: Any, y: np.ndarray, draw: Draw, kind: Kind
 ) -> tuple[np.ndarray, float, float, np.ndarray, np.ndarray]:
     """Test score, validation metric, C, weight and bias of the first candidate that is best on validation."""
-    metric = PRIMARY[kind]
-    sign = -1 if metric in LOWER_IS_BETTER else 1
-    best: tuple[float, float, np.ndarray, np.ndarray] | None = None
+    best: tuple[tuple[float, float], float, np.ndarray, np.ndarray] | None = None
     for c, weight, bias in candidates:
-        val = measure(kind, y[draw.val], h[draw.val] @ weight.T + bias)[metric]
-        if best is None or sign * val > sign * best[0]:
+        val = standing(kind, y[draw.val], h[draw.val] @ weight.T + bias)
+        if best is None or val > best[0]:
             best = val, c, weight, bias
     assert best is not None
-    if np.isnan(best[0]):
+    (metric, _), c, weight, bias = best
+    if np.isnan(metric):
         raise ContrastiveError(NO_VALIDATION)
-    _, _, weight, bias = best
-    return h[draw.test] @ weight.T + bias, *best
+    return h[draw.test] @ weight.T + bias, abs(metric), c, weight, bias
 
 
 def _logistic_columns(

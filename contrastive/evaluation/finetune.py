@@ -16,7 +16,7 @@ from augmentations.random import SampleRandom
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import NO_VALIDATION, Prediction
 from contrastive.evaluation.draws import Draw
-from contrastive.evaluation.metrics import LOWER_IS_BETTER, PRIMARY, measure
+from contrastive.evaluation.metrics import standing
 from contrastive.evaluation.protocol import Finetuning
 from contrastive.evaluation.tasks import Task
 from contrastive.features import FrozenEncoder, accelerator
@@ -60,10 +60,9 @@ def finetune(
     target = _Target(task, draw, encoder)
     normed = task.unit != "images" if settings.feature_norm is None else settings.feature_norm
     model = _Network(encoder, target.width, settings, normed).to(accelerator())
-    sign = -1 if PRIMARY[task.kind] in LOWER_IS_BETTER else 1
-    best, best_epoch, best_state, epoch = -float("inf"), 0, model.state_dict(), 0
+    best, best_epoch, best_state, epoch = (-float("inf"), 0.0), 0, model.state_dict(), 0
     for epoch in _trained(model, target, draw.fit, settings, view, seed):
-        val = sign * target.judged(model, draw.val)
+        val = target.judged(model, draw.val)
         if val > best or best_epoch == 0:
             best, best_epoch, best_state = val, epoch, copy.deepcopy(model.state_dict())
         if epoch - best_epoch >= settings.patience:
@@ -72,7 +71,7 @@ def finetune(
     model.load_state_dict(best_state)
     score = target.predict(model, draw.test)
     chosen: dict[str, float] = {"epoch": best_epoch, "num_epochs": epoch}
-    return Prediction(score, sign * best, chosen, last, model.head(target), model.encoder.cpu())
+    return Prediction(score, abs(best[0]), chosen, last, model.head(target), model.encoder.cpu())
 
 
 def _trained(
@@ -160,13 +159,13 @@ class _Target:
             return score.softmax(1).numpy()
         return score.numpy() if self.kind == "labels" else score.numpy() * self.std + self.mean
 
-    def judged(self, model: nn.Module, items: np.ndarray) -> float:
-        """The primary metric of what a model predicts of some items."""
+    def judged(self, model: nn.Module, items: np.ndarray) -> tuple[float, float]:
+        """How good what a model predicts of some items is, see `standing`."""
         score = self.predict(model, items)
         if not np.isfinite(score).all():
             raise ContrastiveError("training diverged, its predictions are not finite; lower --finetuning.lr")
-        value = measure(self.kind, self.task.y[items], score)[PRIMARY[self.kind]]
-        if np.isnan(value):
+        value = standing(self.kind, self.task.y[items], score)
+        if np.isnan(value[0]):
             raise ContrastiveError(NO_VALIDATION)
         return value
 

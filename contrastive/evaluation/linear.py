@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.draws import labelled_draws
 from contrastive.evaluation.logistic import LogisticPath
+from contrastive.evaluation.metrics import standing
 from contrastive.evaluation.protocol import Objective, Protocol
 from contrastive.evaluation.statistics import UNIT, mean_interval, proportion_interval
 from contrastive.features import FrozenEncoder
@@ -118,10 +119,8 @@ def select_classifier(
     num_classes = int(max(fit.y.max(), val.y.max(initial=0))) + 1  # a rare one may be in one part alone
     for c, classify in fit_path(fit, regularisations, objective):
         classify = classify.widened(num_classes)
-        p = classify(val.h)
-        truth = p[np.arange(len(p)), val.y] if len(p) else np.ones(1)
-        key = (float((p.argmax(1) == val.y).mean()) if len(p) else 0.0, float(np.log(truth + 1e-12).mean()))
-        if key > best_key or best is None:
+        key = standing("classes", val.y, classify(val.h)) if len(val.y) else (0.0, 0.0)
+        if best is None or key > best_key:
             best, best_key, best_c = classify, key, c
     assert best is not None
     return best, best_c

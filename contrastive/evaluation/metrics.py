@@ -55,6 +55,18 @@ def measure(kind: Kind, y: np.ndarray, score: np.ndarray, *, probabilities: bool
     }
 
 
+def standing(kind: Kind, y: np.ndarray, score: np.ndarray) -> tuple[float, float]:
+    """What candidates are chosen by: the primary metric, its negative where lower is better; then, of ties.
+
+    Few items leave many ties between classifiers, which the mean log-probability of the true classes decides.
+    """
+    if kind == "classes":
+        truth = score[np.arange(len(y)), y]
+        return float((score.argmax(1) == y).mean()), float(np.log(truth + 1e-12).mean())
+    value = measure(kind, y, score)[PRIMARY[kind]]
+    return -value if PRIMARY[kind] in LOWER_IS_BETTER else value, 0.0
+
+
 def _of_classes(y: np.ndarray, score: np.ndarray, probabilities: bool) -> dict[str, float]:
     predicted, present = score.argmax(1), np.unique(y)
     against_rest = (y[:, None] == present).astype(float)
