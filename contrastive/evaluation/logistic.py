@@ -59,8 +59,9 @@ class LogisticPath:
             return float(loss) / n, (gradient * unit / n).double().cpu().numpy().ravel()
 
         start: Any = (torch.column_stack([self.weight, self.bias]) / unit).double().cpu().numpy().ravel()
-        options: Any = {"maxcor": 10, "gtol": 1e-5, "maxiter": 2000}
-        options["ftol"] = 1e-13 if unit.dtype == torch.float64 else 1e-9
+        exact = unit.dtype == torch.float64
+        options: Any = {"maxcor": 10, "maxiter": 2000, "gtol": 1e-5 if exact else 1e-4}
+        options["ftol"] = 1e-13 if exact else 1e-9
         found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
         self.weight, self.bias = weights(found.x)
         return (self.weight @ self.axes.T).double().cpu().numpy(), self.bias.double().cpu().numpy()
