@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,8 @@ def _fitted(
     state: dict[str, Tensor], model: nn.Module, classifier: str, in_channels: int
 ) -> dict[str, Tensor]:
     """Leave the classifier out, and fit the first convolution and the position embeddings to the images."""
+    # published DenseNets have norm.1 for norm1, from when torch allowed dots in the names of modules
+    state = {re.sub(r"(denselayer\d+\.(norm|conv))\.(\d)", r"\1\3", key): state[key] for key in state}
     state = {key: value for key, value in state.items() if not key.startswith(classifier + ".")}
     first = _first_convolution(model)[0] + ".weight"
     if first in state and state[first].ndim == 4 and state[first].shape[1] != in_channels:

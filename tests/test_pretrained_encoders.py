@@ -1,6 +1,7 @@
 """Every image encoder: its width, its place in a run, and weights that come from elsewhere."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -24,6 +25,7 @@ ENCODERS = {
     "tv_shufflenet": (TORCHVISION, {"name": "shufflenet_v2_x0_5"}, 32),
     "tv_convnext": (TORCHVISION, {"name": "convnext_tiny"}, 32),
     "tv_efficientnet": (TORCHVISION, {"name": "efficientnet_b0"}, 32),
+    "tv_mnasnet": (TORCHVISION, {"name": "mnasnet0_5"}, 32),
     "tv_vit": (TORCHVISION, {"name": "vit_b_32", "image_size": 64}, 64),
     "timm_convnext": (TIMM, {"name": "convnext_atto"}, 32),
     "timm_vit": (TIMM, {"name": "vit_tiny_patch16_224", "image_size": 32, "drop_path": 0.1}, 32),
@@ -68,6 +70,22 @@ def test_features_are_what_torchvisions_classifier_sees(name, head, suffix, tmp_
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         theirs.eval()(images)
+        torch.testing.assert_close(ours(images), seen["h"])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mnasnet0_5", "densenet121"])
+def test_weights_as_torchvision_published_them_years_ago_load(name, tmp_path):
+    theirs = torchvision.models.get_model(name).eval()
+    state = {key: value for key, value in theirs.state_dict().items() if "num_batches_tracked" not in key}
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): state[key] for key in state}
+    torch.save(old, tmp_path / "w.pth")
+    ours = TorchvisionEncoder(name=name, weights=str(tmp_path / "w.pth")).eval()
+    *_, head = (layer for layer in theirs.modules() if isinstance(layer, nn.Linear))
+    seen = {}
+    head.register_forward_pre_hook(lambda module, inputs: seen.update(h=inputs[0]))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        theirs(images)
         torch.testing.assert_close(ours(images), seen["h"])
 
 
