@@ -1,3 +1,4 @@
+import struct
 import time
 
 import numpy as np
@@ -291,3 +292,16 @@ def test_channels_are_compared_with_our_parts_alone():
     refuse_other_channels(
         [("encoder", SmallCNN(in_channels=1)), ("projector", torch.nn.Linear(2, 2))], 1, "x"
     )
+
+
+def test_a_tiff_of_wide_planes_is_refused_which_pillow_would_read_as_noise(tmp_path):
+    height, width = 4, 6
+    planes = np.random.default_rng(0).integers(0, 2**16, (3, height, width), dtype=np.uint16)
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, 134), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, 3, 140), (277, 3, 1, 3), (278, 3, 1, height), (279, 4, 3, 152), (284, 3, 1, 2)]
+    size = height * width * 2
+    arrays = struct.pack("<3H6I", 16, 16, 16, *(164 + i * size for i in range(3)), *[size] * 3)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    (tmp_path / "a.tif").write_bytes(head + bytes(4) + arrays + planes.tobytes())
+    with pytest.raises(ContrastiveError, match="16 bits lie one after the other.*save it with each pixel's"):
+        read_image(tmp_path / "a.tif", None, 3)
