@@ -141,10 +141,9 @@ def _remove_classifier(model: nn.Module, name: str) -> tuple[str, int]:
     path, last = linear[-1]
     parent = model.get_submodule(path.rpartition(".")[0])
     setattr(parent, path.rpartition(".")[2], nn.Identity())
-    if isinstance(parent, nn.Sequential):
-        for key, layer in parent.named_children():
-            if isinstance(layer, nn.Dropout):
-                setattr(parent, key, nn.Identity())
+    for key, layer in parent.named_children():
+        if isinstance(layer, nn.Dropout):
+            setattr(parent, key, nn.Identity())
     return path, last.in_features
 
 

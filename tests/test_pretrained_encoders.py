@@ -49,6 +49,12 @@ def test_encoder_has_the_width_it_says_and_opens_from_a_checkpoint(class_path, a
         torch.testing.assert_close(opened.encoder(images), encoder.eval()(images))
 
 
+@pytest.mark.parametrize("name", ["googlenet", "mobilenet_v3_small"])
+def test_a_dropout_before_the_classifier_goes_with_it(name):
+    encoder, images = TorchvisionEncoder(name=name).train(), torch.randn(2, 3, 32, 32)
+    assert torch.equal(encoder(images), encoder(images))
+
+
 def test_a_vit_says_which_images_it_takes():
     with pytest.raises(ValueError, match="vit_b_32 cannot be built for an image_size of 40.*must divide it"):
         TorchvisionEncoder(name="vit_b_32", image_size=40)
