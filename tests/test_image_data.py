@@ -222,7 +222,10 @@ def test_a_corrupt_file_of_many_is_replaced_by_the_next_when_asked(folder, monke
 def write_idx(path, array):
     """The format of MNIST's files: http://yann.lecun.com/exdb/mnist."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes())
+    kind = 8 if array.dtype == np.uint8 else 12  # integers of 32 bits
+    path.write_bytes(
+        bytes([0, 0, kind, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes()
+    )
 
 
 def test_a_torchvision_set_is_read_by_name(tmp_path):
@@ -238,6 +241,17 @@ def test_a_torchvision_set_is_read_by_name(tmp_path):
         np.testing.assert_array_equal(data.images[:, 0], images)
         np.testing.assert_array_equal(data.labels, labels)
         assert len(data.classes) == 10
+
+
+def test_of_qmnists_targets_the_class_alone_is_the_label(tmp_path):
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 1000, (30, 8))
+    targets[:, 0] = np.arange(30) % 10
+    stem = tmp_path / "QMNIST" / "raw" / "qmnist-train"
+    write_idx(stem.with_name("qmnist-train-images-idx3-ubyte"), rng.integers(0, 256, (30, 28, 28), np.uint8))
+    write_idx(stem.with_name("qmnist-train-labels-idx2-int"), targets.astype(">i4"))
+    data = read_images(f"QMNIST:{tmp_path}", "train", channels=1)
+    assert data.labels.tolist() == targets[:, 0].tolist()
 
 
 def test_a_torchvision_set_that_is_not_there_is_not_downloaded_unasked(tmp_path):

@@ -250,7 +250,7 @@ def _shorter_side(images: _FirstOfPair) -> int:
 def _targets(dataset: Any) -> Tensor:
     """The classes, from where torchvision's classes keep them; read sample by sample where they do not."""
     for name in ("targets", "labels", "_labels"):
-        targets = getattr(dataset, name, None)
-        if targets is not None and len(targets) == len(dataset):
-            return torch.as_tensor(np.asarray(targets)).to(torch.int64)
+        targets = np.asarray(getattr(dataset, name, None))
+        if targets.shape == (len(dataset),):  # QMNIST's have the writer and more beside the class
+            return torch.as_tensor(targets).to(torch.int64)
     return torch.tensor([dataset[i][1] for i in range(len(dataset))])
