@@ -4,6 +4,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
@@ -241,6 +242,15 @@ def test_a_torchvision_set_is_read_by_name(tmp_path):
         np.testing.assert_array_equal(data.images[:, 0], images)
         np.testing.assert_array_equal(data.labels, labels)
         assert len(data.classes) == 10
+
+
+def test_a_torchvision_set_without_test_images_is_tested_on_those_for_validation(tmp_path):
+    for split, num in (("train", 2), ("val", 1)):
+        for name in torchvision.datasets.Imagenette._WNID_TO_CLASS:
+            for i in range(num):
+                save(tmp_path / "imagenette2" / split / name / f"{i}.JPEG")
+    for split, num in (("train", 20), ("test", 10), ("all", 30)):
+        assert len(open_images(f"Imagenette:{tmp_path}", split)) == num
 
 
 def test_of_qmnists_targets_the_class_alone_is_the_label(tmp_path):
