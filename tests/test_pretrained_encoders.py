@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import warnings
 
 import pytest
 import torch
@@ -10,8 +11,11 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
+from augmentations.colour import Normalize
+from augmentations.image import simclr
 from contrastive.building import build_module
 from contrastive.features import load_encoder
+from contrastive.module import ContrastiveModule
 from encoders.image import ResNet
 from encoders.pretrained import TimmEncoder, TorchvisionEncoder
 
@@ -160,6 +164,24 @@ def test_an_unknown_name_of_timms_is_refused_with_known_ones():
     pytest.importorskip("timm")
     with pytest.raises(ValueError, match="no 'convnext_huger'.*convnext_atto"):
         TimmEncoder(name="convnext_huger")
+
+
+@pytest.mark.parametrize("name,mean,told", [("vit_tiny_patch16_224", 0.5, 1), ("convnext_atto", 0.485, 0)])
+def test_weights_of_timms_that_were_trained_on_images_normalised_otherwise_are_told_of(
+    name, mean, told, monkeypatch
+):
+    timm = pytest.importorskip("timm")
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: create(name, **options))
+    encoder = TimmEncoder(name=name, pretrained=True, image_size=32 if "vit" in name else None)
+    assert encoder.trained_on[0][0] == mean
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ContrastiveModule(encoder, [simclr(size=32)])
+        norm = {"mean": encoder.trained_on[0], "std": encoder.trained_on[1]}
+        ContrastiveModule(encoder, [simclr(size=32, **norm)], preprocess=Normalize(**norm))
+        ContrastiveModule(TimmEncoder(name=name), [simclr(size=32)])
+    assert sum("give the views and model.preprocess theirs" in str(w.message) for w in caught) == told
 
 
 def test_a_missing_timm_is_named_with_its_command(monkeypatch):
