@@ -80,6 +80,7 @@ class ContrastiveModule(LightningModule):
         self.loss = InfoNCE() if loss is None else loss
         self.preprocess = default_preprocess(encoder) if preprocess is None else preprocess
         _require_one_normalisation(views, self.preprocess)
+        _warn_of_another_normalisation(encoder, self.preprocess)
         # not as the default above, whose weight decay would stay when the configuration names another class
         self.optimizer = optimizer or torch.optim.AdamW
         self.warmup_epochs, self.schedule, self.seed = warmup_epochs, schedule, seed
@@ -246,6 +247,21 @@ def _require_one_normalisation(views: list[nn.Module], preprocess: nn.Module) ->
             f"the views normalise by {' and '.join(map(str, others))}, but what is not augmented, as in a "
             f"probe, by {plain}: give the views and model.preprocess, which is an "
             "augmentations.colour.Normalize, the same mean and std"
+        )
+
+
+def _warn_of_another_normalisation(encoder: nn.Module, preprocess: nn.Module) -> None:
+    """Warn where an encoder's published weights were trained on images that were normalised otherwise."""
+    trained_on: Any = getattr(encoder, "trained_on", None)
+    if trained_on is None:
+        return
+    mean, std = trained_on
+    own, theirs = _normalisation(preprocess), _normalisation(Normalize(mean=mean, std=std))
+    if own not in (None, theirs):
+        warnings.warn(
+            f"the encoder's published weights were trained on images normalised by {theirs}, here they are "
+            f"by {own}: give the views and model.preprocess theirs",
+            stacklevel=3,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ class TorchvisionEncoder(nn.Module):
         name: as torchvision's functions are named: ``resnet50``, ``convnext_tiny``, ``efficientnet_b0``,
             ``vit_b_16``, ``swin_t``, ….
         weights: where training starts: None is at random; torchvision's name of weights that it downloads,
-            ``DEFAULT`` or as ``IMAGENET1K_V1``; or a file with a state dict of this network, with or without
-            its last layer, ``.safetensors`` or ``.pth`` (opened as weights alone, never as code).
+            ``DEFAULT`` or as ``IMAGENET1K_V1``, trained on images normalised by ImageNet's mean and std, but
+            for ``efficientnet_v2_l``, by 0.5 and 0.5; or a file with a state dict of this network, with or
+            without its last layer, ``.safetensors`` or ``.pth`` (opened as weights alone, never as code).
         in_channels: channels of the images. Weights for 3 are averaged over channels and repeated.
         image_size: side of the images in pixels, for a ViT; the position embeddings of weights for another
             size are interpolated. None takes the 224 pixels of the paper. The other networks take any size.
@@ -63,6 +65,10 @@ class TimmEncoder(nn.Module):
         image_size: side of the images in pixels, for networks that are built for one (ViT).
         drop_path: probability with which a residual branch is left out (arXiv 1603.09382).
 
+    Attributes:
+        trained_on: mean and std that the images were normalised by which its published weights were trained
+            on, of many a ViT 0.5 and 0.5; None without these weights or for other channels.
+
     Raises:
         ValueError: timm is missing or knows no such network.
     """
@@ -93,6 +99,8 @@ class TimmEncoder(nn.Module):
             name, pretrained=pretrained, in_chans=in_channels, num_classes=0, **options
         )
         self.model = model
+        known = model.pretrained_cfg if pretrained and in_channels == 3 else {}
+        self.trained_on = (list(known["mean"]), list(known["std"])) if known else None
         # some networks have one more layer between the pooled features and the classifier
         self.num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)
 
@@ -140,10 +148,9 @@ def _remove_classifier(model: nn.Module, name: str) -> tuple[str, int]:
     path, last = linear[-1]
     parent = model.get_submodule(path.rpartition(".")[0])
     setattr(parent, path.rpartition(".")[2], nn.Identity())
-    if isinstance(parent, nn.Sequential):
-        for key, layer in parent.named_children():
-            if isinstance(layer, nn.Dropout):
-                setattr(parent, key, nn.Identity())
+    for key, layer in parent.named_children():
+        if isinstance(layer, nn.Dropout):
+            setattr(parent, key, nn.Identity())
     return path, last.in_features
 
 
@@ -195,6 +202,8 @@ def _fitted(
     state: dict[str, Tensor], model: nn.Module, classifier: str, in_channels: int
 ) -> dict[str, Tensor]:
     """Leave the classifier out, and fit the first convolution and the position embeddings to the images."""
+    # published DenseNets have norm.1 for norm1, from when torch allowed dots in the names of modules
+    state = {re.sub(r"(denselayer\d+\.(norm|conv))\.(\d)", r"\1\3", key): state[key] for key in state}
     state = {key: value for key, value in state.items() if not key.startswith(classifier + ".")}
     first = _first_convolution(model)[0] + ".weight"
     if first in state and state[first].ndim == 4 and state[first].shape[1] != in_channels:

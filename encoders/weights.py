@@ -8,12 +8,15 @@ from torch import Tensor, nn
 def load_strictly(network: nn.Module, weights: dict[str, Tensor], source: str, name: str) -> None:
     """Load a state dict whose every key and shape must be the network's own.
 
+    The counters of batch norms may be missing, as in most weights that torchvision publishes: torch before
+    0.4.1 had none.
+
     Raises:
         ValueError: some are not; the message says that ``source`` does not fit ``name``, and lists them.
     """
     own = network.state_dict()
     problems = {
-        "missing": sorted(own.keys() - weights.keys()),
+        "missing": sorted(k for k in own.keys() - weights.keys() if not k.endswith("num_batches_tracked")),
         "unexpected": sorted(weights.keys() - own.keys()),
         "of another shape": [
             f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}"
@@ -28,4 +31,5 @@ def load_strictly(network: nn.Module, weights: dict[str, Tensor], source: str, n
     ]
     if found:
         raise ValueError(f"{source} does not fit {name}; keys {'; '.join(found)}")
-    network.load_state_dict(weights)
+    own.update(weights)  # it has the versions of layers too, without which MNASNet loads nothing
+    network.load_state_dict(own)

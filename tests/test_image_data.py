@@ -1,8 +1,10 @@
+import struct
 import time
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
@@ -221,7 +223,10 @@ def test_a_corrupt_file_of_many_is_replaced_by_the_next_when_asked(folder, monke
 def write_idx(path, array):
     """The format of MNIST's files: http://yann.lecun.com/exdb/mnist."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes())
+    kind = 8 if array.dtype == np.uint8 else 12  # integers of 32 bits
+    path.write_bytes(
+        bytes([0, 0, kind, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes()
+    )
 
 
 def test_a_torchvision_set_is_read_by_name(tmp_path):
@@ -237,6 +242,26 @@ def test_a_torchvision_set_is_read_by_name(tmp_path):
         np.testing.assert_array_equal(data.images[:, 0], images)
         np.testing.assert_array_equal(data.labels, labels)
         assert len(data.classes) == 10
+
+
+def test_a_torchvision_set_without_test_images_is_tested_on_those_for_validation(tmp_path):
+    for split, num in (("train", 2), ("val", 1)):
+        for name in torchvision.datasets.Imagenette._WNID_TO_CLASS:
+            for i in range(num):
+                save(tmp_path / "imagenette2" / split / name / f"{i}.JPEG")
+    for split, num in (("train", 20), ("test", 10), ("all", 30)):
+        assert len(open_images(f"Imagenette:{tmp_path}", split)) == num
+
+
+def test_of_qmnists_targets_the_class_alone_is_the_label(tmp_path):
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 1000, (30, 8))
+    targets[:, 0] = np.arange(30) % 10
+    stem = tmp_path / "QMNIST" / "raw" / "qmnist-train"
+    write_idx(stem.with_name("qmnist-train-images-idx3-ubyte"), rng.integers(0, 256, (30, 28, 28), np.uint8))
+    write_idx(stem.with_name("qmnist-train-labels-idx2-int"), targets.astype(">i4"))
+    data = read_images(f"QMNIST:{tmp_path}", "train", channels=1)
+    assert data.labels.tolist() == targets[:, 0].tolist()
 
 
 def test_a_torchvision_set_that_is_not_there_is_not_downloaded_unasked(tmp_path):
@@ -291,3 +316,16 @@ def test_channels_are_compared_with_our_parts_alone():
     refuse_other_channels(
         [("encoder", SmallCNN(in_channels=1)), ("projector", torch.nn.Linear(2, 2))], 1, "x"
     )
+
+
+def test_a_tiff_of_wide_planes_is_refused_which_pillow_would_read_as_noise(tmp_path):
+    height, width = 4, 6
+    planes = np.random.default_rng(0).integers(0, 2**16, (3, height, width), dtype=np.uint16)
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, 134), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, 3, 140), (277, 3, 1, 3), (278, 3, 1, height), (279, 4, 3, 152), (284, 3, 1, 2)]
+    size = height * width * 2
+    arrays = struct.pack("<3H6I", 16, 16, 16, *(164 + i * size for i in range(3)), *[size] * 3)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    (tmp_path / "a.tif").write_bytes(head + bytes(4) + arrays + planes.tobytes())
+    with pytest.raises(ContrastiveError, match="16 bits lie one after the other.*save it with each pixel's"):
+        read_image(tmp_path / "a.tif", None, 3)

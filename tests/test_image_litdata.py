@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from contrastive.cli import main
 from contrastive.data.image_crops import Crop
-from contrastive.data.image_litdata import LitdataDataset
+from contrastive.data.image_litdata import LitdataDataset, open_litdata
 from contrastive.data.image_streams import ImageStream
 from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
@@ -54,6 +54,16 @@ def folder(tmp_path_factory):
     options = dict(chunk_size=4, num_workers=1, start_method="fork")
     litdata.optimize(fn=item, inputs=list(range(NUM)), output_dir=folder, **options)
     return folder
+
+
+def test_images_that_meet_in_a_batch_do_not_meet_in_that_of_the_next_epoch(tmp_path):
+    stream = open_litdata(write(tmp_path, [{"image": b"x"}] * 1024, chunk_size=1024), shuffle=True, seed=0)
+    batches = []
+    for epoch in (1, 2):
+        stream.set_epoch(epoch)
+        batches.append(torch.tensor([number for number, _ in stream]).view(4, 256))
+    met = [[len({*first.tolist()} & {*second.tolist()}) for first in batches[0]] for second in batches[1]]
+    assert np.max(met) < 100  # 64 are expected
 
 
 def dataset(folder, **options):

@@ -189,6 +189,21 @@ def test_shards_are_read_by_number_where_that_is_asked_for(shards, tmp_path):
         read_images(shards, "train")
 
 
+def test_a_shard_by_number_has_the_samples_of_the_stream(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "__index__/preview.png", png(9)[0])
+        for i in range(3):
+            for name, content in (("PNG", png(i)[0]), ("thumb.png", png(7)[0]), ("CLS", b"%d" % (2 - i))):
+                add(tar, f"{i}.{name}", content)
+            add(tar, f"{i}.webp", png(8)[0])
+    held = read_images(str(tmp_path / "a.tar"), "train")
+    (streamed,) = dataset(str(tmp_path / "a.tar"), batch_size=3, num_batches=1)
+    order = streamed.index.argsort()
+    expected = torch.tensor([sample_index(str(i)) for i in range(3)]).argsort()
+    assert torch.equal(held.images[expected], streamed.input[order])
+    assert held.labels[expected].tolist() == streamed.label[order].tolist()
+
+
 def test_a_damaged_image_of_a_shard_is_named(tmp_path):
     with tarfile.open(tmp_path / "bad.tar", "w") as tar:
         add(tar, "a.png", png(0)[0])

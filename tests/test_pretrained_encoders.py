@@ -1,7 +1,9 @@
 """Every image encoder: its width, its place in a run, and weights that come from elsewhere."""
 
 import json
+import re
 import sys
+import warnings
 
 import pytest
 import torch
@@ -9,8 +11,11 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
+from augmentations.colour import Normalize
+from augmentations.image import simclr
 from contrastive.building import build_module
 from contrastive.features import load_encoder
+from contrastive.module import ContrastiveModule
 from encoders.image import ResNet
 from encoders.pretrained import TimmEncoder, TorchvisionEncoder
 
@@ -24,6 +29,7 @@ ENCODERS = {
     "tv_shufflenet": (TORCHVISION, {"name": "shufflenet_v2_x0_5"}, 32),
     "tv_convnext": (TORCHVISION, {"name": "convnext_tiny"}, 32),
     "tv_efficientnet": (TORCHVISION, {"name": "efficientnet_b0"}, 32),
+    "tv_mnasnet": (TORCHVISION, {"name": "mnasnet0_5"}, 32),
     "tv_vit": (TORCHVISION, {"name": "vit_b_32", "image_size": 64}, 64),
     "timm_convnext": (TIMM, {"name": "convnext_atto"}, 32),
     "timm_vit": (TIMM, {"name": "vit_tiny_patch16_224", "image_size": 32, "drop_path": 0.1}, 32),
@@ -47,6 +53,12 @@ def test_encoder_has_the_width_it_says_and_opens_from_a_checkpoint(class_path, a
         torch.testing.assert_close(opened.encoder(images), encoder.eval()(images))
 
 
+@pytest.mark.parametrize("name", ["googlenet", "mobilenet_v3_small"])
+def test_a_dropout_before_the_classifier_goes_with_it(name):
+    encoder, images = TorchvisionEncoder(name=name).train(), torch.randn(2, 3, 32, 32)
+    assert torch.equal(encoder(images), encoder(images))
+
+
 def test_a_vit_says_which_images_it_takes():
     with pytest.raises(ValueError, match="vit_b_32 cannot be built for an image_size of 40.*must divide it"):
         TorchvisionEncoder(name="vit_b_32", image_size=40)
@@ -68,6 +80,22 @@ def test_features_are_what_torchvisions_classifier_sees(name, head, suffix, tmp_
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         theirs.eval()(images)
+        torch.testing.assert_close(ours(images), seen["h"])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mnasnet0_5", "densenet121"])
+def test_weights_as_torchvision_published_them_years_ago_load(name, tmp_path):
+    theirs = torchvision.models.get_model(name).eval()
+    state = {key: value for key, value in theirs.state_dict().items() if "num_batches_tracked" not in key}
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): state[key] for key in state}
+    torch.save(old, tmp_path / "w.pth")
+    ours = TorchvisionEncoder(name=name, weights=str(tmp_path / "w.pth")).eval()
+    *_, head = (layer for layer in theirs.modules() if isinstance(layer, nn.Linear))
+    seen = {}
+    head.register_forward_pre_hook(lambda module, inputs: seen.update(h=inputs[0]))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        theirs(images)
         torch.testing.assert_close(ours(images), seen["h"])
 
 
@@ -136,6 +164,24 @@ def test_an_unknown_name_of_timms_is_refused_with_known_ones():
     pytest.importorskip("timm")
     with pytest.raises(ValueError, match="no 'convnext_huger'.*convnext_atto"):
         TimmEncoder(name="convnext_huger")
+
+
+@pytest.mark.parametrize("name,mean,told", [("vit_tiny_patch16_224", 0.5, 1), ("convnext_atto", 0.485, 0)])
+def test_weights_of_timms_that_were_trained_on_images_normalised_otherwise_are_told_of(
+    name, mean, told, monkeypatch
+):
+    timm = pytest.importorskip("timm")
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: create(name, **options))
+    encoder = TimmEncoder(name=name, pretrained=True, image_size=32 if "vit" in name else None)
+    assert encoder.trained_on[0][0] == mean
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ContrastiveModule(encoder, [simclr(size=32)])
+        norm = {"mean": encoder.trained_on[0], "std": encoder.trained_on[1]}
+        ContrastiveModule(encoder, [simclr(size=32, **norm)], preprocess=Normalize(**norm))
+        ContrastiveModule(TimmEncoder(name=name), [simclr(size=32)])
+    assert sum("give the views and model.preprocess theirs" in str(w.message) for w in caught) == told
 
 
 def test_a_missing_timm_is_named_with_its_command(monkeypatch):

@@ -9,7 +9,12 @@ from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, SAMPLESPERPIXEL
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    PHOTOMETRIC_INTERPRETATION,
+    PLANAR_CONFIGURATION,
+    SAMPLESPERPIXEL,
+)
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
@@ -50,6 +55,7 @@ def decode(image: Path | bytes | bytearray | memoryview | Image.Image, channels:
         with Image.open(_stream(image), formats=FORMATS) as picture:
             if picture.format != "MPO" and getattr(picture, "is_animated", False):
                 _say_first_frame(name)
+            _refuse_wide_planes(picture)
             stored, bands = _tag(picture, SAMPLESPERPIXEL), len(picture.getbands())
             if stored is not None and stored > bands:
                 _say_first_channels(name, stored, bands)
@@ -89,6 +95,17 @@ def to_tensor(image: Image.Image, channels: int) -> Tensor:
         raise ValueError(f"its pixels are 32-bit {kind} of no known range; save them with 8 or 16 bits")
     image = image.convert("RGB" if channels == 3 else "L")
     return TF.pil_to_tensor(image if turn is None else image.transpose(turn))
+
+
+def _refuse_wide_planes(image: Image.Image) -> None:
+    """Raise ValueError for a TIFF that Pillow reads as noise: it takes its planes for some of 8 bits."""
+    tile: Any = getattr(image, "tile", None)
+    wide = max(_tag(image, BITSPERSAMPLE) or (8,)) > 8
+    if wide and _tag(image, PLANAR_CONFIGURATION) == 2 and tile[0][0] == "raw":
+        raise ValueError(
+            "its channels of 16 bits lie one after the other, which is not read; save it with each pixel's "
+            "together, or compressed"
+        )
 
 
 def _tag(image: Image.Image, number: int) -> Any:

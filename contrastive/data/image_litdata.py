@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,6 +62,10 @@ def open_litdata(source: str, *, world_size: int = 1, rank: int = 0, **options: 
         from litdata import StreamingDataset
     except ImportError as error:
         raise ContrastiveError("litdata: sources need litdata: pip install litdata") from error
+
+    if "item_shuffle_window" in inspect.signature(StreamingDataset).parameters:
+        # else blocks of 256 stay together: batches of the same images, and so the same negatives, every epoch
+        options["item_shuffle_window"] = 0
 
     class Numbered(StreamingDataset):
         def __getitem__(self, index: Any) -> tuple[int, Any]:

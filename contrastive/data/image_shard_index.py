@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 import threading
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from contrastive.errors import ContrastiveError, reading
 from contrastive.report import track
 
 LITDATA = "litdata:"
+_METADATA = re.compile("__[^/]*__(/|$)")  # webdataset's own files in a shard
 
 
 def is_stream(source: str) -> bool:
@@ -78,7 +80,10 @@ class _Place(NamedTuple):
 
 
 def _places(shard: str) -> list[_Place]:
-    """The images of a shard, by the heads of its files; what is read of these are the classes."""
+    """The images of a shard, by the heads of its files; what is read of these are the classes.
+
+    As of a stream a sample has one image, its first, and what webdataset passes over is none.
+    """
     if not Path(shard).is_file():
         raise ContrastiveError(f"{shard} is not on a disk here; copy it, or pretrain on it by ImageStream")
     check_end(shard)
@@ -88,9 +93,12 @@ def _places(shard: str) -> list[_Place]:
     with reading(shard), tarfile.open(shard, "r:") as tar:
         for member in filter(tarfile.TarInfo.isfile, tar):
             key, extension = split_name(member.name)
-            if extension and extension.lower() in IMAGES:
-                found.append((key, _Place(shard, member.name, member.offset_data, member.size, -1)))
-            elif extension == "cls":
+            if extension is None or _METADATA.match(member.name):
+                continue
+            if extension.lower() in IMAGES:
+                if not found or found[-1][0] != key:
+                    found.append((key, _Place(shard, member.name, member.offset_data, member.size, -1)))
+            elif extension.lower() == "cls":
                 content: Any = tar.extractfile(member)
                 classes[key] = class_number(content.read(), f"{member.name} of {shard}")
     if not found:

@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,7 @@ def open_torchvision(
         raise ContrastiveError(f"unlabelled=true is for STL10, which has such a split; {source} has none")
     chosen = _torchvision_split(cls, split, download=download, unlabelled=unlabelled)
     try:
-        dataset = cls(root or "data", **chosen)
+        dataset = _first_split(cls, root or "data", chosen)
     except RuntimeError as error:
         raise ContrastiveError(f"{source}: {error} (pass download=true to download it)") from error
     except Exception as error:  # a data set of torchvision's can fail in any way
@@ -232,14 +233,23 @@ def _torchvision_class(name: str, source: str) -> Any:
     return cls
 
 
-def _torchvision_split(cls: Any, split: Split, *, download: bool, unlabelled: bool) -> dict[str, Any]:
-    """The arguments by which a class of torchvision's chooses a split: they are named in two ways."""
+def _torchvision_split(cls: Any, split: Split, *, download: bool, unlabelled: bool) -> list[dict[str, Any]]:
+    """The arguments by which a class of torchvision's may choose a split: they are named in several ways."""
     parameters = inspect.signature(cls).parameters
-    if unlabelled and split == "train":
-        chosen: dict[str, Any] = {"split": "train+unlabeled"}
+    if "train" in parameters:
+        chosen: list[dict[str, Any]] = [{"train": split == "train"}]
     else:
-        chosen = {"train": split == "train"} if "train" in parameters else {"split": split}
-    return chosen | ({"download": download} if "download" in parameters else {})
+        names = ("train+unlabeled",) if unlabelled and split == "train" else SPLIT_NAMES[split]
+        chosen = [{"split": name} for name in names]
+    return [part | ({"download": download} if "download" in parameters else {}) for part in chosen]
+
+
+def _first_split(cls: Any, root: str, choices: list[dict[str, Any]]) -> Any:
+    """The data set of the first split that its class knows; of the others it raises ValueError."""
+    for chosen in choices[:-1]:
+        with suppress(ValueError):
+            return cls(root, **chosen)
+    return cls(root, **choices[-1])
 
 
 def _shorter_side(images: _FirstOfPair) -> int:
@@ -250,7 +260,7 @@ def _shorter_side(images: _FirstOfPair) -> int:
 def _targets(dataset: Any) -> Tensor:
     """The classes, from where torchvision's classes keep them; read sample by sample where they do not."""
     for name in ("targets", "labels", "_labels"):
-        targets = getattr(dataset, name, None)
-        if targets is not None and len(targets) == len(dataset):
-            return torch.as_tensor(np.asarray(targets)).to(torch.int64)
+        targets = np.asarray(getattr(dataset, name, None))
+        if targets.shape == (len(dataset),):  # QMNIST's have the writer and more beside the class
+            return torch.as_tensor(targets).to(torch.int64)
     return torch.tensor([dataset[i][1] for i in range(len(dataset))])
