@@ -173,9 +173,12 @@ def graph_batch(encoder: FrozenEncoder, items: Any, first: int = 0) -> GraphBatc
 def _molecules(smiles: Sequence[str], first: int) -> GraphBatch:
     chem = import_rdkit()
     try:
-        return GraphBatch.from_smiles(smiles)
+        graphs = GraphBatch.from_smiles(smiles)
     except ValueError as error:
         place = next(i for i, name in enumerate(smiles) if chem.MolFromSmiles(name) is None)
         raise ContrastiveError(
             f"item {first + place}, {smiles[place]!r}, is no SMILES that RDKit can read; remove or mend it"
         ) from error
+    for place in (graphs.nodes_per_graph == 0).nonzero().flatten().tolist():
+        raise ContrastiveError(f"item {first + place}, {smiles[place]!r}, has no atoms; remove or mend it")
+    return graphs

@@ -80,7 +80,8 @@ class KeepProperties(nn.Module):
     """Write category 0 over all properties of atoms and bonds but some, so that a network must infer them.
 
     Hu et al. 2020 (arXiv 1905.12265) and those who compare with them give a network the atoms' numbers and
-    chirality and the bonds' types. Takes a batch of `from_smiles`; as preprocessing, and as a view.
+    chirality and the bonds' types. Takes a batch of `from_smiles`; as preprocessing, and as a view, after
+    those that read what it hides, as ``BondDrop`` and ``AtomMask`` do.
 
     Args:
         atoms: the names in `ATOM_FEATURES` that are kept.

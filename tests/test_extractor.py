@@ -190,6 +190,8 @@ def test_molecules_and_graphs():
         np.testing.assert_allclose(extractor.transform(form), h, atol=1e-5)
     with pytest.raises(ContrastiveError, match="item 3, 'nonsense', is no SMILES"):
         extractor.transform([*SMILES[:3], "nonsense"])
+    with pytest.raises(ContrastiveError, match="item 3, '', has no atoms"):
+        extractor.transform([*SMILES[:3], ""])
 
 
 def test_molecules_of_other_numbers_are_refused():
