@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from contrastive.data.graph_features import refuse_other_numbers, refuse_smiles
 from contrastive.data.graphs import read_graphs
 from contrastive.data.image_dataset import fit, read_image
 from contrastive.data.image_decode import decode
@@ -159,19 +160,25 @@ def graph_batch(encoder: FrozenEncoder, items: Any, first: int = 0) -> GraphBatc
     if isinstance(items, GraphBatch):
         return items
     if all(isinstance(item, str) for item in items):
+        refuse_smiles(encoder)
         return _molecules(items, first)
     if all(isinstance(item, GraphBatch) for item in items):
         return GraphBatch.concatenate(items)
     options = {key: encoder.data[key] for key in GRAPH_OPTIONS if key in encoder.data}
-    return read_graphs(items, **options).graphs
+    graphs = read_graphs(items, **options).graphs
+    refuse_other_numbers(encoder, graphs, f"the graphs from item {first}")
+    return graphs
 
 
 def _molecules(smiles: Sequence[str], first: int) -> GraphBatch:
     chem = import_rdkit()
     try:
-        return GraphBatch.from_smiles(smiles)
+        graphs = GraphBatch.from_smiles(smiles)
     except ValueError as error:
         place = next(i for i, name in enumerate(smiles) if chem.MolFromSmiles(name) is None)
         raise ContrastiveError(
             f"item {first + place}, {smiles[place]!r}, is no SMILES that RDKit can read; remove or mend it"
         ) from error
+    for place in (graphs.nodes_per_graph == 0).nonzero().flatten().tolist():
+        raise ContrastiveError(f"item {first + place}, {smiles[place]!r}, has no atoms; remove or mend it")
+    return graphs

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contrastive.data.graph_features import refuse_other_features
+from contrastive.data.graph_features import refuse_other_features, refuse_smiles
 from contrastive.data.graphs import GraphDataset, read_graphs
 from contrastive.data.image_dataset import ImageDataset
 from contrastive.data.images import open_images, read_images
@@ -97,6 +97,7 @@ def read_items(
     if unit == "molecules":
         if not source.removesuffix(".gz").endswith(MOLECULE_FILES):
             raise ContrastiveError(f"{source} is no table of molecules; give a .csv with a smiles column")
+        refuse_smiles(encoder)
         cache_dir = cache_dir or data.get("cache_dir")
         if source == data.get("source"):
             smiles_column = smiles_column or data.get("smiles_column")

@@ -18,11 +18,11 @@ from encoders.readout import Readout
 class DMPNN(nn.Module):
     r"""Encode molecules by messages between bonds, none of which returns along the bond that it came by.
 
-    h⁰_vw = relu(W_i [x_v ‖ e_vw]); m_vw = Σ_{k ∈ N(v)∖w} h_kv; h_vw = relu(h⁰_vw + W_m m_vw),
-    ``num_layers`` − 1 times; h_v = relu(W_a [x_v ‖ Σ_k h_kv] + b); the readout sums or averages
-    h_v. The sum without w is the sum at v less the message of the reversed bond, so a round costs
-    one sum and one lookup. Categories are embedded at width ``num_hidden`` where chemprop writes
-    them as one-hot vectors.
+    a_vw = W_i [x_v ‖ e_vw]; h_vw = relu(a_vw); m_vw = Σ_{k ∈ N(v)∖w} h_kv; h_vw = relu(a_vw + W_m m_vw),
+    ``num_layers`` − 1 times; h_v = relu(W_a [x_v ‖ Σ_k h_kv] + b); the readout sums or averages h_v.
+    Every round adds a_vw, as in chemprop; in the paper it adds relu(a_vw). The sum without w is the sum
+    at v less the message of the reversed bond, so a round costs one sum and one lookup. Categories are
+    embedded at width ``num_hidden`` where chemprop writes them as one-hot vectors.
 
     Args:
         node_features: the width of float ``x``, or the categories of each integer column; ``atoms`` is what

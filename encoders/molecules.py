@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -51,7 +52,8 @@ def from_smiles(smiles: str | Sequence[str]) -> GraphBatch:
 
     ``x`` is ``(N, 9)`` int64 with the columns of :data:`ATOM_FEATURES`, ``edge_attr`` ``(E, 4)`` int64 with
     those of :data:`BOND_FEATURES`, whose values count the categories. The properties are those of the
-    Open Graph Benchmark (arXiv 2005.00687) with category 0 kept for masks.
+    Open Graph Benchmark (arXiv 2005.00687) with category 0 kept for masks, and with degrees that leave
+    hydrogens out. The chirality is RDKit's tag, which depends on the order of the atoms in the SMILES.
 
     Args:
         smiles: one SMILES or a sequence of them.
@@ -78,7 +80,8 @@ class KeepProperties(nn.Module):
     """Write category 0 over all properties of atoms and bonds but some, so that a network must infer them.
 
     Hu et al. 2020 (arXiv 1905.12265) and those who compare with them give a network the atoms' numbers and
-    chirality and the bonds' types. Takes a batch of `from_smiles`; as preprocessing, and as a view.
+    chirality and the bonds' types. Takes a batch of `from_smiles`; as preprocessing, and as a view, after
+    those that read what it hides, as ``BondDrop`` and ``AtomMask`` do.
 
     Args:
         atoms: the names in `ATOM_FEATURES` that are kept.
@@ -116,6 +119,17 @@ def _rdkit() -> Any:
     return Chem
 
 
+_ATOM_MAP = re.compile(r":\d+(?=\])")
+
+
+def unmapped(smiles: str) -> str:
+    """A SMILES without the numbers that reactions give its atoms, ``[CH3:1]`` as ``[CH3]``.
+
+    They are no part of the molecule, but RDKit tells equal atoms apart by them, in E and Z too.
+    """
+    return _ATOM_MAP.sub("", smiles)
+
+
 def featurize(chem: Any, smiles: str, place: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features of one molecule.
 
@@ -130,7 +144,7 @@ def featurize(chem: Any, smiles: str, place: int = 0) -> tuple[np.ndarray, np.nd
     Raises:
         ValueError: the SMILES does not parse.
     """
-    molecule = chem.MolFromSmiles(smiles) if isinstance(smiles, str) else None
+    molecule = chem.MolFromSmiles(unmapped(smiles)) if isinstance(smiles, str) else None
     if molecule is None:
         raise ValueError(f"SMILES {place} does not parse: {smiles!r}; remove or mend it")
     atoms = np.array([_atom(a) for a in molecule.GetAtoms()], dtype=np.int64).reshape(-1, len(ATOM_FEATURES))

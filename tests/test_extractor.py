@@ -190,6 +190,23 @@ def test_molecules_and_graphs():
         np.testing.assert_allclose(extractor.transform(form), h, atol=1e-5)
     with pytest.raises(ContrastiveError, match="item 3, 'nonsense', is no SMILES"):
         extractor.transform([*SMILES[:3], "nonsense"])
+    with pytest.raises(ContrastiveError, match="item 3, '', has no atoms"):
+        extractor.transform([*SMILES[:3], ""])
+
+
+def test_molecules_of_other_numbers_are_refused():
+    """PyG's from_smiles describes atoms by the same nine properties, whose categories it counts otherwise."""
+    pytest.importorskip("rdkit", reason="needs the extra: pip install contrastive-pretraining[molecules]")
+    pytest.importorskip("torch_geometric")
+    from torch_geometric.utils import from_smiles
+
+    encoder = graph_encoder(node_features="atoms")
+    encoder.config = {"data": {"class_path": "contrastive.data.molecules.MoleculeData"}}
+    extractor = FeatureExtractor(encoder)
+    with pytest.raises(ContrastiveError, match="other degrees than there are bonds.*give SMILES"):
+        extractor.transform([from_smiles(name) for name in SMILES])
+    ours = [GraphBatch.from_smiles(name).to_pyg() for name in SMILES]
+    np.testing.assert_allclose(extractor.transform(ours), extractor.transform(SMILES), atol=1e-5)
 
 
 def test_graphs_of_other_libraries():

@@ -6,9 +6,11 @@ import torch
 from scipy import stats
 from sklearn import metrics as sk
 from sklearn.neighbors import KNeighborsRegressor
+from torch.nn import functional as F
 
 from contrastive.evaluation.classifiers import predict_knn, predict_linear
 from contrastive.evaluation.draws import Draw
+from contrastive.evaluation.knn import neighbour_vote
 from contrastive.evaluation.metrics import bootstrap, kind_of, measure, standing
 from contrastive.evaluation.quality import alignment, rankme, uniformity
 from contrastive.evaluation.statistics import bootstrap_p, mcnemar, percentile_interval, resamplings
@@ -146,6 +148,14 @@ def test_linear_values_and_knn_values_leave_blanks_out(rng):
     )
     expected = theirs.fit(unit[draw.fit], y[draw.fit, 0]).predict(unit[draw.test])
     np.testing.assert_allclose(near.score[:, 0], expected, rtol=2e-3, atol=1e-3)
+
+
+def test_a_target_that_no_neighbour_knows_is_its_mean():
+    bank = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+    targets = torch.tensor([[5.0, 1.0], [torch.nan, 0.0], [torch.nan, torch.nan], [torch.nan, torch.nan]])
+    vote = neighbour_vote(bank, targets, torch.tensor([[1.0, 0.0], [0.0, 1.0]]), k=2)
+    weight = ((F.cosine_similarity(bank[:1], bank[:2]) - 1) / 0.07).exp()
+    torch.testing.assert_close(vote, torch.tensor([[5.0, weight[0] / weight.sum()], [5.0, 0.5]]))
 
 
 def test_sphere_measures_are_those_of_wang_and_isola():

@@ -12,10 +12,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from contrastive.data.descriptors import read_descriptors
 from contrastive.data.molecules import MoleculeData, read_molecules
-from contrastive.data.splits import scaffold_split
+from contrastive.data.splits import scaffold, scaffold_split
 from contrastive.data.tables import read_smiles
 from contrastive.errors import ContrastiveError
+from contrastive.evaluation.leaks import canonical
 from encoders.graph_batch import GraphBatch
 
 pytest.importorskip("rdkit", reason="needs the extra: pip install contrastive-pretraining[molecules]")
@@ -241,6 +243,22 @@ def test_the_data_module_refuses_a_test_split_and_takes_the_rest(tmp_path):
     assert data.val is None and data.train.smiles == ["CCO"] * 10  # no label to evaluate by
     with pytest.raises(ContrastiveError, match="no test split"):
         data.read("test")
+
+
+MAPPED = [
+    ("[CH3:1][CH2:2][OH:3]", "CCO"),
+    (r"[CH3:1]/[C:2]([CH2:4][CH3:3])=[N:5]\[OH:6]", r"C/C(CC)=N\O"),
+    ("[H:9][CH2:1][c:2]1[cH:3][cH:4][n:5][cH:6][cH:7]1", "Cc1ccncc1"),
+    ("[CH3:2][CH:1]([CH3:3])[Cl:4]", "CC(C)Cl"),
+]
+
+
+@pytest.mark.parametrize("mapped,plain", MAPPED)
+def test_the_numbers_that_reactions_give_atoms_change_nothing(tmp_path, mapped, plain):
+    assert same(GraphBatch.from_smiles(mapped), GraphBatch.from_smiles(plain))
+    assert scaffold(mapped) == scaffold(plain) and canonical(mapped) == canonical(plain)
+    one, two = (read_descriptors([s], cache_dir=tmp_path / s[:2], num_workers=1) for s in (mapped, plain))
+    assert torch.equal(one.nan_to_num(), two.nan_to_num())
 
 
 def test_bbbp_has_the_published_size_and_parts(moleculenet, tmp_path):

@@ -100,6 +100,20 @@ def test_what_may_be_classes_among_quantities_is_told_of(encoder, tmp_path, capl
     assert "z of" not in caplog.text
 
 
+def test_a_target_that_no_training_molecule_has_is_told_of(encoder, tmp_path, caplog):
+    file, parts = tmp_path / "m.csv", scaffold_split(SMILES)
+    rare = {i: i / 2 for i in (*parts.val, *parts.test)}
+    rows = [f"{s},{i / 3},{rare.get(i, '')},{int(i in rare)},{i % 2}\n" for i, s in enumerate(SMILES)]
+    file.write_text("smiles,z,rare,late,even\n" + "".join(rows))
+    task = read_task(encoder, Protocol(str(file), targets=("z", "rare")), cache_dir=str(tmp_path))
+    assert f"rare of {file} has no value among the training molecules" in caplog.text
+    fitted = finetune(encoder, task, task.draws[0], Finetuning(num_epochs=1))
+    assert np.isfinite(fitted.score).all() and np.abs(fitted.score[:, 1]).max() < 1e-6
+    read_task(encoder, Protocol(str(file), targets=("late", "even")), cache_dir=str(tmp_path))
+    assert f"late of {file} has not both values among" in caplog.text
+    assert "z of" not in caplog.text and "even of" not in caplog.text
+
+
 def test_the_column_of_smiles_that_pretraining_had_is_taken_again(encoder, tmp_path):
     file = tmp_path / "m.csv"
     file.write_text("smiles,canonical\nC,CC\nC,CCC\n")

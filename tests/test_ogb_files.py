@@ -13,7 +13,9 @@ from contrastive.data.node_files import read_nodes
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.protocol import Protocol
 from contrastive.evaluation.tasks import read_task
+from contrastive.extractor import FeatureExtractor
 from contrastive.features import FrozenEncoder
+from contrastive.items import read_items
 from encoders.graph import GraphEncoder
 
 MOLECULES = {  # a chain of three atoms, a bond, a single atom, a bond
@@ -71,6 +73,18 @@ def test_training_and_test_graphs_are_the_published_ones(tmp_path):
     whole = {name: text for name, text in MOLECULES.items() if not name.startswith("split")}
     source = f"ogb:ogbg-molhiv:{write(tmp_path / 'whole' / 'hiv', whole) / 'hiv'}"  # as the .zip unpacks
     assert len(GraphData(source).read("train")) == 4
+
+
+def test_an_encoder_of_other_numbers_takes_no_smiles(tmp_path):
+    pytest.importorskip("rdkit", reason="needs the extra: pip install contrastive-pretraining[molecules]")
+    data = {"class_path": "contrastive.data.graphs.GraphData", "init_args": {"source": molecules(tmp_path)}}
+    network = GraphEncoder(node_features=[120, 6, 13, 13, 11, 7, 7, 3, 3], num_hidden=8)
+    encoder = FrozenEncoder(network, torch.nn.Identity(), {"data": data})
+    (tmp_path / "m.smi").write_text("CCO\n")
+    with pytest.raises(ContrastiveError, match="trained on ogb:ogbg-molhiv.*pretrain on SMILES"):
+        read_items(encoder, str(tmp_path / "m.smi"))
+    with pytest.raises(ContrastiveError, match="trained on ogb:ogbg-molhiv.*pretrain on SMILES"):
+        FeatureExtractor(encoder).transform(["CCO"])
 
 
 def test_a_probe_takes_the_published_split(tmp_path):

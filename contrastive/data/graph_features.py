@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from contrastive.errors import ContrastiveError
-from contrastive.features import takes_graphs
+from contrastive.features import FrozenEncoder, takes_graphs
 from encoders.feature_encoder import beyond
+from encoders.graph_batch import GraphBatch
 from encoders.molecules import ATOM_FEATURES
 
+_DEGREE = list(ATOM_FEATURES).index("degree")
 _OURS = ("augmentations.", "encoders.", "torch.")
 
 
@@ -65,3 +68,39 @@ def refuse_other_features(model: nn.Module, x: Any, source: str, advice: str | N
         f"the nodes of {source} have {number} {kinds[of_categories]} each, but the encoder takes {wanted} "
         f"{kinds[isinstance(expected, list)]}: {advice}"
     )
+
+
+def refuse_other_numbers(encoder: FrozenEncoder, graphs: GraphBatch, source: str) -> None:
+    """Check that graphs for an encoder of SMILES number the properties of atoms as our ``from_smiles`` does.
+
+    PyG's and OGB's have as many properties with other numbers, which an encoder would take for other atoms.
+    Their degree counts hydrogens too, so that it is not the graph's.
+
+    Raises:
+        ContrastiveError: they number them otherwise.
+    """
+    module = ((encoder.config or {}).get("data") or {}).get("class_path", "").rpartition(".")[2]
+    if module != "MoleculeData" or graphs.x.is_floating_point() or graphs.x.shape[1] != len(ATOM_FEATURES):
+        return
+    largest = ATOM_FEATURES["degree"] - 1
+    neighbours = torch.bincount(graphs.dst, minlength=graphs.num_nodes) + 1
+    degree = graphs.x[:, _DEGREE]
+    if ((degree != neighbours.clamp(max=largest)) & (degree != 0)).any():  # 0 is masked
+        raise ContrastiveError(
+            f"the atoms of {source} have other degrees than there are bonds, as those of PyG's and OGB's "
+            "molecules, which number other properties otherwise too: give SMILES, as in training"
+        )
+
+
+def refuse_smiles(encoder: FrozenEncoder) -> None:
+    """Refuse SMILES for an encoder of tables of OGB, whose properties have other numbers than from_smiles'.
+
+    Raises:
+        ContrastiveError: it is one.
+    """
+    source = str(encoder.data.get("source"))
+    if source.startswith("ogb:"):
+        raise ContrastiveError(
+            f"the encoder was trained on {source}, which numbers the properties of atoms otherwise than "
+            "SMILES are read here; pretrain on SMILES to encode them"
+        )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from contrastive.errors import ContrastiveError
 from contrastive.report import cache_home, write_whole
+from encoders.molecules import unmapped
 
 log = logging.getLogger("contrastive")
 
@@ -43,7 +44,7 @@ def cache_file(folder: str | Path | None, kind: str, smiles: Sequence[str], sett
     Args:
         folder: made where it is missing; None is ``$XDG_CACHE_HOME/contrastive`` or ``~/.cache/contrastive``.
         kind: what is kept, the start of the file's name.
-        smiles: the molecules.
+        smiles: the molecules, which have no numbers of atoms here.
         settings: of what is computed.
 
     Raises:
@@ -51,7 +52,7 @@ def cache_file(folder: str | Path | None, kind: str, smiles: Sequence[str], sett
     """
     version = import_rdkit().rdBase.rdkitVersion
     content = hashlib.sha256(json.dumps([version, *settings]).encode())
-    content.update("\n".join(smiles).encode())
+    content.update("\n".join(map(unmapped, smiles)).encode())
     path = Path(folder).expanduser() if folder else cache_home()
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -136,6 +136,7 @@ class _Target:
         self.width = int(task.y.max()) + 1 if self.kind == "classes" else task.y.shape[1]
         if self.kind == "values":
             fitted = task.y[draw.fit]
+            fitted = np.where(np.isnan(fitted).all(axis=0), 0, fitted)  # nothing is known: 0, as by ridge
             self.mean, self.std = np.nanmean(fitted, axis=0), np.maximum(np.nanstd(fitted, axis=0), 1e-8)
             self.y = torch.from_numpy(((task.y - self.mean) / self.std).astype(np.float32))
 

@@ -35,7 +35,7 @@ def neighbour_vote(bank: Tensor, targets: Tensor, queries: Tensor, *, k: int) ->
         k: neighbours, at most M.
 
     Returns:
-        ``(N, largest class + 1)`` or ``(N, T)`` float32; 0 where no neighbour is known.
+        ``(N, largest class + 1)`` or ``(N, T)`` float32; the mean of a target where no neighbour's is known.
     """
     bank, queries = F.normalize(bank.float(), dim=1), F.normalize(queries.float(), dim=1)
     votes = []
@@ -49,5 +49,7 @@ def neighbour_vote(bank: Tensor, targets: Tensor, queries: Tensor, *, k: int) ->
         else:
             near = targets[neighbour].float()
             weight = weight[:, :, None] * ~near.isnan()
-            votes.append((weight * near.nan_to_num()).sum(1) / weight.sum(1).clamp_min(1e-30))
+            total = weight.sum(1)
+            vote = (weight * near.nan_to_num()).sum(1) / total.clamp_min(1e-30)
+            votes.append(torch.where(total > 0, vote, targets.float().nanmean(0).nan_to_num()))
     return torch.cat(votes)

@@ -22,6 +22,7 @@ from contrastive.evaluation.tasks import Task
 from contrastive.features import FrozenEncoder
 from contrastive.report import cache_home, track, write_whole
 from encoders.graph_batch import GraphBatch
+from encoders.molecules import unmapped
 
 log = logging.getLogger("contrastive")
 
@@ -140,7 +141,7 @@ def keys_of(dataset: Any) -> list[str]:
 def _canonical_all(smiles: Sequence[str]) -> list[str]:
     """Canonical SMILES, kept in the cache by a hash of what they are of: 250,000 take over a minute."""
     version = import_rdkit().rdBase.rdkitVersion
-    content = hashlib.blake2b("\n".join([version, *smiles]).encode(), digest_size=16)
+    content = hashlib.blake2b("\n".join([version, *map(unmapped, smiles)]).encode(), digest_size=16)
     file = cache_home() / "canonical" / f"{content.hexdigest()}.txt"
     try:
         known = file.read_text().split("\n")
@@ -157,9 +158,9 @@ def _canonical_all(smiles: Sequence[str]) -> list[str]:
 
 
 def canonical(smiles: str) -> str:
-    """RDKit's canonical SMILES; what it cannot read stays as it is."""
+    """RDKit's canonical SMILES, without numbers of atoms; what it cannot read stays as it is."""
     chem = import_rdkit()
-    molecule = chem.MolFromSmiles(smiles)
+    molecule = chem.MolFromSmiles(unmapped(smiles))
     return smiles if molecule is None else chem.MolToSmiles(molecule)
 
 

@@ -172,6 +172,7 @@ def _check_splits(task: Task, source: str) -> None:
                 )
     if task.kind == "classes":
         return
+    _warn_of_unlearnt(task, source)
     for split in task.splits:
         test = task.y[split.test]
         known = [column[~np.isnan(column)] for column in test.T]
@@ -180,6 +181,19 @@ def _check_splits(task: Task, source: str) -> None:
                 f"no target has two values among the {len(test)} test {task.unit} ({task.rule}); split "
                 "otherwise, or give more items"
             )
+
+
+def _warn_of_unlearnt(task: Task, source: str) -> None:
+    """Name the targets that the training part does not tell of, which count in the means all the same."""
+    needed, found = (2, "not both values") if task.kind == "labels" else (1, "no value")
+    for name, column in zip(task.names, task.y.T):
+        parts = [column[split.fit] for split in task.splits]
+        if any(len(np.unique(part[~np.isnan(part)])) < needed for part in parts):
+            log.warning(
+                "%s of %s has %s among the training %s (%s): nothing is learnt of it, but it counts in the "
+                "mean; leave it out of the targets",
+                name, source, found, task.unit, task.rule,
+            )  # fmt: skip
 
 
 def _image_task(encoder: FrozenEncoder, protocol: Protocol, **options: Any) -> Task:
