@@ -74,7 +74,6 @@ class GraphEncoder(nn.Module):
             of your own.
 
     Attributes:
-        node_features: what ``x`` is, as the argument.
         num_features: width of the rows of ``encoder(batch)``.
         num_node_features: width of the rows of ``encoder.nodes(batch)``.
     """
