@@ -56,7 +56,7 @@ class GraphEncoder(nn.Module):
         num_hidden: width of every layer.
         num_layers: L.
         layer: ``custom`` is :class:`~encoders.graph_layers.GraphLayer`, any AGGREGATE with any COMBINE.
-        layer_args: further arguments of the layer, as ``{num_heads: 8}``; ``rgcn`` needs ``{num_relations: R}``.
+        layer_args: further arguments of the layer, as ``{num_heads: 8}``; ``rgcn`` needs ``num_relations``.
         input_layer: map float ``x`` to ``num_hidden`` linearly first; categories always are.
         norm: batch norm after every layer.
         activation: after the norm.
