@@ -155,7 +155,7 @@ def _recipe(encoder: FrozenEncoder, folder: Path | None) -> list[str]:
         "configuration": folder.parent.name if folder and folder.parent.parent.name == "runs" else None,
         "method": ((config.get("model") or {}).get("class_path") or "").rpartition(".")[2] or None,
         **{key: _called(model.get(key)) for key in _RECIPE},
-        "epochs": trainer.get("max_epochs"),
+        "epochs": trainer.get("max_epochs") if trainer.get("max_steps", -1) < 0 else None,
         "steps": _steps(folder),
         "batch size": encoder.data.get("batch_size"),
         "devices": trainer.get("devices"),

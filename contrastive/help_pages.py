@@ -1,13 +1,16 @@
-"""Pages of help where jsonargparse has none: of functions, and of what ``--model`` and ``--data`` may be."""
+"""Pages of help where jsonargparse has none, or one of thousands of lines: of functions, and of classes."""
 
 from __future__ import annotations
 
 import inspect
 import pkgutil
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 
 from jsonargparse import ArgumentParser
+from pytorch_lightning import LightningDataModule, LightningModule
+from torch import nn
 
 from contrastive.errors import ContrastiveError
 
@@ -31,14 +34,17 @@ _CLASSES = {
 }
 
 
+_KINDS = {"model": LightningModule, "data": LightningDataModule}  # of other keys modules of torch's
+
+
 def help_page(args: Sequence[str]) -> str | None:
-    """What ``--KEY.help PATH`` asks for where PATH is a function, or ``--model.help`` without a PATH.
+    """What ``--KEY.help PATH`` asks for, or ``--model.help`` and ``--data.help`` without a PATH.
 
     Args:
         args: a command line.
 
     Returns:
-        The page; None where none is asked for, or that of a class.
+        The page; None where none is asked for, or that of a class which jsonargparse tells of.
 
     Raises:
         ContrastiveError: another ``--KEY.help`` without a PATH.
@@ -51,7 +57,7 @@ def help_page(args: Sequence[str]) -> str | None:
         path = value if equals else path
         if not path or path.startswith("-"):
             return _classes(option)
-        if page := _function(option, path):
+        if page := _settings(option, path):
             return page
     return None
 
@@ -67,12 +73,17 @@ def _classes(option: str) -> str:
     return "\n".join(lines)
 
 
-def _function(option: str, path: str) -> str | None:
-    function = None
+def _settings(option: str, path: str) -> str | None:
+    """The page of a function or of a module of torch's, without all others that could be nested in it."""
+    found = None
     with suppress(ImportError, AttributeError, ValueError):  # which jsonargparse says
-        function = pkgutil.resolve_name(path)
-    if not inspect.isfunction(function):
+        found = pkgutil.resolve_name(path)
+    key = option.removesuffix(".help").removeprefix("--")
+    parser = ArgumentParser(usage=f"--{key} {path}", add_help=False)
+    if inspect.isfunction(found):
+        parser.add_function_arguments(found, key)
+    elif inspect.isclass(found) and issubclass(found, _KINDS.get(key, nn.Module)):
+        parser.add_class_arguments(found, key, fail_untyped=False)
+    else:
         return None
-    parser = ArgumentParser(usage=f"{option.removesuffix('.help')} {path}", add_help=False)
-    parser.add_function_arguments(function, option.removeprefix("--").removesuffix(".help"))
-    return parser.format_help()
+    return re.sub(r",\s+known\s+subclasses:[^)]*\)", ")", parser.format_help())

@@ -39,7 +39,8 @@ class ContrastiveModule(LightningModule):
         projector: called with ``encoder.num_features``, gives the head whose output ``z`` the loss sees.
         loss: called as ``loss(z0, z1)`` with two ``(N, D)`` projections; InfoNCE where none is given.
         preprocess: what an input needs before the encoder when nothing is augmented; kept with the encoder.
-        optimizer: called with the parameter groups, biases and norms without weight decay; None is AdamW.
+        optimizer: called with the parameter groups, biases and norms without weight decay; None is AdamW
+            at torch's rate of 1e-3.
         warmup_epochs: epochs in which the learning rate rises from 0; then it falls along a cosine.
         schedule: called with the optimizer, gives another schedule of torch's, which counts steps.
         channels_last: lay convolutions out channels last: faster on CPU and with tensor cores. With fewer

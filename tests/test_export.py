@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import contrastive
+from contrastive.card import model_card
 from contrastive.cli import main
 from contrastive.data.images import read_images
 from contrastive.errors import ContrastiveError
@@ -93,6 +94,13 @@ def test_the_card_tells_what_the_run_wrote(folder, run):
         "Licence: not stated",
     ):
         assert told in card, told
+
+
+def test_the_card_of_a_run_that_steps_ended_tells_no_epochs(run):
+    encoder = contrastive.load_encoder(run)
+    encoder.config["trainer"]["max_steps"] = 16
+    card = model_card(encoder, run, "model.safetensors")
+    assert "| steps | `16` |" in card and "| epochs |" not in card
 
 
 def test_a_loose_checkpoint_has_a_card_that_says_what_is_not_known(run, tmp_path):

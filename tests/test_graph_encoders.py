@@ -192,6 +192,7 @@ def test_no_layers_and_no_width_are_refused(arguments):
         ({"layer": "gim"}, "layer 'gim': expected gin, gine, gcn"),
         ({"layer": "gin", "edge_features": 4}, "layer gin takes no edge_features: set them to null"),
         ({"layer": "gine"}, "layer gine needs edge_features"),
+        ({"layer": "rgcn"}, "layer rgcn needs layer_args {num_relations: R}"),
     ],
 )
 def test_a_layer_that_does_not_fit_is_named(arguments, message):

@@ -155,6 +155,24 @@ def test_a_function_has_a_page_of_help_too(option, capsys):
     assert "the nearest: augmentations.image.simclr" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "option, path, told",
+    [
+        ("model", "contrastive.module.ContrastiveModule", "--model.encoder ENCODER"),
+        ("model.encoder", "encoders.graph.NodeEncoder", "the width of float ``x``"),
+        ("data", "contrastive.data.links.LinkData", "--data.evidence {none,ends,all}"),
+    ],
+)
+def test_the_page_of_a_class_fits_in_the_head(option, path, told, capsys):
+    """jsonargparse's own has every module of torch that is imported, for each setting that takes one."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["pretrain", f"--{option}.help", path])
+    page = capsys.readouterr().out
+    assert not ended.value.code and told in page
+    assert "torch.nn.Linear" not in page and len(page.splitlines()) < 100
+    assert cli.main(["pretrain", "--model.help", "torch.nn.Linear"]) == 2  # it is no LightningModule
+
+
 @pytest.mark.parametrize("key, base", [("model", LightningModule), ("data", LightningDataModule)])
 def test_what_a_model_and_data_may_be_is_listed(key, base, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -76,7 +76,8 @@ def read_graphs(
             ``dgl:NAME`` with the name of a graph-classification class of ``dgl.data``, optionally with
             its arguments' first, ``dgl:GINDataset:MUTAG``; or ``ogb:NAME`` (see ``read_ogb``).
         node_features: ``attributes`` are the one-hot node labels and the node attributes of the files,
-            ``degree`` the one-hot degree, ``auto`` the first where there are any, else the second.
+            ``degree`` the one-hot degree, ``auto`` the first where there are any, else the second, or of
+            DGLGraphs and PyG's ``Data`` the constant 1.
         max_degree: higher degrees count as this one.
 
     Raises:
@@ -149,7 +150,8 @@ class GraphData(PretrainingData):
     Args:
         source: a folder or .zip of TUDataset files, a .bin of DGLGraphs, ``dgl:NAME`` or ``ogb:NAME``; in
             Python a list of DGLGraphs or of PyG's ``Data`` too (see ``read_graphs``).
-        node_features: ``attributes`` (one-hot labels and attributes of the nodes), ``degree``, or ``auto``.
+        node_features: ``attributes`` (one-hot labels and attributes of the nodes), ``degree`` (one-hot), or
+            ``auto``: the first where there are any, else degrees, or the constant 1 of DGLGraphs and PyG.
         max_degree: of the one-hot degree.
         batch_size: graphs a process takes a step. Every other graph in the batch is a negative.
         val_fraction: share kept from pretraining, for the online evaluation.

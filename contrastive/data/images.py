@@ -109,7 +109,7 @@ class ImageData(PretrainingData):
     Args:
         source: ``digits``, a folder, a .csv or .npz file, a data set of torchvision (``CIFAR10``) or of
             Hugging Face (``hf:NAME``); see ``open_images``.
-        image_size: side in pixels the images are read at; None takes the source's own.
+        image_size: side in pixels the images are read at; None takes the first image's shorter side.
         channels: 1 or 3; None is 1 for digits, what an .npz file has, and 3 for everything else.
         crop: cut a random crop for each view from the image in its own size, where it is decoded, instead of
             from ``image_size``, which remains what validation and probes read. The recipe of the views then

@@ -39,7 +39,7 @@ CHUNK = 2**16  # triples scored at a time
 
 
 class LinkPrediction(LightningModule):
-    """Score (head, relation, tail) so that links stand out: the lecture's polypharmacy (arXiv 1802.00543).
+    """Score (head, relation, tail) so that links stand out, as side effects of two drugs (arXiv 1802.00543).
 
     What is built depends on the data, so encoder and decoder are given without their sizes. After every
     epoch the medians over relations of AUROC, AUPRC and AP@50 of the validation part are logged, with the
@@ -48,8 +48,9 @@ class LinkPrediction(LightningModule):
     Args:
         encoder: called with the graph, gives the features of the nodes; by default a free vector a node.
         decoder: called with the width of the features and the number of relations.
-        loss: called as ``loss(scores, positive, negative)``, all ``(Q, K)``.
-        optimizer: called with the parameter groups, biases and norms without weight decay; None is AdamW.
+        loss: called as ``loss(scores, positive, negative)``, all ``(Q, K)``; LinkBCE where none is given.
+        optimizer: called with the parameter groups, biases and norms without weight decay; None is AdamW
+            at torch's rate of 1e-3.
         warmup_epochs: epochs in which the learning rate rises from 0; then it falls along a cosine.
         schedule: called with the optimizer, gives another schedule of torch's, which counts steps.
         dropout: of the nodes' features.

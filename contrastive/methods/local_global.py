@@ -64,7 +64,8 @@ class _LocalGlobal(ContrastiveModule):
         tau_plus: probability that a negative is none, as a graph of the same class, or a shuffled node that
             fits its place nevertheless; 0 turns debiasing off.
         beta: how much near negatives weigh.
-        optimizer: called with the parameter groups, biases and norms without weight decay; None is AdamW.
+        optimizer: called with the parameter groups, biases and norms without weight decay; None is AdamW
+            at torch's rate of 1e-3.
         warmup_epochs: epochs in which the learning rate rises from 0; then it falls along a cosine.
         schedule: called with the optimizer, gives another schedule of torch's, which counts steps.
         seed: of augmentations and corruptions; ``pretrain`` takes it from ``seed_everything``.
