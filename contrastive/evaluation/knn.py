@@ -45,9 +45,7 @@ def neighbour_vote(bank: Tensor, targets: Tensor, queries: Tensor, *, k: int) ->
         if targets.ndim == 1:
             counts = weight.new_zeros(len(part), int(targets.max()) + 1)
             counts.scatter_add_(1, targets[neighbour], weight)
-            votes.append(
-                counts / counts.sum(1, keepdim=True)
-            )  # of one mind exactly 1: rounding ranks nothing
+            votes.append(counts / counts.sum(1, keepdim=True))  # of one class exactly 1, which ties
         else:
             near = targets[neighbour].float()
             weight = weight[:, :, None] * ~near.isnan()
