@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from contrastive.runtime import set_up_process
+from contrastive.runtime import set_up_process, start_in_utf8
 
 COMMANDS = {
     "quickstart": ("contrastive.quickstart", "pretrain on digits without labels and compare, in a minute"),
@@ -42,6 +42,8 @@ CONFIGURED = ("pretrain", "views")  # these take a whole configuration, and pars
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; print what a user can mend as one message and return a non-zero status."""
+    if argv is None:
+        start_in_utf8()
     set_up_process()
     name, *args = (sys.argv[1:] if argv is None else argv) or [""]
     if name not in COMMANDS:
