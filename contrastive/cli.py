@@ -56,18 +56,17 @@ def main(argv: list[str] | None = None) -> int:
     from jsonargparse import ArgumentError, auto_cli
 
     from contrastive.errors import ContrastiveError
+    from contrastive.signals import ended_by_sigterm
 
     command = getattr(importlib.import_module(COMMANDS[name][0]), name.replace("-", "_"))
     try:
         if name in CONFIGURED:
             command([_underscored(arg) for arg in args])
         else:
-            auto_cli(
-                command,
-                args=_with_runs(command, _with_flags(command, [_underscored(arg) for arg in args])),
-                prog=f"contrastive {name}{' RUN …' if _takes_runs(command) else ''}",
-                exit_on_error=False,
-            )
+            args = _with_runs(command, _with_flags(command, [_underscored(arg) for arg in args]))
+            prog = f"contrastive {name}{' RUN …' if _takes_runs(command) else ''}"
+            with ended_by_sigterm():
+                auto_cli(command, args=args, prog=prog, exit_on_error=False)
     except ArgumentError as error:
         print(
             f"contrastive {name}: error: {_said(error, command)}\n"
