@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from contrastive.runtime import set_up_process
+from contrastive.runtime import set_up_process, start_in_utf8
 
 COMMANDS = {
     "quickstart": ("contrastive.quickstart", "pretrain on digits without labels and compare, in a minute"),
@@ -42,6 +42,8 @@ CONFIGURED = ("pretrain", "views")  # these take a whole configuration, and pars
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; print what a user can mend as one message and return a non-zero status."""
+    if argv is None:
+        start_in_utf8()
     set_up_process()
     name, *args = (sys.argv[1:] if argv is None else argv) or [""]
     if name not in COMMANDS:
@@ -54,18 +56,17 @@ def main(argv: list[str] | None = None) -> int:
     from jsonargparse import ArgumentError, auto_cli
 
     from contrastive.errors import ContrastiveError
+    from contrastive.signals import ended_by_sigterm
 
     command = getattr(importlib.import_module(COMMANDS[name][0]), name.replace("-", "_"))
     try:
         if name in CONFIGURED:
             command([_underscored(arg) for arg in args])
         else:
-            auto_cli(
-                command,
-                args=_with_runs(command, _with_flags(command, [_underscored(arg) for arg in args])),
-                prog=f"contrastive {name}{' RUN …' if _takes_runs(command) else ''}",
-                exit_on_error=False,
-            )
+            args = _with_runs(command, _with_flags(command, [_underscored(arg) for arg in args]))
+            prog = f"contrastive {name}{' RUN …' if _takes_runs(command) else ''}"
+            with ended_by_sigterm():
+                auto_cli(command, args=args, prog=prog, exit_on_error=False)
     except ArgumentError as error:
         print(
             f"contrastive {name}: error: {_said(error, command)}\n"

@@ -134,6 +134,11 @@ def _writing(file: Path, advice: str) -> Iterator[None]:
     except (OSError, SafetensorError) as error:  # safetensors raises its own of a full disk
         reason = getattr(error, "strerror", None) or error
         raise ContrastiveError(f"cannot write {file}: {reason}; {advice}") from error
+    except UnicodeEncodeError as error:  # of a file's name, which may be any bytes
+        near = error.object[max(0, error.start - 20) : error.end + 20]
+        raise ContrastiveError(
+            f"cannot write {file}: the name with {near!r} is no {error.encoding}; rename the file"
+        ) from error
 
 
 @contextmanager

@@ -1,13 +1,28 @@
-"""What a process is set up with before torch is imported: how its threads wait, what its memory is."""
+"""What a process is set up with before torch is imported: its encoding, how its threads wait, its memory."""
 
 from __future__ import annotations
 
 import ctypes
+import locale
 import os
+import sys
 
 # of <malloc.h>
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MALLOC_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+
+
+def start_in_utf8() -> None:
+    """Start Python again in its UTF-8 mode where the locale has another encoding.
+
+    All our files are UTF-8, configurations as well as tables and cards, and Python would read and write them
+    as the locale has it. Where the user has set ``PYTHONUTF8`` it stays.
+    """
+    known = locale.getpreferredencoding(False).lower().replace("-", "") == "utf8"
+    if known or os.name != "posix" or "PYTHONUTF8" in os.environ:
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def set_up_process() -> None:

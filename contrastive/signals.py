@@ -7,7 +7,10 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Any
@@ -60,6 +63,32 @@ class Signals:
         self.received = signal.Signals(number)
         if not self.training:
             raise Stopped(f"stopped by {self.received.name} before the first step", self.received)
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """A block that SIGTERM leaves as an exception does, so that no part of a file stays; a second one kills.
+
+    Processes that are started inside die of it as they would without.
+    """
+    process = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() != process:
+            signal.raise_signal(number)
+        sys.exit(128 + number)
+
+    # elsewhere than in the main thread Python refuses handlers
+    ours = threading.current_thread() is threading.main_thread()
+    ours = ours and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def requeue() -> str:

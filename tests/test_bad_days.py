@@ -89,6 +89,20 @@ def test_output_that_cannot_be_written(tmp_path):
     assert "cannot write to /proc/run" in run.printed and "give another folder" in run.printed
 
 
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal to itself")
+def test_sigterm_leaves_no_part_of_a_file(tmp_path):
+    code = (
+        "import os, signal; from pathlib import Path\n"
+        "from contrastive.report import write_whole; from contrastive.signals import ended_by_sigterm\n"
+        "def write(part): part.touch(); print(len(os.listdir('.'))); os.kill(os.getpid(), signal.SIGTERM)\n"
+        "with ended_by_sigterm(): write_whole(Path('table.csv'), write)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (143, "1\n"), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_runs_do_not_write_one_folder(folder):
     folder.mkdir()
     (folder / "checkpoints").mkdir()

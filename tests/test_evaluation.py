@@ -12,12 +12,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
+from torch.nn import functional as F
 
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.classifiers import Prediction, predict_linear
 from contrastive.evaluation.draws import Draw, labelled_draws
 from contrastive.evaluation.evaluate import Evaluation
-from contrastive.evaluation.knn import knn_accuracy
+from contrastive.evaluation.knn import knn_accuracy, neighbour_vote
 from contrastive.evaluation.linear import (
     REGULARISATIONS,
     Features,
@@ -48,6 +49,18 @@ def test_knn_is_scikit_learns_weighted_vote(digits, k):
     h, y = torch.from_numpy(digits.h), torch.from_numpy(digits.y)
     ours = knn_accuracy(h[:1000], y[:1000], h[1000:], y[1000:], k=k)
     assert abs(ours - expected) < 0.003  # a tie in distance may fall either way
+
+
+def test_neighbours_of_one_class_are_certain_of_it_and_tie():
+    """Rounding would rank them, and ROC-AUC and average precision with them."""
+    h = F.normalize(torch.randn(300, 4, generator=torch.Generator().manual_seed(0)))
+    y = torch.arange(100) % 3
+    votes = neighbour_vote(h[:100], y, h[100:], k=5)
+    near = y[(h[100:] @ h[:100].T).topk(5).indices]
+    agreed = (near == near[:, :1]).all(1)
+    assert agreed.sum() > 2
+    assert votes[agreed].equal(F.one_hot(near[agreed, 0], 3).float())
+    torch.testing.assert_close(votes.sum(1), torch.ones(200))
 
 
 @pytest.mark.parametrize("large", [0, 10**9], ids=["float32", "float64"])

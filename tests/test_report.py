@@ -1,8 +1,19 @@
-"""Pictures, as a notebook has them drawn."""
+"""Pictures, as a notebook has them drawn, and files that are written whole or not at all."""
 
 import matplotlib
+import pytest
 
-from contrastive.report import plot_label_efficiency
+from contrastive.errors import ContrastiveError
+from contrastive.report import plot_label_efficiency, write_whole
+
+
+def test_a_file_whose_name_is_not_utf8_is_named_where_it_cannot_be_written(tmp_path):
+    name = b"caf\xe9.jpg".decode(errors="surrogateescape")  # as Python has it of the file system
+    with pytest.raises(
+        ContrastiveError, match=r"table.csv: the name with 'caf\\udce9.jpg' is no utf-8; rename"
+    ):
+        write_whole(tmp_path / "table.csv", lambda part: part.write_text(name, encoding="utf-8"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_picture_leaves_the_callers_backend_as_it_is(tmp_path):

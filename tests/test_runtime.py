@@ -46,3 +46,17 @@ def test_another_libc_is_left_alone(monkeypatch):
 @pytest.fixture
 def clean_environ():
     return {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="nothing is started again")
+@pytest.mark.parametrize("setting,mode", [({}, "1"), ({"PYTHONUTF8": "0"}, "0")])
+def test_the_command_starts_again_in_utf8_unless_the_user_set_it(clean_environ, setting, mode):
+    code = (
+        "import locale, sys; locale.getpreferredencoding = lambda _: 'ISO-8859-1'\n"
+        "from contrastive.runtime import start_in_utf8; start_in_utf8()\n"
+        "print(sys.argv[1], sys.flags.utf8_mode)"
+    )
+    environ = clean_environ | {"LC_ALL": "C.UTF-8"} | setting  # in C Python takes UTF-8 by itself
+    command = [sys.executable, "-c", code, "word"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ)
+    assert done.stdout.split() == ["word", mode], done.stderr

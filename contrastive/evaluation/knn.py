@@ -43,9 +43,9 @@ def neighbour_vote(bank: Tensor, targets: Tensor, queries: Tensor, *, k: int) ->
         cosine, neighbour = (part @ bank.T).topk(min(k, len(bank)), dim=1)
         weight = ((cosine - 1) / 0.07).exp()  # at most 1
         if targets.ndim == 1:
-            shares = weight / weight.sum(1, keepdim=True)
-            counts = shares.new_zeros(len(part), int(targets.max()) + 1)
-            votes.append(counts.scatter_add_(1, targets[neighbour], shares))
+            counts = weight.new_zeros(len(part), int(targets.max()) + 1)
+            counts.scatter_add_(1, targets[neighbour], weight)
+            votes.append(counts / counts.sum(1, keepdim=True))  # of one class exactly 1, which ties
         else:
             near = targets[neighbour].float()
             weight = weight[:, :, None] * ~near.isnan()
