@@ -67,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
             prog = f"contrastive {name}{' RUN …' if _takes_runs(command) else ''}"
             with ended_by_sigterm():
                 auto_cli(command, args=args, prog=prog, exit_on_error=False)
+        sys.stdout.flush()
     except ArgumentError as error:
         print(
             f"contrastive {name}: error: {_said(error, command)}\n"
@@ -81,6 +82,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"contrastive {name}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever reads what is printed, as head does, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return 0
 
 

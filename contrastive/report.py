@@ -167,8 +167,7 @@ def require_new_folder(folder: Path) -> None:
 def _folder_beside(folder: Path) -> Iterator[Path]:
     if folder.exists():
         raise ContrastiveError(f"{folder} exists already; give a folder that does not")
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
+    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
         yield part

@@ -300,3 +300,12 @@ def test_quickstart_passes_its_bar(command, tmp_path):
         assert row["num_draws"] == (5 if row["representation"] == "scratch" else 20)
     for name in ("embedding", "label_efficiency"):
         assert min(Image.open(tmp_path / "quick" / "plots" / f"{name}.png").size) > 400
+
+
+def test_a_reader_that_has_enough_ends_a_command_in_silence(digits_run):
+    command = [sys.executable, "-m", "contrastive.cli", "inspect", str(digits_run)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    said = process.stderr.read()
+    assert process.wait() in (1, 141)  # 1 where rich was the writer
+    assert "Broken" not in said and "Traceback" not in said

@@ -149,6 +149,10 @@ def test_a_result_is_repeated_from_its_file(digits_run, tmp_path, capsys):
     file.write_text(json.dumps(changed))
     assert main(["probe", "--from", str(file)]) == 1
     assert "not the numbers of" in capsys.readouterr().err
+    changed["rows"][0]["accuracy_mean"] = None
+    file.write_text(json.dumps(changed))
+    assert main(["probe", "--from", str(file)]) == 1
+    assert "accuracy_mean nan recorded" in capsys.readouterr().err
     file.write_text("{}")
     assert main(["probe", "--from", str(file)]) == 1
     assert "not the result of a probe" in capsys.readouterr().err

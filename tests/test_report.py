@@ -4,7 +4,7 @@ import matplotlib
 import pytest
 
 from contrastive.errors import ContrastiveError
-from contrastive.report import plot_label_efficiency, write_whole
+from contrastive.report import plot_label_efficiency, whole_folder, write_whole
 
 
 def test_a_file_whose_name_is_not_utf8_is_named_where_it_cannot_be_written(tmp_path):
@@ -14,6 +14,15 @@ def test_a_file_whose_name_is_not_utf8_is_named_where_it_cannot_be_written(tmp_p
     ):
         write_whole(tmp_path / "table.csv", lambda part: part.write_text(name, encoding="utf-8"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_written_whole_leaves_what_lies_beside_it(tmp_path):
+    kept = tmp_path / "encoder.part" / "mine.txt"
+    kept.parent.mkdir()
+    kept.write_text("a user's own")
+    with whole_folder(tmp_path / "encoder") as part:
+        (part / "a").write_text("b")
+    assert kept.exists() and sorted(p.name for p in tmp_path.iterdir()) == ["encoder", "encoder.part"]
 
 
 def test_a_picture_leaves_the_callers_backend_as_it_is(tmp_path):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sklearn
 import torch
 
@@ -172,11 +173,19 @@ def _read_result(file: Path) -> dict[str, Any]:
 
 def _compare_with_record(rows: Sequence[dict], recorded: Sequence[dict], file: str | None) -> None:
     """Say whether the numbers of a result file came out again."""
-    apart = [
-        f"{now['representation']}: {key} {then[key]:.6f} recorded, {now[key]:.6f} now"
+    pairs = [
+        (
+            f"{now['representation']}: {key}",
+            *(np.nan if row.get(key) is None else row[key] for row in (then, now)),
+        )
         for now, then in zip(rows, recorded)
         for key in now
-        if key.endswith("_mean") and now[key] is not None and abs(now[key] - then[key]) > 1e-9
+        if key.endswith("_mean")
+    ]
+    apart = [
+        f"{name} {then:.6f} recorded, {now:.6f} now"
+        for name, then, now in pairs
+        if not np.isclose(then, now, rtol=0, atol=1e-9, equal_nan=True)
     ]
     if apart:
         raise ContrastiveError(f"not the numbers of {file}:\n  " + "\n  ".join(apart))
