@@ -170,9 +170,7 @@ def _ridge_columns(
         for column, truth in enumerate(y.T):
             known = fit[~np.isnan(truth[fit])]
             if len(known):
-                with (
-                    warnings.catch_warnings()
-                ):  # a weak penalty of more columns than rows; validation judges it
+                with warnings.catch_warnings():  # of a penalty too weak, which validation judges
                     warnings.simplefilter("ignore", LinAlgWarning)
                     model = Ridge(alpha=1 / c).fit(h[known], truth[known])
                 weight[column], bias[column] = model.coef_, model.intercept_
