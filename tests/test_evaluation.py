@@ -80,11 +80,11 @@ def test_softmax_regression_reaches_scikit_learns_optimum(monkeypatch, large, nu
         best = objective(theirs.coef_, theirs.intercept_, c)
         assert objective(weight, bias, c) <= best + 1e-5
         assert ((h @ weight.T + bias).argmax(1) == theirs.predict(h)).mean() >= 0.99
-    # where the penalty is strong the minimum is sharp
-    weight, bias = LogisticPath(h.astype(np.float32), y).fit(0.01)
-    theirs = LogisticRegression(C=0.01, tol=1e-10, max_iter=50_000).fit(h, y)
-    np.testing.assert_allclose(weight, theirs.coef_, atol=1e-3)
-    np.testing.assert_allclose(softmax(h @ weight.T + bias, 1), theirs.predict_proba(h), atol=2e-3)
+    for c in (0.01, 1.0):  # where the penalty is strong the minimum is sharp
+        weight, bias = LogisticPath(h.astype(np.float32), y).fit(c)
+        theirs = LogisticRegression(C=c, tol=1e-10, max_iter=50_000).fit(h, y)
+        np.testing.assert_allclose(weight, theirs.coef_, atol=2e-3)
+        np.testing.assert_allclose(softmax(h @ weight.T + bias, 1), theirs.predict_proba(h), atol=2e-3)
 
 
 def test_columns_with_blanks_are_each_fitted_on_what_is_known_of_them():
@@ -110,8 +110,10 @@ def test_sparse_features_are_fitted_as_dense_ones():
     np.testing.assert_allclose(sparse[0], dense[0])
 
 
+@pytest.mark.parametrize("large", [0, 10**9], ids=["float32", "float64"])
 @pytest.mark.parametrize("num_classes", [2, 4])
-def test_one_against_the_rest_is_what_liblinear_fits(num_classes):
+def test_one_against_the_rest_is_what_liblinear_fits(monkeypatch, large, num_classes):
+    monkeypatch.setattr("contrastive.evaluation.logistic._LARGE", large)
     h, y = make_classification(600, 30, n_informative=12, n_classes=num_classes, random_state=0)
     # liblinear penalises the intercept too, less the larger its scale
     solver = LogisticRegression(C=0.1, tol=1e-8, solver="liblinear", intercept_scaling=100, max_iter=5000)

@@ -121,7 +121,8 @@ def test_the_command_writes_scikit_learns_probabilities(digits_run, tmp_path, ca
     c = result["rows"][0]["chosen"][0]["C"]
     scaled = scaled.astype(np.float64)  # in which the solver gets to its end
     model = LogisticRegression(C=c, max_iter=10_000, tol=1e-10).fit(scaled[draw.fit], task.y[draw.fit])
-    np.testing.assert_allclose(p, model.predict_proba(scaled[draw.test]), atol=0.03)
+    apart = np.abs(p - model.predict_proba(scaled[draw.test]))
+    assert np.quantile(apart, 0.99) < 1e-3 and apart.max() < 0.03  # the minimum is flat where C is 100
 
     card = (saved / "README.md").read_text()
     assert "contrastive predict FOLDER" in card and f"{accuracy:.4g}" in card
