@@ -18,8 +18,9 @@ from contrastive.data.image_decode import decode
 from contrastive.data.rdkit_cache import import_rdkit
 from contrastive.errors import ContrastiveError
 from contrastive.features import FrozenEncoder, in_channels, takes_graphs
-from contrastive.items import GRAPH_OPTIONS, image_size_of
+from contrastive.items import GRAPH_OPTIONS, image_size_of, unit_of
 from encoders.graph_batch import GraphBatch
+from encoders.molecules import read_molecule
 
 
 def input_batches(encoder: FrozenEncoder, items: Any, batch_size: int) -> Iterator[Any]:
@@ -166,7 +167,8 @@ def graph_batch(encoder: FrozenEncoder, items: Any, first: int = 0) -> GraphBatc
         return GraphBatch.concatenate(items)
     options = {key: encoder.data[key] for key in GRAPH_OPTIONS if key in encoder.data}
     graphs = read_graphs(items, **options).graphs
-    refuse_other_numbers(encoder, graphs, f"the graphs from item {first}")
+    if unit_of(encoder, "") == "molecules":  # whatever the items are
+        refuse_other_numbers(graphs, f"the graphs from item {first}")
     return graphs
 
 
@@ -175,7 +177,7 @@ def _molecules(smiles: Sequence[str], first: int) -> GraphBatch:
     try:
         graphs = GraphBatch.from_smiles(smiles)
     except ValueError as error:
-        place = next(i for i, name in enumerate(smiles) if chem.MolFromSmiles(name) is None)
+        place = next(i for i, name in enumerate(smiles) if read_molecule(chem, name) is None)
         raise ContrastiveError(
             f"item {first + place}, {smiles[place]!r}, is no SMILES that RDKit can read; remove or mend it"
         ) from error

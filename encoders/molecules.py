@@ -130,6 +130,11 @@ def unmapped(smiles: str) -> str:
     return _ATOM_MAP.sub("", smiles)
 
 
+def read_molecule(chem: Any, smiles: str) -> Any:
+    """RDKit's molecule of a SMILES, whose atoms have no numbers; None where it does not parse."""
+    return chem.MolFromSmiles(unmapped(smiles))
+
+
 def featurize(chem: Any, smiles: str, place: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features of one molecule.
 
@@ -144,7 +149,7 @@ def featurize(chem: Any, smiles: str, place: int = 0) -> tuple[np.ndarray, np.nd
     Raises:
         ValueError: the SMILES does not parse.
     """
-    molecule = chem.MolFromSmiles(unmapped(smiles)) if isinstance(smiles, str) else None
+    molecule = read_molecule(chem, smiles) if isinstance(smiles, str) else None
     if molecule is None:
         raise ValueError(f"SMILES {place} does not parse: {smiles!r}; remove or mend it")
     atoms = np.array([_atom(a) for a in molecule.GetAtoms()], dtype=np.int64).reshape(-1, len(ATOM_FEATURES))

@@ -13,7 +13,7 @@ from torch import Tensor
 from contrastive.data.processes import guarded_map, num_cores
 from contrastive.data.rdkit_cache import cache_file, import_rdkit, load_tensors, save_tensors
 from contrastive.report import track
-from encoders.molecules import unmapped
+from encoders.molecules import read_molecule
 
 _PROPERTIES = """
     MolLogP MolMR TPSA LabuteASA MolWt HeavyAtomCount NumValenceElectrons FractionCSP3 NumHDonors
@@ -103,7 +103,7 @@ def _descriptors(smiles: str) -> np.ndarray:
     from rdkit.Chem import Descriptors
 
     functions: dict[str, Any] = dict(Descriptors.descList)  # type: ignore[attr-defined]
-    molecule = chem.MolFromSmiles(unmapped(smiles))
+    molecule = read_molecule(chem, smiles)
     row = np.full(len(DESCRIPTORS), np.nan, np.float32)
     for i, name in enumerate(DESCRIPTORS if molecule is not None else ()):
         try:

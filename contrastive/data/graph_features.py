@@ -70,7 +70,7 @@ def refuse_other_features(model: nn.Module, x: Any, source: str, advice: str | N
     )
 
 
-def refuse_other_numbers(encoder: FrozenEncoder, graphs: GraphBatch, source: str) -> None:
+def refuse_other_numbers(graphs: GraphBatch, source: str) -> None:
     """Check that graphs for an encoder of SMILES number the properties of atoms as our ``from_smiles`` does.
 
     PyG's and OGB's have as many properties with other numbers, which an encoder would take for other atoms.
@@ -79,8 +79,7 @@ def refuse_other_numbers(encoder: FrozenEncoder, graphs: GraphBatch, source: str
     Raises:
         ContrastiveError: they number them otherwise.
     """
-    module = ((encoder.config or {}).get("data") or {}).get("class_path", "").rpartition(".")[2]
-    if module != "MoleculeData" or graphs.x.is_floating_point() or graphs.x.shape[1] != len(ATOM_FEATURES):
+    if graphs.x.is_floating_point() or graphs.x.shape[1] != len(ATOM_FEATURES):
         return
     largest = ATOM_FEATURES["degree"] - 1
     neighbours = torch.bincount(graphs.dst, minlength=graphs.num_nodes) + 1

@@ -12,7 +12,7 @@ import torch
 from contrastive.data.loading import split_indices
 from contrastive.data.rdkit_cache import import_rdkit
 from contrastive.errors import ContrastiveError
-from encoders.molecules import unmapped
+from encoders.molecules import read_molecule
 
 SplitName = Literal["scaffold", "random", "stratified"]
 
@@ -103,7 +103,7 @@ def scaffold(smiles: str) -> str:
     chem = import_rdkit()
     from rdkit.Chem.Scaffolds import MurckoScaffold
 
-    molecule = chem.MolFromSmiles(unmapped(smiles))
+    molecule = read_molecule(chem, smiles)
     if molecule is None:
         raise ContrastiveError(f"{smiles!r} does not parse; leave it out")
     return MurckoScaffold.MurckoScaffoldSmiles(mol=molecule, includeChirality=True)

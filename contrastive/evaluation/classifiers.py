@@ -22,7 +22,7 @@ from contrastive.evaluation.draws import Draw
 from contrastive.evaluation.knn import neighbour_vote
 from contrastive.evaluation.linear import Features, select_classifier
 from contrastive.evaluation.logistic import LogisticPath
-from contrastive.evaluation.metrics import Kind, measure, standing
+from contrastive.evaluation.metrics import Kind, standing
 from contrastive.evaluation.protocol import Objective
 from contrastive.predictor import Head
 
@@ -80,7 +80,7 @@ def predict_linear(
         classify, c = select_classifier(fit, val, list(strengths), objective=objective)
         classify = classify.widened(int(y.max()) + 1)
         head = Head(classify.weight, classify.bias, mean, scale, unit_length, classify.one_vs_rest)
-        judged = measure(kind, val.y, classify(val.h))["accuracy"]
+        judged, _ = standing(kind, val.y, classify(val.h))
         return Prediction(classify(h[draw.test]), judged, {"C": strengths[c]}, head=head)
     fit_columns = _logistic_columns if kind == "labels" else _ridge_columns
     score, judged, c, weight, bias = _select(fit_columns(h, y, draw.fit, strengths), h, y, draw, kind)

@@ -22,7 +22,7 @@ from contrastive.evaluation.tasks import Task
 from contrastive.features import FrozenEncoder
 from contrastive.report import cache_home, track, write_whole
 from encoders.graph_batch import GraphBatch
-from encoders.molecules import unmapped
+from encoders.molecules import read_molecule, unmapped
 
 log = logging.getLogger("contrastive")
 
@@ -160,7 +160,7 @@ def _canonical_all(smiles: Sequence[str]) -> list[str]:
 def canonical(smiles: str) -> str:
     """RDKit's canonical SMILES, without numbers of atoms; what it cannot read stays as it is."""
     chem = import_rdkit()
-    molecule = chem.MolFromSmiles(unmapped(smiles))
+    molecule = read_molecule(chem, smiles)
     return smiles if molecule is None else chem.MolToSmiles(molecule)
 
 

@@ -114,16 +114,15 @@ def select_classifier(
     equals cost two points with one label a class, measured on training digits that were neither fitted on
     nor chosen by.
     """
-    best: LinearClassifier | None = None
-    best_key, best_c = (-1.0, 0.0), 0.0
+    best: tuple[tuple[float, float], LinearClassifier, float] | None = None
     num_classes = int(max(fit.y.max(), val.y.max(initial=0))) + 1  # a rare one may be in one part alone
     for c, classify in fit_path(fit, regularisations, objective):
         classify = classify.widened(num_classes)
         key = standing("classes", val.y, classify(val.h)) if len(val.y) else (0.0, 0.0)
-        if best is None or key > best_key:
-            best, best_key, best_c = classify, key, c
+        if best is None or key > best[0]:
+            best = key, classify, c
     assert best is not None
-    return best, best_c
+    return best[1:]
 
 
 def fit_path(
